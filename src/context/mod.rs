@@ -1,0 +1,1 @@
+//! Digests the files of a build context that an instruction can see. Knows no Dockerfile and no engine.

@@ -1,0 +1,12 @@
+//! Docker layer caching for CI machines that start with an empty engine.
+//!
+//! Data flows one way: [`dockerfile`] reads a Dockerfile, [`context`] and [`key`] digest it,
+//! [`engine`] asks a Docker engine, [`layout`] writes an OCI image layout, and [`store`] keeps it.
+
+pub mod context;
+pub mod dockerfile;
+pub mod engine;
+pub mod key;
+pub mod layout;
+pub mod report;
+pub mod store;

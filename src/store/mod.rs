@@ -1,0 +1,1 @@
+//! Where an archive is kept: a directory, or one file.
