@@ -150,7 +150,7 @@ impl LayerBlob {
 
     /// Describes the layer; `created` is its time in the image's history. With exactly that
     /// time, an image that is built from the cache is the same image.
-    fn descriptor(&self, created: Option<&str>) -> Descriptor {
+    pub fn descriptor(&self, created: Option<&str>) -> Descriptor {
         let mut annotations = BTreeMap::from([
             (UNCOMPRESSED.to_owned(), self.diff_id.to_string()),
             (UNPACKED_SIZE.to_owned(), self.unpacked_size.to_string()),
@@ -172,26 +172,15 @@ impl Archive {
         let Some(index) = layout.index()? else {
             return Ok(None);
         };
-        let about: Option<About> = index
-            .annotations
-            .get(ABOUT)
-            .and_then(|json| serde_json::from_str(json).ok());
-        let mut archive = Self {
-            about,
-            ..Self::default()
-        };
+        let about: Option<About> =
+            index.annotations.get(ABOUT).and_then(|json| serde_json::from_str(json).ok());
+        let mut archive = Self { about, ..Self::default() };
         for descriptor in index.manifests {
-            let note = descriptor
-                .annotation(IMAGE)
-                .and_then(|n| serde_json::from_str(n).ok());
+            let note = descriptor.annotation(IMAGE).and_then(|n| serde_json::from_str(n).ok());
             if let Some(note) = note {
                 // An image that can't be read is as good as absent: its stage is saved anew.
                 if let Ok(manifest) = layout.parse(&descriptor) {
-                    archive.images.push(StoredImage {
-                        descriptor,
-                        manifest,
-                        note,
-                    });
+                    archive.images.push(StoredImage { descriptor, manifest, note });
                 }
             } else if descriptor.annotation(REF_NAME) == Some(CACHE_TAG) {
                 archive.cache = Some(descriptor);
@@ -222,18 +211,35 @@ impl Archive {
             .collect()
     }
 
-    /// Writes `index.json` with this content. All blobs have been written.
-    pub fn commit(&self, layout: &Layout) -> Result<(), LayoutError> {
+    /// The `index.json` with this content.
+    pub fn to_index(&self) -> Index {
         let mut index = Index::new(Vec::new());
         if let Some(about) = &self.about {
             let json = serde_json::to_string(about).unwrap_or_default();
             index.annotations.insert(ABOUT.to_owned(), json);
         }
         index.manifests.extend(self.cache.clone());
+        index.manifests.extend(self.images.iter().map(|i| i.descriptor.clone()));
         index
-            .manifests
-            .extend(self.images.iter().map(|i| i.descriptor.clone()));
-        layout.commit(&index)
+    }
+}
+
+/// Takes the documents that are made here: a directory, or a list on the way into a tar.
+pub trait DocumentSink {
+    /// Keeps a document under its digest.
+    fn put(&mut self, bytes: &[u8]) -> Result<(), LayoutError>;
+}
+
+impl DocumentSink for &Layout {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), LayoutError> {
+        Layout::put(self, bytes).map(drop)
+    }
+}
+
+impl DocumentSink for &mut Vec<Vec<u8>> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), LayoutError> {
+        self.push(bytes.to_vec());
+        Ok(())
     }
 }
 
@@ -241,7 +247,7 @@ impl Archive {
 ///
 /// `layers` are the image's layers, the base's first; `ref_name` names it for other tools.
 pub fn write_image(
-    layout: &Layout,
+    mut sink: impl DocumentSink,
     config_bytes: &[u8],
     layers: &[LayerBlob],
     ref_name: &str,
@@ -249,10 +255,10 @@ pub fn write_image(
 ) -> Result<StoredImage, LayoutError> {
     let config: ImageConfig =
         serde_json::from_slice(config_bytes).map_err(|e| LayoutError::Damaged {
-            path: layout.root().to_owned(),
-            reason: format!("the config of image `{ref_name}` is not readable: {e}"),
+            path: ref_name.into(),
+            reason: format!("the image's config is not readable: {e}"),
         })?;
-    layout.put(config_bytes)?;
+    sink.put(config_bytes)?;
     let mut history = config.layer_history();
     let manifest = Manifest {
         schema_version: 2,
@@ -264,23 +270,16 @@ pub fn write_image(
             .collect(),
     };
     let bytes = to_json(&manifest);
-    layout.put(&bytes)?;
+    sink.put(&bytes)?;
     let mut descriptor = Descriptor::of(oci::MANIFEST, &bytes);
     descriptor.platform = Some(serde_json::json!({
         "architecture": config.architecture, "os": config.os,
     }));
+    descriptor.annotations.insert(REF_NAME.to_owned(), ref_name.to_owned());
     descriptor
         .annotations
-        .insert(REF_NAME.to_owned(), ref_name.to_owned());
-    descriptor.annotations.insert(
-        IMAGE.to_owned(),
-        serde_json::to_string(&note).unwrap_or_default(),
-    );
-    Ok(StoredImage {
-        descriptor,
-        manifest,
-        note,
-    })
+        .insert(IMAGE.to_owned(), serde_json::to_string(&note).unwrap_or_default());
+    Ok(StoredImage { descriptor, manifest, note })
 }
 
 /// What [`write_cache`] wrote.
@@ -307,9 +306,7 @@ pub fn write_cache(layout: &Layout, images: &[&StoredImage]) -> Result<WrittenCa
             reason: format!("the records of stage image `{name}`: {reason}"),
         };
         for layer in &image.manifest.layers {
-            descriptors
-                .entry(layer.digest.clone())
-                .or_insert_with(|| layer.clone());
+            descriptors.entry(layer.digest.clone()).or_insert_with(|| layer.clone());
         }
         match inline_records(&config).map_err(damaged)? {
             Some(records) => {
@@ -335,9 +332,7 @@ fn inline_records(config: &ImageConfig) -> Result<Option<Vec<CacheRecord>>, Stri
     let Some(text) = &config.inline_cache else {
         return Ok(None);
     };
-    let json = BASE64_STANDARD
-        .decode(text)
-        .map_err(|e| format!("not base64: {e}"))?;
+    let json = BASE64_STANDARD.decode(text).map_err(|e| format!("not base64: {e}"))?;
     let records: Option<Vec<CacheRecord>> =
         serde_json::from_slice(&json).map_err(|e| e.to_string())?;
     Ok(records.filter(|r| !r.is_empty()))
@@ -345,28 +340,19 @@ fn inline_records(config: &ImageConfig) -> Result<Option<Vec<CacheRecord>>, Stri
 
 /// One layer on top of the other.
 fn chain<'a>(blobs: impl Iterator<Item = &'a Digest>) -> Vec<CacheLayer> {
-    blobs
-        .zip(-1..)
-        .map(|(blob, parent)| CacheLayer {
-            blob: blob.clone(),
-            parent,
-        })
-        .collect()
+    blobs.zip(-1..).map(|(blob, parent)| CacheLayer { blob: blob.clone(), parent }).collect()
 }
 
-/// Writes records, and a manifest in the index form, which all importers read.
-fn write_records(
-    layout: &Layout,
+/// Writes records, and a manifest in the index form, which all importers read. `descriptors`
+/// has the layers that may be listed.
+pub fn write_records(
+    mut sink: impl DocumentSink,
     graph: &RecordGraph,
     descriptors: &BTreeMap<Digest, Descriptor>,
 ) -> Result<Option<(Descriptor, usize)>, LayoutError> {
     let mut allowed: Option<BTreeSet<Digest>> = None;
     loop {
-        let Fitted {
-            config,
-            bytes,
-            cut_records,
-        } = graph.to_config(|blob| {
+        let Fitted { config, bytes, cut_records } = graph.to_config(|blob| {
             let is_allowed = allowed.as_ref().is_none_or(|a| a.contains(blob));
             (is_allowed && descriptors.contains_key(blob)).then(|| blob.clone())
         });
@@ -385,22 +371,13 @@ fn write_records(
         if manifest.len() > IMPORT_LIMIT {
             // Thousands of layers: the last ones go until the list is accepted.
             let keep = config.layers.len() * IMPORT_LIMIT / (manifest.len() + 1);
-            allowed = Some(
-                config
-                    .layers
-                    .iter()
-                    .take(keep)
-                    .map(|l| l.blob.clone())
-                    .collect(),
-            );
+            allowed = Some(config.layers.iter().take(keep).map(|l| l.blob.clone()).collect());
             continue;
         }
-        layout.put(&bytes)?;
-        layout.put(&manifest)?;
+        sink.put(&bytes)?;
+        sink.put(&manifest)?;
         let mut descriptor = Descriptor::of(oci::INDEX, &manifest);
-        descriptor
-            .annotations
-            .insert(REF_NAME.to_owned(), CACHE_TAG.to_owned());
+        descriptor.annotations.insert(REF_NAME.to_owned(), CACHE_TAG.to_owned());
         return Ok(Some((descriptor, cut_records)));
     }
 }
@@ -412,23 +389,17 @@ pub fn read_cache(
 ) -> Result<(CacheConfig, BTreeMap<Digest, Descriptor>), LayoutError> {
     let parts: Vec<Descriptor> = if cache.media_type.contains("manifest.v") {
         let manifest: Manifest = layout.parse(cache)?;
-        std::iter::once(manifest.config)
-            .chain(manifest.layers)
-            .collect()
+        std::iter::once(manifest.config).chain(manifest.layers).collect()
     } else {
         layout.parse::<Index>(cache)?.manifests
     };
-    let (configs, layers): (Vec<_>, Vec<_>) = parts
-        .into_iter()
-        .partition(|d| d.media_type == CACHE_CONFIG);
+    let (configs, layers): (Vec<_>, Vec<_>) =
+        parts.into_iter().partition(|d| d.media_type == CACHE_CONFIG);
     let config = configs.first().ok_or_else(|| LayoutError::Damaged {
         path: layout.root().to_owned(),
         reason: format!("cache manifest {} names no cache records", cache.digest),
     })?;
-    Ok((
-        layout.parse(config)?,
-        layers.into_iter().map(|l| (l.digest.clone(), l)).collect(),
-    ))
+    Ok((layout.parse(config)?, layers.into_iter().map(|l| (l.digest.clone(), l)).collect()))
 }
 
 /// Takes what is bad out of the archive, so that the rest can be offered to a builder: images
@@ -455,16 +426,13 @@ pub fn heal(layout: &Layout, bad: &[BadBlob]) -> Result<Archive, LayoutError> {
         }
         // The cache manifest itself is bad: what the images know is left.
         Some(Err(_)) => {
-            let stages: Vec<_> = archive
-                .images
-                .iter()
-                .filter(|i| i.note.role == Role::Stage)
-                .collect();
+            let stages: Vec<_> =
+                archive.images.iter().filter(|i| i.note.role == Role::Stage).collect();
             write_cache(layout, &stages)?.descriptor
         }
         None => None,
     };
-    archive.commit(layout)?;
+    layout.commit(&archive.to_index())?;
     for blob in bad {
         layout.remove_blob(&blob.digest)?;
     }
@@ -474,10 +442,7 @@ pub fn heal(layout: &Layout, bad: &[BadBlob]) -> Result<Archive, LayoutError> {
 
 /// What `index.json` reaches; nothing if there is no archive.
 pub fn reach(layout: &Layout) -> Result<Reach, LayoutError> {
-    Ok(layout
-        .index()?
-        .map(|index| live::reach(layout, &index))
-        .unwrap_or_default())
+    Ok(layout.index()?.map(|index| live::reach(layout, &index)).unwrap_or_default())
 }
 
 fn to_json<T: Serialize>(value: &T) -> Vec<u8> {

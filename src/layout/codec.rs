@@ -113,9 +113,7 @@ impl<W: Write> Write for Encoder<W> {
 }
 
 /// Decompresses `input`, whose compression is recognised by its first bytes.
-pub fn decoder<'a, R: Read + Send + 'a>(
-    input: R,
-) -> io::Result<(Codec, Box<dyn Read + Send + 'a>)> {
+pub fn decoder<'a, R: Read + 'a>(input: R) -> io::Result<(Codec, Box<dyn Read + 'a>)> {
     let mut input = BufReader::with_capacity(256 * 1024, input);
     let head = input.fill_buf()?;
     if head.starts_with(&[0x1f, 0x8b]) {
@@ -134,9 +132,7 @@ mod tests {
     use super::*;
 
     fn sample() -> Vec<u8> {
-        (0..3_000_000_u32)
-            .map(|i| (i.wrapping_mul(i) >> 7) as u8)
-            .collect()
+        (0..3_000_000_u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect()
     }
 
     #[test]

@@ -99,20 +99,12 @@ pub struct Hashing<T> {
 impl<T> Hashing<T> {
     /// Wraps `inner` with nothing counted yet.
     pub fn new(inner: T) -> Self {
-        Self {
-            inner,
-            hash: Sha256::new(),
-            bytes: 0,
-        }
+        Self { inner, hash: Sha256::new(), bytes: 0 }
     }
 
     /// The wrapped value, the digest of all bytes that passed, and their number.
     pub fn finish(self) -> (T, Digest, u64) {
-        (
-            self.inner,
-            Digest::from_hash(&self.hash.finalize()),
-            self.bytes,
-        )
+        (self.inner, Digest::from_hash(&self.hash.finalize()), self.bytes)
     }
 }
 

@@ -47,13 +47,9 @@ pub enum LayoutError {
 
 impl LayoutError {
     /// Makes a function that turns an I/O error into ours.
-    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
-        move |source| Self::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| Self::Io { action, path, source }
     }
 }
 
@@ -78,9 +74,7 @@ pub struct BlobWriter {
 impl Layout {
     /// The layout in `root`, which need not exist.
     pub fn at(root: &Path) -> Self {
-        Self {
-            root: root.to_owned(),
-        }
+        Self { root: root.to_owned() }
     }
 
     /// The directory.
@@ -103,10 +97,7 @@ impl Layout {
     }
 
     fn damaged(&self, reason: impl Into<String>) -> LayoutError {
-        LayoutError::Damaged {
-            path: self.root.clone(),
-            reason: reason.into(),
-        }
+        LayoutError::Damaged { path: self.root.clone(), reason: reason.into() }
     }
 
     /// Reads `index.json`; `None` if there is none, that is, no archive here.
@@ -165,10 +156,7 @@ impl Layout {
         descriptor: &Descriptor,
     ) -> Result<T, LayoutError> {
         serde_json::from_slice(&self.document(descriptor)?).map_err(|e| {
-            self.damaged(format!(
-                "blob {} is no {}: {e}",
-                descriptor.digest, descriptor.media_type
-            ))
+            self.damaged(format!("blob {} is no {}: {e}", descriptor.digest, descriptor.media_type))
         })
     }
 
@@ -222,10 +210,7 @@ impl Layout {
         let aside = self.aside();
         let file =
             NamedTempFile::new_in(&aside).map_err(LayoutError::io("create a file in", &aside))?;
-        Ok(BlobWriter {
-            out: Hashing::new(file),
-            blobs: self.blobs(),
-        })
+        Ok(BlobWriter { out: Hashing::new(file), blobs: self.blobs() })
     }
 
     /// Writes a small blob.
@@ -235,9 +220,7 @@ impl Layout {
             return Ok(digest);
         }
         let mut writer = self.blob_writer()?;
-        writer
-            .write_all(bytes)
-            .map_err(LayoutError::io("write", &self.blob_path(&digest)))?;
+        writer.write_all(bytes).map_err(LayoutError::io("write", &self.blob_path(&digest)))?;
         Ok(writer.finish()?.0)
     }
 
@@ -251,8 +234,7 @@ impl Layout {
         file.write_all(&bytes)
             .and_then(|()| world_readable(file.as_file()))
             .map_err(LayoutError::io("write", &path))?;
-        file.persist(&path)
-            .map_err(|e| LayoutError::io("replace", &path)(e.error))?;
+        file.persist(&path).map_err(|e| LayoutError::io("replace", &path)(e.error))?;
         Ok(())
     }
 
@@ -267,14 +249,8 @@ impl Layout {
         let mut files = Vec::new();
         for entry in entries {
             let entry = entry.map_err(LayoutError::io("list", &dir))?;
-            let digest = entry
-                .file_name()
-                .to_str()
-                .and_then(|hex| Digest::from_hex(hex).ok());
-            let size = entry
-                .metadata()
-                .map_err(LayoutError::io("look at", &entry.path()))?
-                .len();
+            let digest = entry.file_name().to_str().and_then(|hex| Digest::from_hex(hex).ok());
+            let size = entry.metadata().map_err(LayoutError::io("look at", &entry.path()))?.len();
             files.extend(digest.map(|digest| (digest, size)));
         }
         files.sort();
@@ -299,8 +275,7 @@ impl BlobWriter {
         let (file, digest, size) = self.out.finish();
         let path = self.blobs.join(digest.hex());
         world_readable(file.as_file()).map_err(LayoutError::io("write", &path))?;
-        file.persist(&path)
-            .map_err(|e| LayoutError::io("write", &path)(e.error))?;
+        file.persist(&path).map_err(|e| LayoutError::io("write", &path)(e.error))?;
         Ok((digest, size))
     }
 }

@@ -22,12 +22,7 @@ pub struct ParallelGzip<W> {
 impl<W: Write> ParallelGzip<W> {
     /// Compresses into `out` with up to `cores` blocks at a time; holds that many MiB.
     pub fn new(out: W, cores: usize) -> Self {
-        Self {
-            out,
-            blocks: Vec::new(),
-            batch: cores.max(1) * 2,
-            wrote: false,
-        }
+        Self { out, blocks: Vec::new(), batch: cores.max(1) * 2, wrote: false }
     }
 
     fn write_blocks(&mut self) -> io::Result<()> {

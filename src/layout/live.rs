@@ -39,9 +39,7 @@ pub fn reach(layout: &Layout, index: &Index) -> Reach {
         if descriptor.is_document() {
             match children(layout, &descriptor) {
                 Ok(found) => queue.extend(found),
-                Err(error) => reach
-                    .unreadable
-                    .push((descriptor.digest.clone(), error.to_string())),
+                Err(error) => reach.unreadable.push((descriptor.digest.clone(), error.to_string())),
             }
         }
         reach.blobs.insert(descriptor.digest.clone(), descriptor);
@@ -54,9 +52,7 @@ pub fn reach(layout: &Layout, index: &Index) -> Reach {
 fn children(layout: &Layout, descriptor: &Descriptor) -> Result<Vec<Descriptor>, LayoutError> {
     if descriptor.media_type.contains("manifest.v") {
         let manifest: Manifest = layout.parse(descriptor)?;
-        Ok(std::iter::once(manifest.config)
-            .chain(manifest.layers)
-            .collect())
+        Ok(std::iter::once(manifest.config).chain(manifest.layers).collect())
     } else {
         Ok(layout.parse::<Index>(descriptor)?.manifests)
     }

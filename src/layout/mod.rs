@@ -13,4 +13,5 @@ mod gzip;
 pub mod live;
 pub mod oci;
 pub mod records;
+pub mod tarball;
 pub mod verify;

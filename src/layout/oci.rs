@@ -68,10 +68,7 @@ impl Descriptor {
 
     /// Whether the blob is an index or a manifest, that is, points at more blobs.
     pub fn is_document(&self) -> bool {
-        matches!(
-            self.media_type.as_str(),
-            INDEX | MANIFEST | DOCKER_INDEX | DOCKER_MANIFEST
-        )
+        matches!(self.media_type.as_str(), INDEX | MANIFEST | DOCKER_INDEX | DOCKER_MANIFEST)
     }
 }
 

@@ -172,15 +172,11 @@ impl RecordGraph {
                 );
             }
             for result in &record.results {
-                node.results
-                    .insert(layer(result.layer)?, result.created_at.clone());
+                node.results.insert(layer(result.layer)?, result.created_at.clone());
             }
             for chain in &record.chains {
-                let chain_layers = chain
-                    .layers
-                    .iter()
-                    .map(|&l| layer(l))
-                    .collect::<Result<Vec<_>, _>>()?;
+                let chain_layers =
+                    chain.layers.iter().map(|&l| layer(l)).collect::<Result<Vec<_>, _>>()?;
                 node.chains.insert(chain_layers, chain.created_at.clone());
             }
             added[index] = Some(self.add_record(node));
@@ -199,23 +195,19 @@ impl RecordGraph {
                     break Some(known);
                 }
                 if path.len() > layers.len() {
-                    return Err(RecordsError::Loop {
-                        what: "layer",
-                        index: at,
-                    });
+                    return Err(RecordsError::Loop { what: "layer", index: at });
                 }
                 path.push(at);
                 match layers[at].parent {
                     -1 => break None,
                     parent => {
-                        at = usize::try_from(parent)
-                            .ok()
-                            .filter(|&p| p < layers.len())
-                            .ok_or(RecordsError::OutOfRange {
+                        at = usize::try_from(parent).ok().filter(|&p| p < layers.len()).ok_or(
+                            RecordsError::OutOfRange {
                                 what: "layer",
                                 index: parent,
                                 count: layers.len(),
-                            })?;
+                            },
+                        )?;
                     }
                 }
             };
@@ -252,10 +244,8 @@ impl RecordGraph {
     fn identity(&self, node: &Node) -> Digest {
         let mut text = format!("{}\n", node.digest);
         for input in &node.inputs {
-            let mut links: Vec<_> = input
-                .iter()
-                .map(|(selector, i)| (selector, &self.identities[*i]))
-                .collect();
+            let mut links: Vec<_> =
+                input.iter().map(|(selector, i)| (selector, &self.identities[*i])).collect();
             links.sort();
             for (selector, identity) in links {
                 text.push_str(&format!("{}:{selector}{identity}", selector.len()));
@@ -267,9 +257,7 @@ impl RecordGraph {
 
     /// Whether there is no result in any record.
     pub fn is_empty(&self) -> bool {
-        self.records
-            .iter()
-            .all(|r| r.results.is_empty() && r.chains.is_empty())
+        self.records.iter().all(|r| r.results.is_empty() && r.chains.is_empty())
     }
 
     /// Writes the records out. `blob` gives the blob of each layer, or `None` where there is
@@ -281,11 +269,7 @@ impl RecordGraph {
             let config = self.config_of_first(kept, &blob);
             let bytes = serde_json::to_vec(&config).unwrap_or_default();
             if bytes.len() <= IMPORT_LIMIT || kept == 0 {
-                return Fitted {
-                    config,
-                    bytes,
-                    cut_records: self.records.len() - kept,
-                };
+                return Fitted { config, bytes, cut_records: self.records.len() - kept };
             }
             // By the excess, so that a few rounds are enough, and never by less than one.
             let share = kept * (bytes.len() - IMPORT_LIMIT) / bytes.len();
@@ -309,15 +293,8 @@ impl RecordGraph {
         let mut used_layers = vec![false; self.layers.len()];
         let mut used_records = vec![false; kept];
         for (index, record) in records.iter().enumerate().rev() {
-            let results = record
-                .results
-                .keys()
-                .copied()
-                .filter(|&l| blobs[l].is_some());
-            let chains = record
-                .chains
-                .keys()
-                .filter(|c| c.iter().all(|&l| blobs[l].is_some()));
+            let results = record.results.keys().copied().filter(|&l| blobs[l].is_some());
+            let chains = record.chains.keys().filter(|c| c.iter().all(|&l| blobs[l].is_some()));
             for layer in results.chain(chains.flatten().copied()) {
                 used_records[index] = true;
                 let mut at = Some(layer);
@@ -342,10 +319,7 @@ impl RecordGraph {
             .filter(|(i, _)| used_layers[*i])
             .filter_map(|(i, (_, below))| {
                 let parent = below.map_or(-1, |b| i64::try_from(layer_number[b]).unwrap_or(-1));
-                Some(CacheLayer {
-                    blob: blobs[i].clone()?,
-                    parent,
-                })
+                Some(CacheLayer { blob: blobs[i].clone()?, parent })
             })
             .collect();
         let records = records
@@ -459,31 +433,20 @@ mod tests {
     use super::*;
 
     fn layer(name: &str, parent: i64) -> CacheLayer {
-        CacheLayer {
-            blob: Digest::of(name.as_bytes()),
-            parent,
-        }
+        CacheLayer { blob: Digest::of(name.as_bytes()), parent }
     }
 
     fn record(digest: &str, inputs: &[usize], result: Option<usize>) -> CacheRecord {
         CacheRecord {
             results: result
-                .map(|layer| CacheResult {
-                    layer,
-                    created_at: Some("t".into()),
-                })
+                .map(|layer| CacheResult { layer, created_at: Some("t".into()) })
                 .into_iter()
                 .collect(),
             chains: Vec::new(),
             digest: digest.into(),
             inputs: inputs
                 .iter()
-                .map(|&link| {
-                    vec![CacheInput {
-                        selector: String::new(),
-                        link,
-                    }]
-                })
+                .map(|&link| vec![CacheInput { selector: String::new(), link }])
                 .collect(),
         }
     }
@@ -547,40 +510,18 @@ mod tests {
         );
         let config: CacheConfig = serde_json::from_str(&json).unwrap();
         assert_eq!(config.layers[1].parent, 0);
-        assert!(
-            serde_json::to_string(&config)
-                .unwrap()
-                .contains(r#""parent":0"#)
-        );
+        assert!(serde_json::to_string(&config).unwrap().contains(r#""parent":0"#));
     }
 
     #[test]
     fn what_points_nowhere_or_runs_in_a_circle_is_refused() {
         let broken = [
-            CacheConfig {
-                layers: vec![layer("a", 5)],
-                records: vec![],
-            },
-            CacheConfig {
-                layers: vec![layer("a", 1), layer("b", 0)],
-                records: vec![],
-            },
-            CacheConfig {
-                layers: vec![layer("a", -2)],
-                records: vec![],
-            },
-            CacheConfig {
-                layers: vec![],
-                records: vec![record("a", &[3], None)],
-            },
-            CacheConfig {
-                layers: vec![],
-                records: vec![record("a", &[], Some(0))],
-            },
-            CacheConfig {
-                layers: vec![],
-                records: vec![record("a", &[0], None)],
-            },
+            CacheConfig { layers: vec![layer("a", 5)], records: vec![] },
+            CacheConfig { layers: vec![layer("a", 1), layer("b", 0)], records: vec![] },
+            CacheConfig { layers: vec![layer("a", -2)], records: vec![] },
+            CacheConfig { layers: vec![], records: vec![record("a", &[3], None)] },
+            CacheConfig { layers: vec![], records: vec![record("a", &[], Some(0))] },
+            CacheConfig { layers: vec![], records: vec![record("a", &[0], None)] },
             CacheConfig {
                 layers: vec![],
                 records: vec![record("a", &[1], None), record("b", &[0], None)],
@@ -610,11 +551,7 @@ mod tests {
         let fitted = graph.to_config(same);
         assert!(fitted.bytes.len() <= IMPORT_LIMIT);
         assert!(fitted.cut_records > 0);
-        assert!(
-            fitted.bytes.len() > IMPORT_LIMIT * 9 / 10,
-            "{}",
-            fitted.bytes.len()
-        );
+        assert!(fitted.bytes.len() > IMPORT_LIMIT * 9 / 10, "{}", fitted.bytes.len());
         RecordGraph::default().add(&fitted.config).unwrap();
     }
 

@@ -36,17 +36,8 @@ pub struct Seen {
 pub fn look(layout: &Layout, digest: &Digest) -> Option<Seen> {
     use std::os::unix::fs::MetadataExt as _;
     let meta = std::fs::symlink_metadata(layout.blob_path(digest)).ok()?;
-    let modified = meta
-        .modified()
-        .ok()?
-        .duration_since(UNIX_EPOCH)
-        .ok()?
-        .as_nanos();
-    Some(Seen {
-        size: meta.len(),
-        modified,
-        inode: meta.ino(),
-    })
+    let modified = meta.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();
+    Some(Seen { size: meta.len(), modified, inode: meta.ino() })
 }
 
 /// Verifies what `reach` holds, on all cores, and gives what is bad, sorted by digest. Blobs
@@ -63,18 +54,12 @@ pub fn verify(
         .filter(|(digest, _)| !known(digest))
         .filter_map(|(digest, descriptor)| {
             let reason = check(layout, descriptor, advance).err()?;
-            Some(BadBlob {
-                digest: digest.clone(),
-                reason,
-            })
+            Some(BadBlob { digest: digest.clone(), reason })
         })
         .collect();
     for (digest, reason) in &reach.unreadable {
         if bad.iter().all(|b| b.digest != *digest) {
-            bad.push(BadBlob {
-                digest: digest.clone(),
-                reason: reason.clone(),
-            });
+            bad.push(BadBlob { digest: digest.clone(), reason: reason.clone() });
         }
     }
     bad.sort_by(|a, b| a.digest.cmp(&b.digest));
@@ -103,9 +88,5 @@ fn check(
         }
     }
     let (_, got, _) = reader.finish();
-    if got == *digest {
-        Ok(())
-    } else {
-        Err(format!("its content has the digest {got}"))
-    }
+    if got == *digest { Ok(()) } else { Err(format!("its content has the digest {got}")) }
 }
