@@ -13,10 +13,20 @@ const MAXIMUM_DEPTH: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lexer {
     escape: char,
-    keep_quotes: bool,
+    quotes: Quotes,
     keep_escapes: bool,
-    quotes_are_text: bool,
     keep_unset: bool,
+}
+
+/// What becomes of quotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Quotes {
+    /// They quote, and go.
+    Remove,
+    /// They quote, and stay.
+    Keep,
+    /// They are characters like others.
+    Text,
 }
 
 impl Lexer {
@@ -24,17 +34,16 @@ impl Lexer {
     pub(crate) fn new(escape: char) -> Self {
         Self {
             escape,
-            keep_quotes: false,
+            quotes: Quotes::Remove,
             keep_escapes: false,
-            quotes_are_text: false,
             keep_unset: false,
         }
     }
 
-    /// Creates the lexer for the body of a heredoc: quotes are text there.
+    /// Creates the lexer for the body of a heredoc.
     pub(crate) fn for_heredoc_body() -> Self {
         Self {
-            quotes_are_text: true,
+            quotes: Quotes::Text,
             ..Self::new('\\')
         }
     }
@@ -42,7 +51,7 @@ impl Lexer {
     /// Creates the lexer that finds words and leaves every character in place.
     pub(crate) fn verbatim() -> Self {
         Self {
-            keep_quotes: true,
+            quotes: Quotes::Keep,
             keep_escapes: true,
             keep_unset: true,
             ..Self::new('\\')
@@ -51,30 +60,31 @@ impl Lexer {
 
     /// Creates the lexer for the name behind `<<`, with its quotes or without.
     pub(crate) fn for_heredoc_name(keep_quotes: bool) -> Self {
+        let quotes = if keep_quotes {
+            Quotes::Keep
+        } else {
+            Quotes::Remove
+        };
         Self {
-            keep_quotes,
+            quotes,
             keep_unset: true,
             ..Self::new('\\')
         }
     }
 
     /// Expands a text to one word.
-    pub(crate) fn expand(&self, text: &str, variables: &Environment) -> Result<String, Problem> {
+    pub(crate) fn expand(self, text: &str, variables: &Environment) -> Result<String, Problem> {
         self.run(text, variables).map(|(word, _)| word)
     }
 
     /// Expands a text, and splits the result at spaces that were not quoted.
-    pub(crate) fn split(
-        &self,
-        text: &str,
-        variables: &Environment,
-    ) -> Result<Vec<String>, Problem> {
+    pub(crate) fn split(self, text: &str, variables: &Environment) -> Result<Vec<String>, Problem> {
         self.run(text, variables).map(|(_, words)| words)
     }
 
-    fn run(&self, text: &str, variables: &Environment) -> Result<(String, Vec<String>), Problem> {
+    fn run(self, text: &str, variables: &Environment) -> Result<(String, Vec<String>), Problem> {
         let mut expansion = Expansion {
-            lexer: *self,
+            lexer: self,
             keep_escapes: self.keep_escapes,
             input: text.chars().peekable(),
             variables,
@@ -128,7 +138,7 @@ impl Expansion<'_> {
                     words.push_text(&value);
                     word.push_str(&value);
                 }
-                '\'' | '"' if !self.lexer.quotes_are_text => {
+                '\'' | '"' if self.lexer.quotes != Quotes::Text => {
                     let value = if character == '"' {
                         self.double_quote()?
                     } else {
@@ -183,7 +193,7 @@ impl Expansion<'_> {
     fn single_quote(&mut self) -> Result<String, String> {
         let mut text = String::new();
         let quote = self.input.next();
-        text.extend(quote.filter(|_| self.lexer.keep_quotes));
+        text.extend(quote.filter(|_| self.lexer.quotes == Quotes::Keep));
         loop {
             match self.input.next() {
                 None => {
@@ -193,7 +203,7 @@ impl Expansion<'_> {
                     );
                 }
                 Some('\'') => {
-                    text.extend(quote.filter(|_| self.lexer.keep_quotes));
+                    text.extend(quote.filter(|_| self.lexer.quotes == Quotes::Keep));
                     return Ok(text);
                 }
                 Some(character) => text.push(character),
@@ -204,7 +214,7 @@ impl Expansion<'_> {
     fn double_quote(&mut self) -> Result<String, String> {
         let mut text = String::new();
         let quote = self.input.next();
-        text.extend(quote.filter(|_| self.lexer.keep_quotes));
+        text.extend(quote.filter(|_| self.lexer.quotes == Quotes::Keep));
         loop {
             match self.input.peek().copied() {
                 None => {
@@ -215,7 +225,7 @@ impl Expansion<'_> {
                 }
                 Some('"') => {
                     self.input.next();
-                    text.extend(quote.filter(|_| self.lexer.keep_quotes));
+                    text.extend(quote.filter(|_| self.lexer.quotes == Quotes::Keep));
                     return Ok(text);
                 }
                 Some('$') => text.push_str(&self.dollar()?),

@@ -41,7 +41,7 @@ impl Dockerfile {
         for line in lines {
             let first = line.lines.first;
             let instruction_name = line.command.name.to_uppercase();
-            let parsed = parse::instruction(line, directives.escape);
+            let parsed = parse::instruction(&line, directives.escape);
             match (
                 parsed.map_err(|problem| at(first, problem))?,
                 stages.last_mut(),
@@ -100,5 +100,14 @@ impl Dockerfile {
     /// Returns the stages in the order of the file.
     pub fn stages(&self) -> &[Stage] {
         &self.stages
+    }
+
+    /// Says that something is wrong with the instruction on the given lines.
+    pub(crate) fn error_at(&self, lines: LineRange, problem: Problem) -> DockerfileError {
+        DockerfileError::Line {
+            file: self.name.clone(),
+            line: lines.first,
+            problem,
+        }
     }
 }

@@ -34,8 +34,8 @@ impl Heredoc {
         }
         let nothing = Environment::default();
         let plain = Lexer::for_heredoc_name(false).split(rest, &nothing)?;
-        let quoted = Lexer::for_heredoc_name(true).split(rest, &nothing)?;
-        let ([name], [raw]) = (plain.as_slice(), quoted.as_slice()) else {
+        let raw = Lexer::for_heredoc_name(true).split(rest, &nothing)?;
+        let ([name], [raw]) = (plain.as_slice(), raw.as_slice()) else {
             return Ok(None);
         };
         let quotes = |text: &str| text.matches(['\'', '"']).count();

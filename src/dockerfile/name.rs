@@ -49,9 +49,9 @@ mod tests {
     #[track_caller]
     fn check(source: &str, expected: &str) {
         let dockerfile = Dockerfile::parse(source.as_bytes(), "Dockerfile").unwrap();
-        let (named, names) = dockerfile.with_names();
-        assert_eq!(String::from_utf8(named.clone()).unwrap(), expected);
-        let again = Dockerfile::parse(&named, "Dockerfile").unwrap();
+        let (rewritten, names) = dockerfile.with_names();
+        assert_eq!(String::from_utf8(rewritten.clone()).unwrap(), expected);
+        let again = Dockerfile::parse(&rewritten, "Dockerfile").unwrap();
         let found: Vec<_> = again
             .stages()
             .iter()

@@ -37,11 +37,11 @@ pub(crate) enum Parsed {
 }
 
 /// Parses one logical line.
-pub(crate) fn instruction(line: LogicalLine, escape: char) -> Result<Parsed, Problem> {
+pub(crate) fn instruction(line: &LogicalLine, escape: char) -> Result<Parsed, Problem> {
     if line.command.name.eq_ignore_ascii_case("from") {
         return from(line).map(Parsed::From);
     }
-    let kind = kind(&line, escape)?;
+    let kind = kind(line, escape)?;
     Ok(Parsed::Other(Instruction {
         lines: line.lines,
         text: line.text.trim().to_owned(),
@@ -56,7 +56,7 @@ pub(crate) fn trigger(text: &str, lines: LineRange) -> Result<Instruction, Probl
     let (Some(line), true) = (logical.pop(), logical.is_empty()) else {
         return Err(Problem::OnbuildNotSingle);
     };
-    match instruction(line, '\\')? {
+    match instruction(&line, '\\')? {
         Parsed::From(_) => Err(Problem::OnbuildForbidden {
             instruction: "FROM".to_owned(),
         }),
@@ -126,7 +126,7 @@ fn kind(line: &LogicalLine, escape: char) -> Result<InstructionKind, Problem> {
     })
 }
 
-fn from(line: LogicalLine) -> Result<Stage, Problem> {
+fn from(line: &LogicalLine) -> Result<Stage, Problem> {
     let words = split_at_blanks(&line.command.arguments);
     let (base, name) = match words.as_slice() {
         [base] => (base.clone(), None),
