@@ -69,6 +69,37 @@ fn broken_dockerfiles_are_refused_as_expected() {
     }
 }
 
+/// Where another parser differs, and why.
+const ORACLE_DIFFERS: [(&str, &str); 1] = [("heredocs", "it takes one heredoc an instruction")];
+
+#[test]
+fn another_parser_finds_the_same_instructions() {
+    for path in corpus("good") {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let source = fs::read_to_string(&path).unwrap();
+        let ours = Dockerfile::parse(source.as_bytes(), "Dockerfile").unwrap();
+        let mut kinds: Vec<String> = ours.global_arguments().map(|_| "arg".to_owned()).collect();
+        for stage in ours.stages() {
+            kinds.push("from".to_owned());
+            kinds.extend(stage.instructions.iter().map(|found| variant(&found.kind)));
+        }
+        let theirs = parse_dockerfile::parse(&source)
+            .map(|theirs| theirs.instructions.iter().map(variant).collect::<Vec<_>>());
+        let differs = ORACLE_DIFFERS.iter().any(|(known, _)| *known == name);
+        assert_eq!(
+            theirs.is_ok_and(|theirs| theirs == kinds),
+            !differs,
+            "{name}"
+        );
+    }
+}
+
+/// Returns the name of an enum's variant, in lower case.
+fn variant(value: &impl std::fmt::Debug) -> String {
+    let text = format!("{value:?}");
+    text.split('(').next().unwrap_or_default().to_lowercase()
+}
+
 /// Writes what a build would do, for people to compare.
 fn render(graph: &BuildGraph) -> String {
     let mut text = String::new();
