@@ -8,6 +8,8 @@ mod ignore;
 mod pattern;
 mod program;
 mod select;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 pub use build_context::{
