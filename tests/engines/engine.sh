@@ -313,7 +313,8 @@ wipe() {
   local name=$1 dir
   dir=$(existing_engine "$name")
   halt "$dir"
-  discard "$dir/data" "$dir/exec"
+  discard "$dir/data" "$dir/exec" "$dir/config"
+  client "$dir" "$(cat "$dir/generation")"
   launch "$name" "$dir"
 }
 
