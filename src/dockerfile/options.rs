@@ -1,0 +1,54 @@
+//! What a build is asked for, besides the Dockerfile.
+
+use super::environment::Environment;
+use super::platform::Platform;
+use super::step::Image;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a build is asked for, besides the Dockerfile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildOptions {
+    /// The stage to build; the last one if not given.
+    pub target: Option<String>,
+    /// The values of `--build-arg`.
+    pub build_args: BTreeMap<String, String>,
+    /// What the result is for.
+    pub target_platform: Platform,
+    /// What the builder runs on.
+    pub build_platform: Platform,
+    /// The names that `--build-context` gives.
+    pub named_contexts: BTreeSet<String>,
+    /// Settings that the builder counts for each `RUN`: network, extra hosts, limits, and so on.
+    pub run_settings: Vec<(String, String)>,
+    /// What is known of external images.
+    pub base_configs: BTreeMap<Image, BaseConfig>,
+}
+
+impl Default for BuildOptions {
+    fn default() -> Self {
+        Self {
+            target: None,
+            build_args: BTreeMap::new(),
+            target_platform: Platform::host(),
+            build_platform: Platform::host(),
+            named_contexts: BTreeSet::new(),
+            run_settings: Vec::new(),
+            base_configs: BTreeMap::new(),
+        }
+    }
+}
+
+/// The part of an image's config that a build on top of it sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BaseConfig {
+    /// The environment, in order.
+    pub environment: Environment,
+    /// The user.
+    pub user: Option<String>,
+    /// The working directory.
+    pub workdir: Option<String>,
+    /// The shell of the shell form.
+    pub shell: Option<Vec<String>>,
+    /// The triggers.
+    pub onbuild: Vec<String>,
+}

@@ -1,0 +1,403 @@
+//! What a stage's instructions do to the state that the next instruction sees.
+
+use super::environment::Environment;
+use super::error::Problem;
+use super::expand::Lexer;
+use super::instruction::{Argument, CommandLine, Instruction, InstructionKind, Run, Transfer};
+use super::mount::{self, MountKind};
+use super::options::{BaseConfig, BuildOptions};
+use super::parse::is_heredoc;
+use super::path;
+use super::step::{Action, Base, CopyAction, CopySource, PlannedMount, RunAction, Step};
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Arguments that steer the builder's scanners and never reach a command.
+const SCANNER_ARGUMENTS: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+
+/// What all stages of a build share.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) options: &'a BuildOptions,
+    pub(crate) globals: &'a Environment,
+    pub(crate) lexer: Lexer,
+    /// Resolves `--from`; the flag says whether an index is allowed.
+    pub(crate) origin: &'a dyn Fn(&str, bool) -> Result<Base, Problem>,
+}
+
+/// The state behind one instruction of a stage.
+#[derive(Clone, Default)]
+pub(crate) struct StageState {
+    /// What commands and expansions see: `ENV`, and `ARG` in scope.
+    environment: Environment,
+    /// What the image's config holds: `ENV` only.
+    image_environment: Environment,
+    user: Option<String>,
+    /// The working directory, empty where none is set.
+    workdir: String,
+    shell: Option<Vec<String>>,
+}
+
+impl StageState {
+    /// Starts a stage from an external image, or from nothing.
+    pub(crate) fn on_image(config: Option<&BaseConfig>, scratch: bool) -> Self {
+        let config = config.cloned().unwrap_or_default();
+        let workdir = config.workdir.filter(|workdir| !workdir.is_empty());
+        let mut state = Self {
+            environment: Environment::default(),
+            image_environment: config.environment,
+            user: config.user.filter(|user| !user.is_empty()),
+            workdir: match workdir {
+                Some(workdir) => path::join("/", &workdir),
+                None if scratch => "/".to_owned(),
+                None => String::new(),
+            },
+            shell: config.shell.filter(|shell| !shell.is_empty()),
+        };
+        state.apply_image_environment();
+        state
+    }
+
+    /// Starts a stage from another stage.
+    pub(crate) fn on_stage(base: &Self) -> Self {
+        let mut state = base.clone();
+        state.apply_image_environment();
+        state
+    }
+
+    fn apply_image_environment(&mut self) {
+        if self.image_environment.get("PATH").is_none() {
+            self.image_environment.set("PATH", DEFAULT_PATH);
+        }
+        for (name, value) in self.image_environment.iter() {
+            self.environment.set(name, value);
+        }
+    }
+
+    /// Runs one instruction, and returns what the builder does for it.
+    pub(crate) fn run(
+        &mut self,
+        instruction: &Instruction,
+        on_build: bool,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<Step, Problem> {
+        let expand = |word: &str| surroundings.lexer.expand(word, &self.environment);
+        let action = match &instruction.kind {
+            InstructionKind::Run(run) => Action::Run(self.run_action(run, surroundings)?),
+            InstructionKind::Copy(transfer) => {
+                Action::Copy(self.copy_action(transfer, false, surroundings)?)
+            }
+            InstructionKind::Add(transfer) => {
+                Action::Copy(self.copy_action(transfer, true, surroundings)?)
+            }
+            InstructionKind::Workdir(directory) => {
+                self.workdir = path::join(&self.workdir, &expand(directory)?);
+                match self.workdir.as_str() {
+                    "/" => Action::Metadata,
+                    path => Action::Workdir {
+                        path: path.to_owned(),
+                        owner: self.user.clone(),
+                    },
+                }
+            }
+            InstructionKind::Env(pairs) => {
+                // All values see the environment before the instruction.
+                let pairs = pairs
+                    .iter()
+                    .map(|(name, value)| Ok((expand(name)?, expand(value)?)))
+                    .collect::<Result<Vec<_>, Problem>>()?;
+                for (name, value) in pairs {
+                    self.environment.set(&name, &value);
+                    self.image_environment.set_in_place(&name, &value);
+                }
+                Action::Metadata
+            }
+            InstructionKind::Arg(arguments) => {
+                for argument in arguments {
+                    self.declare(argument, surroundings)?;
+                }
+                Action::Metadata
+            }
+            InstructionKind::User(user) => {
+                self.user = Some(expand(user)?).filter(|user| !user.is_empty());
+                Action::Metadata
+            }
+            InstructionKind::Shell(shell) => {
+                self.shell = Some(shell.clone());
+                Action::Metadata
+            }
+            InstructionKind::Label(pairs) => {
+                for (name, value) in pairs {
+                    expand(name)?;
+                    expand(value)?;
+                }
+                Action::Metadata
+            }
+            InstructionKind::Volume(volumes) => {
+                for volume in volumes {
+                    if expand(volume)?.is_empty() {
+                        return Err(Problem::EmptyVolume);
+                    }
+                }
+                Action::Metadata
+            }
+            InstructionKind::StopSignal(signal) => {
+                expand(signal)?;
+                Action::Metadata
+            }
+            InstructionKind::Cmd(_)
+            | InstructionKind::Entrypoint(_)
+            | InstructionKind::Expose(_)
+            | InstructionKind::Healthcheck(_)
+            | InstructionKind::Maintainer(_)
+            | InstructionKind::Onbuild(_) => Action::Metadata,
+        };
+        Ok(Step {
+            lines: instruction.lines,
+            text: instruction.text.clone(),
+            on_build,
+            action,
+        })
+    }
+
+    /// Declares an argument: the command line wins over the default, the default over the globals.
+    fn declare(
+        &mut self,
+        argument: &Argument,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<(), Problem> {
+        let given = surroundings.options.build_args.get(&argument.name);
+        let value = match (given, &argument.default) {
+            (Some(value), _) => Some(value.clone()),
+            (None, Some(default)) => Some(surroundings.lexer.expand(default, &self.environment)?),
+            (None, None) => surroundings.globals.get(&argument.name).map(str::to_owned),
+        };
+        if let Some(value) = value
+            && !SCANNER_ARGUMENTS.contains(&argument.name.as_str())
+        {
+            self.environment.set(&argument.name, &value);
+        }
+        Ok(())
+    }
+
+    fn run_action(&self, run: &Run, surroundings: &Surroundings<'_>) -> Result<RunAction, Problem> {
+        let (arguments, script) = self.command(&run.command);
+        let expand = |word: &str| surroundings.lexer.expand(word, &self.environment);
+        let workdir = if self.workdir.is_empty() {
+            "/"
+        } else {
+            &self.workdir
+        };
+        let mounts = run
+            .mounts
+            .iter()
+            .map(|text| {
+                let mut mount = mount::parse(text, &expand)?;
+                let has_files = matches!(mount.kind, MountKind::Bind | MountKind::Cache);
+                if has_files {
+                    mount.target = path::join(workdir, &mount.target);
+                    mount.source = path::join("/", &mount.source);
+                    if mount.target == "/" {
+                        return Err(Problem::Mount {
+                            reason: format!("invalid mount target {:?}", mount.target),
+                        });
+                    }
+                } else if !mount.target.is_empty() {
+                    mount.target = path::join(workdir, &mount.target);
+                }
+                let origin = match &mount.from {
+                    Some(from) if has_files => Some((surroundings.origin)(from, false)?),
+                    None if mount.kind == MountKind::Cache => Some(Base::Scratch),
+                    _ => None,
+                };
+                Ok(PlannedMount { mount, origin })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(RunAction {
+            arguments,
+            script,
+            environment: self.environment.clone(),
+            user: self.user.clone(),
+            workdir: workdir.to_owned(),
+            mounts,
+            network: run.network.clone(),
+            security: run.security.clone(),
+            devices: run.devices.clone(),
+            settings: surroundings.options.run_settings.clone(),
+        })
+    }
+
+    /// Returns the whole command, and the heredoc that it runs as a script, if it does.
+    fn command(&self, command: &CommandLine) -> (Vec<String>, Option<(String, String)>) {
+        let mut text = command.words.join(" ");
+        if let Some(first) = command.heredocs.first() {
+            if is_heredoc(&text) {
+                let body = first.text();
+                if body.starts_with("#!") {
+                    let arguments = vec![path::join("/dev/pipes", &first.name)];
+                    return (arguments, Some((first.name.clone(), body)));
+                }
+                text = body;
+            } else {
+                for heredoc in &command.heredocs {
+                    text.push('\n');
+                    text.push_str(&heredoc.content);
+                    text.push_str(&heredoc.name);
+                }
+            }
+        }
+        if !command.shell_form {
+            return (command.words.clone(), None);
+        }
+        let default = || vec!["/bin/sh".to_owned(), "-c".to_owned()];
+        let mut arguments = self.shell.clone().unwrap_or_else(default);
+        arguments.push(text);
+        (arguments, None)
+    }
+
+    fn copy_action(
+        &self,
+        transfer: &Transfer,
+        is_add: bool,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<CopyAction, Problem> {
+        let expand = |word: &str| surroundings.lexer.expand(word, &self.environment);
+        let optional = |word: &Option<String>| -> Result<Option<String>, Problem> {
+            let word = word.as_deref().map(expand).transpose()?;
+            Ok(word.filter(|word| !word.is_empty()))
+        };
+        let mut sources = Vec::new();
+        for source in &transfer.sources {
+            sources.push(copy_source(&expand(source)?, transfer.parents, is_add)?);
+        }
+        for heredoc in &transfer.heredocs {
+            let content = heredoc.text();
+            let content = if heredoc.expand {
+                Lexer::for_heredoc_body().expand(&content, &self.environment)?
+            } else {
+                content
+            };
+            sources.push(CopySource::Inline {
+                name: heredoc.name.clone(),
+                content,
+            });
+        }
+        let checksum = optional(&transfer.checksum)?;
+        if checksum.is_some()
+            && !matches!(
+                sources.as_slice(),
+                [CopySource::Url(_) | CopySource::Git(_)]
+            )
+        {
+            let reason = match sources.len() {
+                1 => "checksum requires HTTP(S) or Git sources",
+                _ => "checksum can't be specified for multiple sources",
+            };
+            return Err(Problem::Copy {
+                reason: reason.to_owned(),
+            });
+        }
+        let from = transfer.from.as_deref();
+        Ok(CopyAction {
+            sources,
+            origin: from
+                .map(|from| (surroundings.origin)(from, true))
+                .transpose()?,
+            destination: path::destination(&self.workdir, &expand(&transfer.destination)?),
+            owner: optional(&transfer.owner)?,
+            mode: optional(&transfer.mode)?,
+            link: transfer.link,
+            parents: transfer.parents,
+            exclude: transfer
+                .exclude
+                .iter()
+                .map(|pattern| expand(pattern))
+                .collect::<Result<_, _>>()?,
+            checksum,
+            keep_git_directory: transfer.keep_git_directory,
+            unpack: transfer.unpack,
+            is_add,
+        })
+    }
+}
+
+/// Tells paths, URLs, and git references apart.
+fn copy_source(source: &str, parents: bool, is_add: bool) -> Result<CopySource, Problem> {
+    let is_url = source.starts_with("http://") || source.starts_with("https://");
+    let remote = match (is_git(source), is_url) {
+        (true, _) => Some((CopySource::Git(source.to_owned()), "git ref")),
+        (false, true) => Some((CopySource::Url(source.to_owned()), "URL")),
+        (false, false) => None,
+    };
+    match remote {
+        Some((_, kind)) if !is_add => Err(Problem::Copy {
+            reason: format!("source can't be a {kind} for COPY"),
+        }),
+        Some((source, _)) => Ok(source),
+        None if parents => {
+            let (path, below) = source.split_once("/./").unwrap_or(("/", source));
+            let below = path::join("/", below).split_off(1);
+            Ok(CopySource::Files {
+                path: path::join("/", path),
+                below: Some(below),
+            })
+        }
+        None => Ok(CopySource::Files {
+            path: path::join("/", source),
+            below: None,
+        }),
+    }
+}
+
+/// Returns whether a source is a git reference; a URL is one where its path ends with `.git`.
+fn is_git(source: &str) -> bool {
+    if source.starts_with("git://") || source.starts_with("ssh://") {
+        return true;
+    }
+    if let Some(rest) = source
+        .strip_prefix("http://")
+        .or_else(|| source.strip_prefix("https://"))
+    {
+        let path = rest.split(['#', '?']).next().unwrap_or_default();
+        return path
+            .rsplit_once('/')
+            .is_some_and(|(_, last)| last.strip_suffix(".git").is_some());
+    }
+    // The form of scp: user@host:path.
+    source.split_once('@').is_some_and(|(user, rest)| {
+        let word = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
+        !user.is_empty()
+            && user.chars().all(word)
+            && rest.split_once(':').is_some_and(|(host, path)| {
+                !host.is_empty() && host.chars().all(word) && !path.is_empty()
+            })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_told_apart() {
+        for (source, git) in [
+            ("git://host/x", true),
+            ("git@github.com:a/b.git", true),
+            ("https://github.com/a/b.git", true),
+            ("https://github.com/a/b.git#v1:dir", true),
+            ("https://github.com/a/b", false),
+            ("github.com/a/b", false),
+            ("a@b", false),
+            ("dir/x@y:z", false),
+        ] {
+            assert_eq!(is_git(source), git, "{source}");
+        }
+        assert!(copy_source("https://x/y", false, false).is_err());
+        assert_eq!(
+            copy_source("a/./b/c", true, false),
+            Ok(CopySource::Files {
+                path: "/a".to_owned(),
+                below: Some("b/c".to_owned())
+            })
+        );
+    }
+}
