@@ -83,7 +83,7 @@ fn stage_of(label: &str) -> Option<&str> {
 }
 
 /// A step of the classic builder, with the image that it gave.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClassicStep {
     /// The instruction as the builder prints it.
     pub text: String,
