@@ -10,6 +10,7 @@
 #   engine.sh list                       print the engines that run: name, generation, state
 #   engine.sh base-image NAME TAG...     load a small busybox image, the same bytes on every engine
 #   engine.sh import NAME TREE TAG...    load a directory as an image, the same bytes every time
+#   engine.sh tree RELEASE PACKAGE...    make a Debian tree to import, once; prints its path
 #
 # GENERATION is 20.10, 26.1, 28.5 (graph driver) or 28.5-containerd (containerd image store).
 # `start` prints three KEY=VALUE lines, fit for `eval`:
@@ -92,19 +93,26 @@ host_tools() {
   host_apt install -y debootstrap debian-archive-keyring iproute2 util-linux ca-certificates
 }
 
+# Puts a minimal Debian, with these packages as well, into a directory.
+bootstrap() {
+  local release=$1 root=$2 log=$3 packages=${4:-} script
+  rm -rf "$root"
+  script=/usr/share/debootstrap/scripts/$release
+  [ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid
+  debootstrap --variant=minbase ${packages:+"--include=$packages"} "$release" "$root" "$(mirror)" \
+    "$script" >"$log" 2>&1 ||
+    die "debootstrap of $release failed, see $log: $(tail -n 3 "$log")"
+}
+
 install_root() {
-  local release=$1 root=$home/$1 log=$home/$1.log script
+  local release=$1 root=$home/$1 log=$home/$1.log
   [ -e "$root/.ready" ] && return
   exec 9>"$home/$release.lock"
   flock 9
   [ -e "$root/.ready" ] && return
   host_tools
   echo "engine.sh: installing the Docker of Debian $release (about a minute)" >&2
-  rm -rf "$root"
-  script=/usr/share/debootstrap/scripts/$release
-  [ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid
-  debootstrap --variant=minbase "$release" "$root" "$(mirror)" "$script" >"$log" 2>&1 ||
-    die "debootstrap of $release failed, see $log: $(tail -n 3 "$log")"
+  bootstrap "$release" "$root" "$log"
   # No service may start inside the root.
   printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
   chmod 755 "$root/usr/sbin/policy-rc.d"
@@ -387,6 +395,26 @@ busybox_tree() {
   echo "$tree"
 }
 
+# A Debian tree to import as a base image, made once for each list of packages.
+debian_tree() {
+  local release=$1 packages tree
+  shift
+  packages=$(tr ' ' , <<<"$*")
+  tree=$home/tree-$release-${packages//,/+}
+  if [ ! -e "$tree.ready" ]; then
+    (
+      flock 9
+      [ -e "$tree.ready" ] && exit
+      host_tools
+      echo "engine.sh: making a Debian $release tree with $* (about a minute)" >&2
+      bootstrap "$release" "$tree" "$tree.log" "$packages"
+      rm -rf "$tree"/var/{cache/apt,lib/apt/lists,log}/*
+      touch "$tree.ready"
+    ) 9>"$tree.lock"
+  fi
+  echo "$tree"
+}
+
 import_tree() {
   local name=$1 tree=$2
   shift 2
@@ -431,6 +459,7 @@ case $command in
     tree=$(busybox_tree)
     import_tree "$1" "$tree" "${@:2}"
     ;;
+  tree) need $# 2 && debian_tree "$@" ;;
   import) need $# 3 && import_tree "$@" ;;
   __inside) inside "$@" ;;
   __watch)

@@ -166,12 +166,15 @@ fn buildkit_step(header: &str) -> Option<(&str, &str)> {
     (!is_from).then_some((stage, instruction))
 }
 
-/// The digest in `sha256:… 1.2MB / 3.4MB 0.2s done`.
+/// The digest in `sha256:… 1.2MB / 3.4MB 0.2s done`, or in the graph driver's `pulling sha256:…`.
 fn pulled_blob(line: &str) -> Option<&str> {
-    let mut words = line.split(' ');
-    let digest = words.next()?;
-    let _so_far = words.next()?;
-    (digest.starts_with("sha256:") && words.next()? == "/").then_some(digest)
+    let words: Vec<_> = line.split(' ').collect();
+    match words[..] {
+        ["pulling", digest, ..] | [digest, _, "/", ..] if digest.starts_with("sha256:") => {
+            Some(digest)
+        }
+        _ => None,
+    }
 }
 
 /// The instruction in `Step 3/7 : COPY a b`.
@@ -200,6 +203,7 @@ fn reads_a_buildkit_log() {
          #7 [stage-1 3/4] COPY --from=a /x /y\n\
          #7 sha256:abc 0B / 32B 0.1s\n\
          #7 sha256:abc 32B / 32B 0.2s done\n\
+         #7 pulling sha256:def 0.1s done\n\
          #7 CACHED\n\
          #8 [stage-1 4/4] RUN false\n\
          #8 ERROR: process \"/bin/sh -c false\" did not complete successfully\n\
@@ -212,7 +216,10 @@ fn reads_a_buildkit_log() {
     assert_eq!(report.with(Outcome::Unfinished), ["RUN sleep 9"]);
     assert_eq!(report.steps[0].stage, "a");
     assert_eq!(report.steps[1].stage, "stage-1");
-    assert_eq!(report.pulled, BTreeSet::from(["sha256:abc".to_owned()]));
+    assert_eq!(
+        report.pulled.iter().collect::<Vec<_>>(),
+        ["sha256:abc", "sha256:def"]
+    );
 }
 
 #[test]
