@@ -1,1 +1,28 @@
-fn main() {}
+//! The program: parses, runs, and says how it ended.
+
+use std::process::ExitCode;
+
+use dockercache::report::Reporter;
+use dockercache::{cli, commands};
+
+fn main() -> ExitCode {
+    let cli = match cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; a closed pipe is none either.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(2).into();
+        }
+    };
+    match commands::run(cli) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            let reporter = Reporter::new(false);
+            reporter.error(&failure.message);
+            if let Some(hint) = failure.hint {
+                reporter.info(format!("hint: {hint}"));
+            }
+            failure.exit.into()
+        }
+    }
+}

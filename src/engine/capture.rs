@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::arguments::BuildArguments;
-use super::build_log::{ClassicStep, LoggedStep};
+use super::build_log::ClassicStep;
 use crate::layout::archive::{About, Archive, StageAbout};
 
 /// A stage whose cache is wanted.
@@ -11,8 +11,9 @@ use crate::layout::archive::{About, Archive, StageAbout};
 pub struct Stage {
     /// Its place in the Dockerfile.
     pub index: usize,
-    /// The name by which `--target` reaches it in [`Request::dockerfile`].
-    pub target: String,
+    /// The name by which `--target` reaches it in [`Request::dockerfile`]; none for the last
+    /// stage of a Dockerfile that we can't read.
+    pub target: Option<String>,
     /// What the archive says of it.
     pub about: StageAbout,
     /// Whether the builder is known to have executed one of its steps.
@@ -24,14 +25,12 @@ pub struct Stage {
 pub struct Request<'a> {
     /// The user's arguments.
     pub arguments: &'a BuildArguments,
-    /// The Dockerfile, in which every stage has a name.
+    /// The Dockerfile, in which every stage has a name; empty if we can't read it.
     pub dockerfile: &'a [u8],
     /// The `<Dockerfile>.dockerignore` that belongs to it, if there is one.
     pub ignore_file: Option<PathBuf>,
     /// The stages that are alive, dependencies first.
     pub stages: &'a [Stage],
-    /// What became of each step, if the build ran under our eyes.
-    pub steps: Option<&'a [LoggedStep]>,
     /// The classic builder's steps, if the build ran under our eyes.
     pub images: Option<&'a [ClassicStep]>,
     /// What to note in the archive.

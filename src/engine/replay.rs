@@ -143,6 +143,12 @@ fn build_carriers(
         .map_err(EngineError::io("create a temporary directory"))?;
     let file = dir.path().join("Dockerfile");
     fs::write(&file, request.dockerfile).map_err(EngineError::io("write a Dockerfile"))?;
+    let mut file_flag = OsString::from("--file=");
+    if request.dockerfile.is_empty() {
+        file_flag.push(request.arguments.dockerfile().unwrap_or_default());
+    } else {
+        file_flag.push(&file);
+    }
     if let Some(ignore) = &request.ignore_file {
         fs::copy(ignore, dir.path().join("Dockerfile.dockerignore"))
             .map_err(EngineError::io("copy the .dockerignore file"))?;
@@ -168,10 +174,8 @@ fn build_carriers(
                     let Some((number, stage)) = next else { return };
                     let tag = format!("dockercache-carrier:{unique}-{number}");
                     let mut words = common.clone();
-                    let mut file_flag = OsString::from("--file=");
-                    file_flag.push(&file);
-                    words.push(file_flag);
-                    words.push(format!("--target={}", stage.target).into());
+                    words.push(file_flag.clone());
+                    words.extend(stage.target.iter().map(|t| format!("--target={t}").into()));
                     words.push(format!("--tag={tag}").into());
                     words.extend(rest.iter().cloned());
                     let result = run::buildkit(&engine.client, &words, named, Echo::Hidden);

@@ -2,15 +2,18 @@
 //!
 //! Results for scripts go to standard output and are none of this module's business.
 
+pub mod output;
 mod progress;
 mod sanitize;
 mod size;
+mod time;
 
 use std::io::{self, IsTerminal as _, Write as _};
 
 pub use progress::{Progress, Task};
 pub use sanitize::sanitized;
 pub use size::bytes;
+pub use time::timestamp;
 
 /// Where messages go and how much of them.
 #[derive(Clone, Copy, Debug)]

@@ -38,10 +38,7 @@ fn commands_read_standard_input_and_fail_with_their_own_code() {
     let engine = Engine::start(Generation::V28_5);
     engine.docker(["load"]).stdin("no archive").run().code(1);
     engine.base_image(&["busybox:1"]);
-    let cat = engine
-        .docker(["run", "--interactive", "--rm", "busybox:1", "cat"])
-        .stdin("in")
-        .run();
+    let cat = engine.docker(["run", "--interactive", "--rm", "busybox:1", "cat"]).stdin("in").run();
     assert_eq!(cat.success().stdout, "in");
     dockercache(&engine, ["--version"]).run().success();
 }
@@ -49,14 +46,9 @@ fn commands_read_standard_input_and_fail_with_their_own_code() {
 fn starts_builds_and_is_empty_again(generation: Generation) {
     let engine = Engine::shared(generation);
     assert_eq!(engine.generation(), generation);
-    let version = engine
-        .docker(["version", "--format", "{{.Server.Version}}"])
-        .run();
+    let version = engine.docker(["version", "--format", "{{.Server.Version}}"]).run();
     let release = generation.name().trim_end_matches("-containerd");
-    assert!(
-        version.success().stdout.starts_with(&format!("{release}.")),
-        "{version:?}"
-    );
+    assert!(version.success().stdout.starts_with(&format!("{release}.")), "{version:?}");
 
     for buildkit in ["1", "0"] {
         if buildkit == "0" && !generation.has_classic_builder() {
@@ -79,10 +71,7 @@ fn starts_builds_and_is_empty_again(generation: Generation) {
         // The mode counts; the last stage copies the same bytes all the same.
         project.chmod("input", 0o755);
         let after = build(&engine, &project, buildkit);
-        assert_eq!(
-            after.ran(),
-            ["COPY input .", "RUN tr a-z A-Z < input > output"]
-        );
+        assert_eq!(after.ran(), ["COPY input .", "RUN tr a-z A-Z < input > output"]);
         project.chmod("input", 0o644);
         project.edit("input", "text", "longer text");
         project.write("ignored", "by every instruction");
@@ -96,11 +85,7 @@ fn starts_builds_and_is_empty_again(generation: Generation) {
         engine.wipe();
         assert_eq!(engine.image_ids(), [""; 0]);
         engine.base_image(&["busybox:1"]);
-        assert_eq!(
-            engine.image_id("busybox:1"),
-            base,
-            "the base image has another ID"
-        );
+        assert_eq!(engine.image_id("busybox:1"), base, "the base image has another ID");
         assert_eq!(build(&engine, &project, buildkit).cached(), [""; 0]);
     }
 }

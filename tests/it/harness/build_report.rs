@@ -68,11 +68,7 @@ impl BuildReport {
     #[track_caller]
     pub(crate) fn assert_all_cached(&self) {
         assert!(!self.steps.is_empty(), "the log names no step");
-        let missed: Vec<_> = self
-            .steps
-            .iter()
-            .filter(|s| s.outcome != Outcome::Cached)
-            .collect();
+        let missed: Vec<_> = self.steps.iter().filter(|s| s.outcome != Outcome::Cached).collect();
         assert!(missed.is_empty(), "not cached: {missed:#?}");
     }
 
@@ -216,10 +212,7 @@ fn reads_a_buildkit_log() {
     assert_eq!(report.with(Outcome::Unfinished), ["RUN sleep 9"]);
     assert_eq!(report.steps[0].stage, "a");
     assert_eq!(report.steps[1].stage, "stage-1");
-    assert_eq!(
-        report.pulled.iter().collect::<Vec<_>>(),
-        ["sha256:abc", "sha256:def"]
-    );
+    assert_eq!(report.pulled.iter().collect::<Vec<_>>(), ["sha256:abc", "sha256:def"]);
 }
 
 #[test]

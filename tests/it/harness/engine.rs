@@ -59,11 +59,8 @@ impl Engine {
     /// Starts an empty engine of the caller's own; it is stopped when it is dropped.
     pub(crate) fn start(generation: Generation) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "test-{}-{}",
-            std::process::id(),
-            STARTED.fetch_add(1, Ordering::Relaxed)
-        );
+        let name =
+            format!("test-{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
         let lines = script(&["start", &name, generation.name()]);
         let value = |key: &str| {
             lines
@@ -105,12 +102,8 @@ impl Engine {
         script(&["wipe", &self.name]);
         for entry in fs::read_dir(self.home.path()).expect("a home directory") {
             let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                fs::remove_dir_all(&path)
-            } else {
-                fs::remove_file(&path)
-            }
-            .expect("an emptied home directory");
+            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+                .expect("an emptied home directory");
         }
     }
 
@@ -129,10 +122,7 @@ impl Engine {
         let mut command = Command::new(program);
         command
             .env_clear()
-            .env(
-                "PATH",
-                format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.bin.display()),
-            )
+            .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.bin.display()))
             .env("HOME", self.home.path())
             .env("DOCKER_HOST", &self.docker_host)
             .env("DOCKER_CONFIG", &self.docker_config);
@@ -148,9 +138,7 @@ impl Engine {
 
     /// The IDs of all images, those in between included, each once.
     pub(crate) fn image_ids(&self) -> Vec<String> {
-        let run = self
-            .docker(["images", "--all", "--quiet", "--no-trunc"])
-            .run();
+        let run = self.docker(["images", "--all", "--quiet", "--no-trunc"]).run();
         let mut ids: Vec<_> = run.success().stdout.lines().map(str::to_owned).collect();
         ids.sort();
         ids.dedup();
@@ -159,9 +147,7 @@ impl Engine {
 
     /// The ID of the image with this name.
     pub(crate) fn image_id(&self, name: &str) -> String {
-        let run = self
-            .docker(["image", "inspect", "--format", "{{.Id}}", name])
-            .run();
+        let run = self.docker(["image", "inspect", "--format", "{{.Id}}", name]).run();
         run.success().stdout.trim().to_owned()
     }
 }
@@ -181,11 +167,7 @@ fn script(args: &[&str]) -> String {
 }
 
 fn try_script(args: &[&str]) -> Result<String, String> {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = Command::new(SCRIPT)
+    let Output { status, stdout, stderr } = Command::new(SCRIPT)
         .args(args)
         // The engine is stopped with this process even when nothing drops it.
         .env("DOCKERCACHE_ENGINE_OWNER", std::process::id().to_string())

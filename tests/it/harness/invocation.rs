@@ -27,10 +27,7 @@ pub(crate) struct Invocation {
 
 impl Invocation {
     pub(crate) fn new(command: Command) -> Self {
-        Self {
-            command,
-            stdin: Vec::new(),
-        }
+        Self { command, stdin: Vec::new() }
     }
 
     pub(crate) fn args<'a>(mut self, args: impl IntoIterator<Item = &'a str>) -> Self {
@@ -116,12 +113,7 @@ impl Run {
     /// Asserts the exit code.
     #[track_caller]
     pub(crate) fn code(&self, code: i32) -> &Self {
-        assert_eq!(
-            self.code,
-            Some(code),
-            "unexpected exit code of {}",
-            self.transcript()
-        );
+        assert_eq!(self.code, Some(code), "unexpected exit code of {}", self.transcript());
         self
     }
 
@@ -131,13 +123,7 @@ impl Run {
     }
 
     fn transcript(&self) -> String {
-        let Self {
-            line,
-            code,
-            stdout,
-            stderr,
-            took,
-        } = self;
+        let Self { line, code, stdout, stderr, took } = self;
         let code = code.map_or_else(|| "a signal".to_owned(), |code| code.to_string());
         let mut text = format!("$ {line}\n{stdout}{stderr}");
         if !text.ends_with('\n') {

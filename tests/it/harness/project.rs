@@ -15,9 +15,7 @@ pub(crate) struct Project {
 impl Project {
     /// Makes a directory with these files in it.
     pub(crate) fn new(files: &[(&str, &str)]) -> Self {
-        let project = Self {
-            dir: tempfile::tempdir().expect("a project directory"),
-        };
+        let project = Self { dir: tempfile::tempdir().expect("a project directory") };
         for (name, text) in files {
             project.write(name, text);
         }

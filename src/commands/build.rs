@@ -1,0 +1,160 @@
+//! `build`: the user's own build, with the cache. Whatever is wrong with the cache, it runs.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+use super::offer;
+use crate::cli::BuildArgs;
+use crate::engine::Engine;
+use crate::engine::arguments::{BuildArguments, ContextSource};
+use crate::engine::build_log::Outcome;
+use crate::engine::client::Client;
+use crate::engine::error::EngineError;
+use crate::engine::run::{self, Echo, Finished};
+use crate::engine::strategy::{self, Strategy};
+use crate::exit::{Exit, Failure};
+use crate::layout::directory::Layout;
+use crate::report::Reporter;
+use crate::store::journal::{Journal, LastBuild};
+
+pub(super) fn run(args: BuildArgs) -> Result<Exit, Failure> {
+    let reporter = Reporter::new(false);
+    let arguments = BuildArguments::parse(args.arguments.iter().cloned());
+    let client = Client::from_path();
+    let engine = match Engine::connect(client.clone()) {
+        Ok(engine) => engine,
+        // Without an engine there is no build either.
+        Err(error @ (EngineError::NoClient { .. } | EngineError::Unreachable(_))) => {
+            return Err(error.into());
+        }
+        Err(error) => return uncached(&client, &args.arguments, &error, reporter),
+    };
+    let forced = match std::env::var("DOCKERCACHE_STRATEGY") {
+        Ok(name) if !name.is_empty() => Some(name.parse().map_err(Failure::usage)?),
+        _ => None,
+    };
+    let environment = |name: &str| std::env::var(name).ok();
+    let chosen = strategy::choose(&engine.facts, &client, &arguments, &environment, forced);
+    let strategy = match chosen {
+        Ok(strategy) => strategy,
+        Err(error) => return uncached(&client, &args.arguments, &error, reporter),
+    };
+
+    let dir = directory();
+    let layout = Layout::at(&dir);
+    let mut journal = Journal::read(&dir);
+    warn_of_cache_in_context(&arguments, &dir, reporter);
+    let cache_from = offered(&layout, &engine, strategy, &mut journal, reporter);
+    let mut finished = build(&engine, strategy, &arguments, &cache_from)?;
+    if !cache_from.is_empty() && finished.failed_in_cache() {
+        reporter.warn("the build failed while it read the cache; it runs again without");
+        finished = build(&engine, strategy, &arguments, &[])?;
+    }
+    summarise(&finished, strategy, reporter);
+    if finished.status.success() {
+        journal.build = Some(LastBuild {
+            arguments,
+            directory: std::env::current_dir().unwrap_or_default(),
+            engine: engine.facts.id.clone(),
+            strategy: strategy.name().to_owned(),
+            steps: finished.steps,
+            images: finished.images,
+            saved: false,
+        });
+    }
+    if let Err(error) = journal.write() {
+        reporter.warn(format!("`save` will need the build's arguments: failed to note them: {error}"));
+    }
+    Ok(exit_of(finished.status))
+}
+
+/// `build` has no options of its own, so the directory comes from the environment alone.
+fn directory() -> PathBuf {
+    std::env::var_os("DOCKERCACHE_DIR")
+        .filter(|dir| !dir.is_empty())
+        .map_or_else(|| PathBuf::from("/tmp/dockercache"), PathBuf::from)
+}
+
+/// What `--cache-from` may name. No trouble with the cache gets any further than a warning.
+fn offered(
+    layout: &Layout,
+    engine: &Engine,
+    strategy: Strategy,
+    journal: &mut Journal,
+    reporter: Reporter,
+) -> Vec<String> {
+    match offer::make(layout, engine, strategy, journal, reporter) {
+        Ok(offer) => {
+            reporter.info(format!("build: {}", offer::summary(&offer, strategy)));
+            offer.cache_from
+        }
+        Err(error) => {
+            reporter.warn(format!("the build runs without cache: {error}"));
+            Vec::new()
+        }
+    }
+}
+
+fn build(
+    engine: &Engine,
+    strategy: Strategy,
+    arguments: &BuildArguments,
+    cache_from: &[String],
+) -> Result<Finished, EngineError> {
+    let mut words: Vec<OsString> =
+        cache_from.iter().map(|value| format!("--cache-from={value}").into()).collect();
+    words.extend(arguments.all());
+    if !strategy.is_buildkit() {
+        return run::classic(&engine.client, &words, Echo::Shown);
+    }
+    let chosen = std::env::var_os("BUILDKIT_PROGRESS").is_some_and(|p| !p.is_empty());
+    if arguments.value("progress").is_none() && !chosen {
+        // The form that we can read; in a CI log it is the default anyway.
+        words.insert(0, "--progress=plain".into());
+    }
+    run::buildkit(&engine.client, &words, arguments.value("builder").is_some(), Echo::Shown)
+}
+
+/// Runs the build as it is, after saying why it has no cache.
+fn uncached(
+    client: &Client,
+    words: &[OsString],
+    why: &EngineError,
+    reporter: Reporter,
+) -> Result<Exit, Failure> {
+    reporter.warn(format!("the build runs without cache: {why}"));
+    Ok(exit_of(run::plain(client, words)?))
+}
+
+fn summarise(finished: &Finished, strategy: Strategy, reporter: Reporter) {
+    let count = |outcome| {
+        finished.steps.iter().filter(|s| !s.is_from() && s.outcome == outcome).count()
+    };
+    reporter.info(format!(
+        "build: {} steps cached, {} executed ({strategy})",
+        count(Outcome::Cached),
+        count(Outcome::Executed)
+    ));
+}
+
+/// A cache that is copied into the image changes the build that it is the cache of.
+fn warn_of_cache_in_context(arguments: &BuildArguments, dir: &std::path::Path, reporter: Reporter) {
+    let ContextSource::Directory(context) = arguments.context() else { return };
+    let (Ok(context), Ok(dir)) = (context.canonicalize(), dir.canonicalize()) else { return };
+    let Ok(inside) = dir.strip_prefix(&context) else { return };
+    let ignored = std::fs::read_to_string(context.join(".dockerignore")).unwrap_or_default();
+    let name = inside.components().next().map(|c| c.as_os_str().to_string_lossy().into_owned());
+    if let Some(name) = name.filter(|n| !ignored.lines().any(|l| l.trim().trim_matches('/') == n)) {
+        reporter.warn(format!(
+            "the cache lies in the build context: add `{name}` to .dockerignore, or each build \
+             sends it to the engine"
+        ));
+    }
+}
+
+fn exit_of(status: ExitStatus) -> Exit {
+    use std::os::unix::process::ExitStatusExt as _;
+    let code = status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(1);
+    Exit::Build(u8::try_from(code).unwrap_or(1))
+}

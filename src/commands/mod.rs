@@ -1,0 +1,24 @@
+//! The verbs: each wires the parts together for one thing that a user wants.
+
+mod build;
+mod inspect;
+mod key;
+mod offer;
+mod prune;
+mod restore;
+mod save;
+
+use crate::cli::{Cli, Verb};
+use crate::exit::{Exit, Failure};
+
+/// Runs what was asked for.
+pub fn run(cli: Cli) -> Result<Exit, Failure> {
+    match cli.verb {
+        Verb::Build(args) => build::run(args),
+        Verb::Save(args) => save::run(args),
+        Verb::Restore(args) => restore::run(args),
+        Verb::Key(args) => key::run(args),
+        Verb::Inspect(args) => inspect::run(args),
+        Verb::Prune(args) => prune::run(args),
+    }
+}

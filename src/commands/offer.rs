@@ -1,0 +1,167 @@
+//! From a directory to a cache that this engine can safely be offered.
+//!
+//! `restore` and `build` both need it: every blob is verified, what is bad is taken out, and a
+//! cache that this engine can't use is not offered at all.
+
+use std::path::Path;
+
+use crate::engine::Engine;
+use crate::engine::capture::local_cache;
+use crate::engine::classic;
+use crate::engine::strategy::Strategy;
+use crate::layout::archive::{self, Archive};
+use crate::layout::codec::Codec;
+use crate::layout::directory::{Layout, LayoutError};
+use crate::layout::live::Reach;
+use crate::layout::verify;
+use crate::report::{Reporter, bytes};
+use crate::store::journal::Journal;
+
+/// A cache that may be offered, or why there is none.
+#[derive(Debug)]
+pub(super) struct Offer {
+    /// What the archive holds, after anything bad was taken out.
+    pub(super) archive: Archive,
+    /// Values for `--cache-from`.
+    pub(super) cache_from: Vec<String>,
+    /// Why the cache is of no use here; `None` if it is.
+    pub(super) miss: Option<String>,
+    /// How many blobs were bad.
+    pub(super) bad: usize,
+    /// Number and bytes of live blobs.
+    pub(super) live: (usize, u64),
+}
+
+/// As if there were no archive.
+pub(super) fn nothing() -> Offer {
+    Offer {
+        archive: Archive::default(),
+        cache_from: Vec::new(),
+        miss: Some("there is no archive".to_owned()),
+        bad: 0,
+        live: (0, 0),
+    }
+}
+
+/// Verifies the archive in `layout` and takes out what is bad. `None` if there is no archive.
+pub(super) fn verified(
+    layout: &Layout,
+    journal: &mut Journal,
+    reporter: Reporter,
+) -> Result<Option<(Archive, usize, Reach)>, LayoutError> {
+    let Some(mut archive) = Archive::read(layout)? else { return Ok(None) };
+    if archive.is_from_the_future() {
+        return Ok(Some((archive, 0, Reach::default())));
+    }
+    let mut reach = archive::reach(layout)?;
+    let known =
+        |digest: &_| journal.verified.get(digest).is_some_and(|s| verify::look(layout, digest).as_ref() == Some(s));
+    let total = reach.blobs.values().filter(|d| !known(&d.digest)).map(|d| d.size).sum();
+    let progress = reporter.progress("verifying blobs", total);
+    let bad = verify::verify(layout, &reach, known, &|n| progress.advance(n));
+    drop(progress);
+    if !bad.is_empty() {
+        for blob in &bad {
+            reporter.warn(format!(
+                "blob {} of `{}` is left out: {}",
+                blob.digest.short(),
+                layout.root().display(),
+                blob.reason
+            ));
+        }
+        let _lock = layout.lock()?;
+        archive = archive::heal(layout, &bad)?;
+        reach = archive::reach(layout)?;
+    }
+    remember(layout, &reach, journal);
+    Ok(Some((archive, bad.len(), reach)))
+}
+
+/// Notes that all blobs are good as they are now.
+pub(super) fn remember(layout: &Layout, reach: &Reach, journal: &mut Journal) {
+    journal.verified = reach
+        .blobs
+        .keys()
+        .filter_map(|digest| Some((digest.clone(), verify::look(layout, digest)?)))
+        .collect();
+}
+
+/// Verifies, and decides what this engine can be offered.
+pub(super) fn make(
+    layout: &Layout,
+    engine: &Engine,
+    strategy: Strategy,
+    journal: &mut Journal,
+    reporter: Reporter,
+) -> Result<Offer, LayoutError> {
+    let Some((archive, bad, reach)) = verified(layout, journal, reporter)? else {
+        let miss = Some(format!("there is no archive in `{}`", layout.root().display()));
+        return Ok(Offer { miss, ..nothing() });
+    };
+    let miss = reason_for_miss(&archive, engine, strategy, &reach);
+    let cache_from = match (&miss, strategy) {
+        (Some(_), _) => Vec::new(),
+        (None, Strategy::Classic) => classic::offer(engine, &archive),
+        (None, _) => vec![local_cache("src", &absolute(layout.root()))],
+    };
+    let live = (reach.blobs.len(), reach.blobs.values().map(|d| d.size).sum());
+    Ok(Offer { archive, cache_from, miss, bad, live })
+}
+
+fn reason_for_miss(
+    archive: &Archive,
+    engine: &Engine,
+    strategy: Strategy,
+    reach: &Reach,
+) -> Option<String> {
+    if archive.is_from_the_future() {
+        return Some("the archive was written by a newer dockercache".to_owned());
+    }
+    if let Some(about) = &archive.about {
+        let platform = &engine.facts.platform;
+        let other = !about.platform.is_empty() && about.platform != *platform;
+        if other {
+            return Some(format!("the archive is for {}, the engine is {platform}", about.platform));
+        }
+    }
+    if strategy == Strategy::Classic {
+        return archive.images.is_empty().then(|| {
+            "the archive holds BuildKit's cache, which the classic builder can't use".to_owned()
+        });
+    }
+    if archive.cache.is_none() {
+        return Some("the archive holds no BuildKit cache".to_owned());
+    }
+    let has_zstd =
+        reach.blobs.values().any(|d| Codec::from_media_type(&d.media_type) == Some(Codec::Zstd));
+    (has_zstd && !engine.facts.server.reads_zstd()).then(|| {
+        format!(
+            "the archive's layers are compressed with zstd, on which Docker {} fails; the next \
+             save here writes gzip",
+            engine.facts.server
+        )
+    })
+}
+
+/// The directory as the user's client must be told: the build may run elsewhere.
+pub(super) fn absolute(dir: &Path) -> std::path::PathBuf {
+    std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned())
+}
+
+/// One line on what there is.
+pub(super) fn summary(offer: &Offer, strategy: Strategy) -> String {
+    match &offer.miss {
+        Some(reason) => format!("miss: {reason} ({strategy})"),
+        None => {
+            let stages = offer.archive.about.as_ref().map_or(0, |a| a.stages.len());
+            let by = offer.archive.about.as_ref().map_or_else(String::new, |a| {
+                format!(", saved by Docker {}", a.engine)
+            });
+            format!(
+                "hit: {stages} stages in {} blobs, {} ({strategy}{by})",
+                offer.live.0,
+                bytes(offer.live.1)
+            )
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! `prune`: deletes what an OCI image layout no longer uses.
+
+use serde::Serialize;
+
+use crate::cli::{Format, PruneArgs};
+use crate::exit::{Exit, Failure};
+use crate::layout::directory::Layout;
+use crate::layout::live;
+use crate::report::{Reporter, bytes, output};
+
+/// The JSON form of the result.
+#[derive(Serialize)]
+struct Pruned {
+    schema: &'static str,
+    live_blobs: usize,
+    live_bytes: u64,
+    dropped_blobs: usize,
+    dropped_bytes: u64,
+}
+
+pub(super) fn run(args: PruneArgs) -> Result<Exit, Failure> {
+    let reporter = Reporter::new(args.speech.quiet);
+    let dir = args.path.unwrap_or(args.directory.dir);
+    let Some(pruned) = live::prune(&Layout::at(&dir))? else {
+        reporter.info(format!("prune: there is no archive in `{}`", dir.display()));
+        return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
+    };
+    reporter.info(format!(
+        "prune: dropped {} blobs, {}; {} blobs, {} are live",
+        pruned.dead.0,
+        bytes(pruned.dead.1),
+        pruned.live.0,
+        bytes(pruned.live.1)
+    ));
+    match args.speech.format {
+        Format::Text => {}
+        Format::Json => output::json(&Pruned {
+            schema: "dockercache.prune.v1",
+            live_blobs: pruned.live.0,
+            live_bytes: pruned.live.1,
+            dropped_blobs: pruned.dead.0,
+            dropped_bytes: pruned.dead.1,
+        }),
+        Format::Env | Format::Github => {
+            let env = args.speech.format == Format::Env;
+            output::pair(env, "bytes", &pruned.live.1.to_string());
+            output::pair(env, "dropped-bytes", &pruned.dead.1.to_string());
+        }
+    }
+    Ok(Exit::Ok)
+}

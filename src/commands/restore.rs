@@ -1,0 +1,92 @@
+//! `restore`: makes the archive ready for the build to come.
+
+use serde::Serialize;
+
+use super::offer::{self, Offer};
+use crate::cli::{Format, RestoreArgs};
+use crate::engine::Engine;
+use crate::engine::arguments::BuildArguments;
+use crate::engine::classic;
+use crate::engine::client::Client;
+use crate::engine::strategy::{self, Strategy};
+use crate::exit::{Exit, Failure};
+use crate::layout::directory::Layout;
+use crate::report::Reporter;
+use crate::report::output;
+use crate::store::file;
+use crate::store::journal::Journal;
+
+/// The JSON form of the result.
+#[derive(Serialize)]
+struct Restored<'a> {
+    schema: &'static str,
+    hit: bool,
+    strategy: &'a str,
+    /// Why it is a miss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    /// Flags for a plain build.
+    flags: &'a [String],
+    stages: Vec<&'a str>,
+    blobs: usize,
+    bytes: u64,
+    damaged_blobs: usize,
+}
+
+pub(super) fn run(args: RestoreArgs) -> Result<Exit, Failure> {
+    let reporter = Reporter::new(args.speech.quiet);
+    let dir = &args.directory.dir;
+    let layout = Layout::at(dir);
+    if let Some(path) = &args.archive {
+        let progress = reporter.progress("unpacking", 0);
+        file::restore(&layout, path, &|n| progress.advance(n))?;
+    }
+    let engine = Engine::connect(Client::from_path())?;
+    let environment = |name: &str| std::env::var(name).ok();
+    let strategy = strategy::choose(
+        &engine.facts,
+        &engine.client,
+        &BuildArguments::default(),
+        &environment,
+        args.engine.strategy,
+    )?;
+    let mut journal = Journal::read(dir);
+    let mut offer = offer::make(&layout, &engine, strategy, &mut journal, reporter)?;
+    if strategy == Strategy::Classic && offer.miss.is_none() {
+        offer.cache_from = classic::restore(&engine, &layout, &offer.archive, &reporter)?;
+    }
+    if let Err(error) = journal.write() {
+        reporter.warn(format!("the build will verify again: failed to note the result: {error}"));
+    }
+    reporter.info(format!("restore: {}", offer::summary(&offer, strategy)));
+    print(&args, &offer, strategy);
+    let soft_failure = offer.miss.is_some() || offer.bad > 0;
+    Ok(if args.speech.strict && soft_failure { Exit::Strict } else { Exit::Ok })
+}
+
+fn print(args: &RestoreArgs, offer: &Offer, strategy: Strategy) {
+    let flags: Vec<String> =
+        offer.cache_from.iter().map(|value| format!("--cache-from={value}")).collect();
+    let about = offer.archive.about.as_ref();
+    match args.speech.format {
+        Format::Text if flags.is_empty() => {}
+        Format::Text => output::line(&flags.join(" ")),
+        Format::Json => output::json(&Restored {
+            schema: "dockercache.restore.v1",
+            hit: offer.miss.is_none(),
+            strategy: strategy.name(),
+            reason: offer.miss.as_deref(),
+            flags: &flags,
+            stages: about.map_or_else(Vec::new, |a| a.stages.iter().map(|s| s.name.as_str()).collect()),
+            blobs: offer.live.0,
+            bytes: offer.live.1,
+            damaged_blobs: offer.bad,
+        }),
+        Format::Env | Format::Github => {
+            let env = args.speech.format == Format::Env;
+            output::pair(env, "hit", if offer.miss.is_none() { "true" } else { "false" });
+            output::pair(env, "flags", &flags.join(" "));
+            output::pair(env, "strategy", strategy.name());
+        }
+    }
+}
