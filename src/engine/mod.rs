@@ -1,1 +1,49 @@
 //! What a Docker engine can do, and how its build cache is taken out and put back.
+//!
+//! Knows no CI. [`client`] and [`connection`] reach the engine, [`facts`] says what it is,
+//! [`strategy`] chooses among [`native`], [`replay`] and [`classic`], and [`run`] builds.
+
+pub mod arguments;
+pub mod build_log;
+pub mod capture;
+pub mod classic;
+pub mod client;
+pub mod connection;
+pub mod error;
+pub mod facts;
+pub mod images;
+pub mod native;
+pub mod replay;
+pub mod run;
+pub mod saved;
+pub mod strategy;
+
+use client::Client;
+use connection::Connection;
+use error::EngineError;
+use facts::Facts;
+
+use crate::layout::codec::Codec;
+
+/// A Docker engine that answers.
+pub struct Engine {
+    /// The client that reaches it.
+    pub client: Client,
+    /// The API.
+    pub connection: Connection,
+    /// What it is.
+    pub facts: Facts,
+}
+
+impl Engine {
+    /// Reaches the engine that the user's client is configured for.
+    pub fn connect(client: Client) -> Result<Self, EngineError> {
+        let (facts, connection) = Facts::gather(&client)?;
+        Ok(Self { client, connection, facts })
+    }
+
+    /// The compression that this engine reads back.
+    pub fn codec(&self) -> Codec {
+        if self.facts.server.reads_zstd() { Codec::Zstd } else { Codec::Gzip }
+    }
+}

@@ -1,1 +1,17 @@
 //! The cache on disk: an OCI image layout that holds BuildKit cache records and stage images.
+//!
+//! Knows no engine and no CI. From the bottom: [`digest`] names bytes, [`codec`] packs them,
+//! [`directory`] keeps them as blobs, [`oci`] and [`records`] are the documents among them,
+//! [`live`] and [`verify`] say which are needed and which are good, and [`archive`] is what we
+//! make of it all.
+
+pub mod archive;
+pub mod codec;
+pub mod digest;
+pub mod directory;
+mod gzip;
+pub mod live;
+pub mod oci;
+pub mod records;
+pub mod tarball;
+pub mod verify;

@@ -1,1 +1,62 @@
-//! What people and scripts see: messages, progress, and results.
+//! What people see while we work: messages and progress, all on standard error.
+//!
+//! Results for scripts go to standard output and are none of this module's business.
+
+mod progress;
+mod sanitize;
+mod size;
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+pub use progress::{Progress, Task};
+pub use sanitize::sanitized;
+pub use size::bytes;
+
+/// Where messages go and how much of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Reporter {
+    quiet: bool,
+    bars: bool,
+}
+
+impl Reporter {
+    /// For a program at work: bars on a terminal that a person watches, lines elsewhere.
+    pub fn new(quiet: bool) -> Self {
+        let set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+        // CI systems give steps a terminal, and a bar floods their logs.
+        Self { quiet, bars: io::stderr().is_terminal() && !set("CI") && !dumb && !quiet }
+    }
+
+    /// Says what happens.
+    pub fn info(&self, message: impl AsRef<str>) {
+        if !self.quiet {
+            line("", message.as_ref());
+        }
+    }
+
+    /// Says what is wrong but does not stop us.
+    pub fn warn(&self, message: impl AsRef<str>) {
+        line("warning: ", message.as_ref());
+    }
+
+    /// Says what stopped us.
+    pub fn error(&self, message: impl AsRef<str>) {
+        line("error: ", message.as_ref());
+    }
+
+    /// Shows how many bytes have passed; `total` is 0 if it is not known.
+    pub fn progress(&self, label: &str, total: u64) -> Progress {
+        Progress::start(label, total, self.bars, self.quiet)
+    }
+
+    /// Shows that something of unknown length is going on.
+    pub fn task(&self, label: &str) -> Task {
+        Task::start(label, self.quiet)
+    }
+}
+
+/// Writes one message; nothing to be done if standard error is gone.
+fn line(prefix: &str, message: &str) {
+    let _ = writeln!(io::stderr(), "dockercache: {prefix}{}", sanitized(message));
+}

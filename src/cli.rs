@@ -1,0 +1,295 @@
+//! The command line: what can be typed, and nothing of what it does.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::engine::strategy::Strategy;
+
+const EXAMPLES: &str = "\
+Examples:
+  The whole job of a CI machine that starts empty; the CI's own cache carries the directory:
+    export DOCKERCACHE_DIR=/tmp/dockercache
+    dockercache restore
+    dockercache build -t app .
+    dockercache save
+
+  Keep your own build command:
+    docker buildx build $(dockercache restore) -t app .
+    dockercache save -t app .
+
+  A key for the CI's cache, known before the build:
+    dockercache key --format json -t app .
+
+Exit codes:
+  0  hit, miss, or nothing to save    3  the archive is corrupt
+  1  with --strict: a miss            4  the engine is not reachable, or failed
+  2  wrong usage or configuration     5  a file can't be read or written, or no space
+  `build` ends with what the build ended with: a cache problem never fails it.";
+
+/// Docker layer caching for CI machines that start with an empty engine.
+///
+/// Keeps the build cache of every stage of a Dockerfile in one directory, which your CI's cache
+/// carries from job to job, and drops whatever the last build no longer uses.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Build as `docker build` does, with the restored cache
+    ///
+    /// Takes the arguments of `docker build` and `docker buildx build` and adds --cache-from.
+    /// The image and its tags are those of your own build. A cache that is missing, damaged or
+    /// of no use to this engine is left out, and the build runs without it.
+    Build(BuildArgs),
+    /// Write the last build's cache into the directory
+    ///
+    /// Without build arguments, saves what the last `dockercache build` with this directory
+    /// built. With the arguments of a plain `docker build`, saves what that built.
+    Save(SaveArgs),
+    /// Check the directory and make its cache ready for a build
+    ///
+    /// Verifies every blob, leaves out what is damaged, and loads images where the classic
+    /// builder needs them. Prints the flags for a plain `docker buildx build` on standard output.
+    Restore(RestoreArgs),
+    /// Print cache keys, known before the build, most exact first
+    Key(KeyArgs),
+    /// Show what is in the directory: stages, layers, sizes, what is shared and what is dead
+    Inspect(InspectArgs),
+    /// Delete what an OCI image layout no longer uses; also works on a buildx local cache
+    Prune(PruneArgs),
+}
+
+/// Where the archive is.
+#[derive(Debug, Args)]
+pub struct Directory {
+    /// The archive's directory
+    #[arg(long = "cache-dir", value_name = "DIR", env = "DOCKERCACHE_DIR",
+          default_value = "/tmp/dockercache")]
+    pub dir: PathBuf,
+}
+
+/// How a command speaks.
+#[derive(Debug, Args)]
+pub struct Speech {
+    /// What to print on standard output
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+    /// Say nothing but warnings and errors
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Fail on a miss, and on what is otherwise a warning
+    #[arg(long, env = "DOCKERCACHE_STRICT")]
+    pub strict: bool,
+}
+
+/// Forms of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// One JSON object with a schema version
+    Json,
+    /// `NAME=value` lines for a shell
+    Env,
+    /// For `$GITHUB_OUTPUT`
+    Github,
+}
+
+/// How the engine is used.
+#[derive(Debug, Args)]
+pub struct Engine {
+    /// Overrule the detected strategy: buildkit-local, buildkit-replay or classic
+    #[arg(long, value_name = "NAME", env = "DOCKERCACHE_STRATEGY")]
+    pub strategy: Option<Strategy>,
+}
+
+/// `build`
+#[derive(Debug, Args)]
+#[command(override_usage = "dockercache build [any arguments of docker build]")]
+pub struct BuildArgs {
+    /// Arguments of `docker build`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+    pub arguments: Vec<OsString>,
+}
+
+/// `save`
+#[derive(Debug, Args)]
+pub struct SaveArgs {
+    /// The directory
+    #[command(flatten)]
+    pub directory: Directory,
+    /// Also write the archive as one file: .tar, .tar.gz or .tar.zst
+    #[arg(long, value_name = "FILE")]
+    pub archive: Option<PathBuf>,
+    /// Save tagged images with their history instead of a build (classic builder)
+    #[arg(long, value_name = "NAME", conflicts_with = "from_log")]
+    pub image: Vec<String>,
+    /// Save the images that a build's log names, from a file or `-` (classic builder)
+    #[arg(long, value_name = "FILE")]
+    pub from_log: Option<PathBuf>,
+    /// The engine
+    #[command(flatten)]
+    pub engine: Engine,
+    /// The output
+    #[command(flatten)]
+    pub speech: Speech,
+    /// Arguments of the `docker build` to save
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BUILD ARGUMENTS")]
+    pub arguments: Vec<OsString>,
+}
+
+/// `restore`
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The directory
+    #[command(flatten)]
+    pub directory: Directory,
+    /// Unpack this file of `save --archive` into the directory first
+    #[arg(long, value_name = "FILE")]
+    pub archive: Option<PathBuf>,
+    /// The engine
+    #[command(flatten)]
+    pub engine: Engine,
+    /// The output
+    #[command(flatten)]
+    pub speech: Speech,
+}
+
+/// `key`
+#[derive(Debug, Args)]
+pub struct KeyArgs {
+    /// A name that keeps projects apart; default: the context's directory
+    #[arg(long, value_name = "NAME", env = "DOCKERCACHE_PROJECT")]
+    pub project: Option<String>,
+    /// Anything else that shall change all keys
+    #[arg(long, value_name = "TEXT", default_value = "", env = "DOCKERCACHE_SALT")]
+    pub salt: String,
+    /// Also write one file per level into this directory, for keys made of checksums
+    #[arg(long, value_name = "DIR")]
+    pub write: Option<PathBuf>,
+    /// Print the files that count, one per line, instead of keys
+    #[arg(long)]
+    pub list_inputs: bool,
+    /// The engine
+    #[command(flatten)]
+    pub engine: Engine,
+    /// The output
+    #[command(flatten)]
+    pub speech: Speech,
+    /// Arguments of the `docker build` to come
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BUILD ARGUMENTS")]
+    pub arguments: Vec<OsString>,
+}
+
+/// `inspect`
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// The directory; default: DOCKERCACHE_DIR
+    #[arg(value_name = "DIR")]
+    pub path: Option<PathBuf>,
+    /// The directory
+    #[command(flatten)]
+    pub directory: Directory,
+    /// The output
+    #[command(flatten)]
+    pub speech: Speech,
+}
+
+/// `prune`
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// The directory; default: DOCKERCACHE_DIR
+    #[arg(value_name = "DIR")]
+    pub path: Option<PathBuf>,
+    /// The directory
+    #[command(flatten)]
+    pub directory: Directory,
+    /// The output
+    #[command(flatten)]
+    pub speech: Speech,
+}
+
+/// Parses the program's arguments.
+///
+/// Our own options may stand anywhere among the build arguments: they are moved to the front,
+/// since after the first build argument the parser would take all for the build's.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let words: Vec<OsString> = words.into_iter().collect();
+    Cli::try_parse_from(own_options_first(words))
+}
+
+fn own_options_first(words: Vec<OsString>) -> Vec<OsString> {
+    let command = Cli::command();
+    let verb = words.get(1).and_then(|w| w.to_str()).filter(|v| ["save", "key"].contains(v));
+    let Some(verb) = verb.and_then(|v| command.find_subcommand(v)) else { return words };
+    let takes_value = |name: &str| {
+        let argument = verb.get_arguments().find(|a| a.get_long() == Some(name))?;
+        Some(argument.get_action().takes_values())
+    };
+    let mut own = words[..2].to_vec();
+    let mut rest = Vec::new();
+    let mut remaining = words.into_iter().skip(2);
+    while let Some(word) = remaining.next() {
+        if word == "--" {
+            rest.extend(remaining.by_ref());
+            break;
+        }
+        let text = word.to_string_lossy().into_owned();
+        let name = text.strip_prefix("--").map(|n| n.split('=').next().unwrap_or(n));
+        match name.and_then(takes_value) {
+            Some(with_value) => {
+                own.push(word);
+                if with_value && !text.contains('=') {
+                    own.extend(remaining.next());
+                }
+            }
+            None => rest.push(word),
+        }
+    }
+    // A separator makes even the first build argument the build's.
+    if !rest.is_empty() {
+        own.push("--".into());
+        own.extend(rest);
+    }
+    own
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn own_options_may_stand_among_the_builds() {
+        for line in [
+            "dockercache key --format json -t app -f Other .",
+            "dockercache key -t app --format json -f Other .",
+            "dockercache key -t app -f Other . --format=json",
+        ] {
+            let cli = parse(line.split(' ').map(OsString::from)).unwrap();
+            let Verb::Key(args) = cli.verb else { panic!("{line}") };
+            assert_eq!(args.speech.format, Format::Json, "{line}");
+            assert_eq!(args.arguments, ["-t", "app", "-f", "Other", "."], "{line}");
+        }
+    }
+
+    #[test]
+    fn build_passes_everything_on() {
+        let line = "dockercache build --quiet -t app --format x .";
+        let cli = parse(line.split(' ').map(OsString::from)).unwrap();
+        let Verb::Build(args) = cli.verb else { panic!() };
+        assert_eq!(args.arguments, ["--quiet", "-t", "app", "--format", "x", "."]);
+    }
+}

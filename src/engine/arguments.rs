@@ -1,0 +1,339 @@
+//! The arguments of `docker build` and `docker buildx build`, understood as the client does.
+//!
+//! Follows the flags of docker 20.10 to 29 and buildx 0.13 to 0.36. What we do not know is
+//! passed on untouched.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Long flags that take no value of their own.
+const SWITCHES: &[&str] = &[
+    "check",
+    "compress",
+    "debug",
+    "disable-content-trust",
+    "force-rm",
+    "help",
+    "load",
+    "no-cache",
+    "pull",
+    "push",
+    "quiet",
+    "rm",
+    "squash",
+    "stream",
+];
+
+/// Long flags that take a value, in the same or in the next word.
+const VALUES: &[&str] = &[
+    "add-host",
+    "allow",
+    "annotation",
+    "attest",
+    "build-arg",
+    "build-context",
+    "builder",
+    "cache-from",
+    "cache-to",
+    "call",
+    "cgroup-parent",
+    "cpu-period",
+    "cpu-quota",
+    "cpu-shares",
+    "cpuset-cpus",
+    "cpuset-mems",
+    "file",
+    "iidfile",
+    "isolation",
+    "label",
+    "memory",
+    "memory-swap",
+    "metadata-file",
+    "network",
+    "no-cache-filter",
+    "output",
+    "platform",
+    "policy",
+    "print",
+    "progress",
+    "provenance",
+    "sbom",
+    "secret",
+    "security-opt",
+    "shm-size",
+    "ssh",
+    "tag",
+    "target",
+    "ulimit",
+];
+
+/// One-letter forms.
+const SHORT: &[(u8, &str)] = &[
+    (b'D', "debug"),
+    (b'c', "cpu-shares"),
+    (b'f', "file"),
+    (b'h', "help"),
+    (b'm', "memory"),
+    (b'o', "output"),
+    (b'q', "quiet"),
+    (b't', "tag"),
+];
+
+/// One argument.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Part {
+    /// A flag by its long name, with its value if it has one.
+    Flag(String, Option<OsString>),
+    /// The build context, or what the client will complain about.
+    Positional(OsString),
+}
+
+/// Parsed build arguments.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildArguments {
+    parts: Vec<Part>,
+}
+
+/// Where the build context comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContextSource {
+    /// A directory of this machine.
+    Directory(PathBuf),
+    /// Standard input: a tar, or a Dockerfile alone.
+    Stdin,
+    /// A git repository or an archive that the builder fetches.
+    Remote(String),
+    /// No context was named.
+    Absent,
+}
+
+impl BuildArguments {
+    /// Parses the words after `build`.
+    pub fn parse(words: impl IntoIterator<Item = OsString>) -> Self {
+        let mut parts = Vec::new();
+        let mut words = words.into_iter();
+        while let Some(word) = words.next() {
+            let bytes = word.as_bytes();
+            if bytes == b"--" {
+                parts.extend(words.by_ref().map(Part::Positional));
+            } else if let Some(long) = bytes.strip_prefix(b"--") {
+                let (name, value) = match long.iter().position(|&b| b == b'=') {
+                    Some(at) => (&long[..at], Some(OsStr::from_bytes(&long[at + 1..]).to_owned())),
+                    None => (long, None),
+                };
+                let name = String::from_utf8_lossy(name).into_owned();
+                let value = if value.is_none() && VALUES.contains(&name.as_str()) {
+                    words.next()
+                } else {
+                    value
+                };
+                parts.push(Part::Flag(name, value));
+            } else if bytes.len() > 1 && bytes[0] == b'-' {
+                parse_short(&bytes[1..], &mut words, &mut parts);
+            } else {
+                parts.push(Part::Positional(word));
+            }
+        }
+        Self { parts }
+    }
+
+    /// All values of a flag, in order.
+    pub fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a OsStr> {
+        self.parts.iter().filter_map(move |part| match part {
+            Part::Flag(flag, Some(value)) if flag == name => Some(value.as_os_str()),
+            _ => None,
+        })
+    }
+
+    /// The value that counts when a flag is given more than once: the last.
+    pub fn value(&self, name: &str) -> Option<&OsStr> {
+        self.parts.iter().rev().find_map(|part| match part {
+            Part::Flag(flag, Some(value)) if flag == name => Some(value.as_os_str()),
+            _ => None,
+        })
+    }
+
+    /// Whether a switch is on; `--flag=false` turns it off.
+    pub fn switch(&self, name: &str) -> bool {
+        self.parts.iter().rev().find_map(|part| match part {
+            Part::Flag(flag, value) if flag == name => {
+                Some(value.as_deref().is_none_or(|v| v != "false" && v != "0"))
+            }
+            _ => None,
+        }) == Some(true)
+    }
+
+    /// The build context.
+    pub fn context(&self) -> ContextSource {
+        let first = self.parts.iter().find_map(|part| match part {
+            Part::Positional(word) => Some(word),
+            Part::Flag(..) => None,
+        });
+        let Some(word) = first else { return ContextSource::Absent };
+        let text = word.to_string_lossy();
+        if text == "-" {
+            ContextSource::Stdin
+        } else if !Path::new(word).exists() && is_remote(&text) {
+            ContextSource::Remote(text.into_owned())
+        } else {
+            ContextSource::Directory(PathBuf::from(word))
+        }
+    }
+
+    /// The Dockerfile's path, by default the one in the context; `None` if it comes from
+    /// standard input or from a context that is not here.
+    pub fn dockerfile(&self) -> Option<PathBuf> {
+        match (self.value("file"), self.context()) {
+            (Some(file), _) if file == "-" => None,
+            (Some(file), _) => Some(PathBuf::from(file)),
+            (None, ContextSource::Directory(dir)) => Some(dir.join("Dockerfile")),
+            (None, _) => None,
+        }
+    }
+
+    /// Build arguments by name. One without a value is taken from the environment.
+    pub fn build_args(
+        &self,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> BTreeMap<String, String> {
+        let mut args = BTreeMap::new();
+        for value in self.values("build-arg") {
+            let text = value.to_string_lossy();
+            match text.split_once('=') {
+                Some((name, value)) => {
+                    args.insert(name.to_owned(), value.to_owned());
+                }
+                None => {
+                    args.extend(environment(&text).map(|value| (text.into_owned(), value)));
+                }
+            }
+        }
+        args
+    }
+
+    /// The words again, without these flags.
+    pub fn without(&self, flags: &[&str]) -> Vec<OsString> {
+        self.words(|flag| !flags.contains(&flag))
+    }
+
+    /// The words again.
+    pub fn all(&self) -> Vec<OsString> {
+        self.words(|_| true)
+    }
+
+    fn words(&self, keep: impl Fn(&str) -> bool) -> Vec<OsString> {
+        self.parts
+            .iter()
+            .filter_map(|part| match part {
+                Part::Flag(flag, _) if !keep(flag) => None,
+                Part::Flag(flag, value) => {
+                    let mut word = OsString::from(format!("--{flag}"));
+                    if let Some(value) = value {
+                        word.push("=");
+                        word.push(value);
+                    }
+                    Some(word)
+                }
+                Part::Positional(word) => Some(word.clone()),
+            })
+            .collect()
+    }
+
+    /// Replaces the value of a flag, or adds the flag.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.parts.retain(|part| !matches!(part, Part::Flag(flag, _) if flag == name));
+        self.parts.insert(0, Part::Flag(name.to_owned(), Some(value.into())));
+        self
+    }
+}
+
+/// A group such as `-qt app`: switches, then at most one flag with a value.
+fn parse_short(group: &[u8], words: &mut impl Iterator<Item = OsString>, parts: &mut Vec<Part>) {
+    for (at, letter) in group.iter().enumerate() {
+        let Some((_, name)) = SHORT.iter().find(|(l, _)| l == letter) else {
+            // Unknown: the client shall say so.
+            let mut word = OsString::from("-");
+            word.push(OsStr::from_bytes(&group[at..]));
+            parts.push(Part::Positional(word));
+            return;
+        };
+        if SWITCHES.contains(name) {
+            parts.push(Part::Flag((*name).to_owned(), None));
+            continue;
+        }
+        let rest = &group[at + 1..];
+        let rest = rest.strip_prefix(b"=").unwrap_or(rest);
+        let value = if at + 1 == group.len() {
+            words.next()
+        } else {
+            Some(OsStr::from_bytes(rest).to_owned())
+        };
+        parts.push(Part::Flag((*name).to_owned(), value));
+        return;
+    }
+}
+
+/// What the docker client takes for a URL or a git repository.
+fn is_remote(text: &str) -> bool {
+    ["http://", "https://", "git://", "git@", "ssh://", "github.com/"]
+        .iter()
+        .any(|prefix| text.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> BuildArguments {
+        BuildArguments::parse(words.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn the_context_is_found_between_flags() {
+        for words in [
+            &["-t", "app", "."][..],
+            &[".", "-t", "app"],
+            &["--tag=app", "."],
+            &["-qt", "app", "."],
+            &["-tapp", "--no-cache", "."],
+            &["--build-arg", "A=1", ".", "--pull"],
+            &["--tag", "app", "--", "."],
+        ] {
+            let arguments = parse(words);
+            assert_eq!(arguments.context(), ContextSource::Directory(".".into()), "{words:?}");
+        }
+        assert_eq!(parse(&["-"]).context(), ContextSource::Stdin);
+        assert_eq!(parse(&["-t", "x"]).context(), ContextSource::Absent);
+        let git = "https://example.com/x.git#main";
+        assert_eq!(parse(&[git]).context(), ContextSource::Remote(git.into()));
+    }
+
+    #[test]
+    fn the_last_value_counts_and_switches_can_be_turned_off() {
+        let arguments = parse(&["-f", "a", "--file=b", "--no-cache", "--no-cache=false", "."]);
+        assert_eq!(arguments.value("file"), Some(OsStr::new("b")));
+        assert!(!arguments.switch("no-cache"));
+        assert!(parse(&["-q", "."]).switch("quiet"));
+    }
+
+    #[test]
+    fn what_is_passed_on_means_the_same() {
+        let arguments = parse(&["-qt", "app:1", "--build-arg", "A=b c", "--frobnicate", "ctx"]);
+        let words = arguments.without(&["tag", "quiet"]);
+        assert_eq!(words, ["--build-arg=A=b c", "--frobnicate", "ctx"]);
+        assert_eq!(BuildArguments::parse(arguments.all()), arguments);
+    }
+
+    #[test]
+    fn a_build_argument_without_value_comes_from_the_environment() {
+        let arguments = parse(&["--build-arg", "A", "--build-arg=B=2", "--build-arg", "C", "."]);
+        let args = arguments.build_args(|name| (name == "A").then(|| "from outside".to_owned()));
+        let expected = [("A", "from outside"), ("B", "2")];
+        assert_eq!(args, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+    }
+}

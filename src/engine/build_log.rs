@@ -1,0 +1,221 @@
+//! What a builder's log says of each step: taken from the cache, or executed.
+//!
+//! Reads BuildKit's `--progress=plain` and the classic builder's output, line by line.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What became of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Nothing was said of its end: the build failed before.
+    Unfinished,
+    /// Taken from the cache.
+    Cached,
+    /// Run.
+    Executed,
+}
+
+/// A step of a stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggedStep {
+    /// The stage's name, `stage-N` for one without, and empty in a Dockerfile of one stage.
+    pub stage: String,
+    /// The instruction as the builder prints it.
+    pub text: String,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+impl LoggedStep {
+    /// Whether this is the stage's base, not an instruction that runs.
+    pub fn is_from(&self) -> bool {
+        self.text.get(..5).is_some_and(|t| t.eq_ignore_ascii_case("FROM "))
+    }
+}
+
+/// A BuildKit log as it comes in.
+#[derive(Clone, Debug, Default)]
+pub struct BuildkitLog {
+    steps: BTreeMap<u32, LoggedStep>,
+}
+
+impl BuildkitLog {
+    /// Takes one line, without its end.
+    pub fn line(&mut self, line: &str) {
+        let Some((number, rest)) = line.strip_prefix('#').and_then(|l| l.split_once(' ')) else {
+            return;
+        };
+        let Ok(number) = number.parse::<u32>() else { return };
+        if let Some((label, text)) = rest.strip_prefix('[').and_then(|r| r.split_once("] ")) {
+            if let Some(stage) = stage_of(label) {
+                self.steps.entry(number).or_insert_with(|| LoggedStep {
+                    stage: stage.to_owned(),
+                    text: text.to_owned(),
+                    outcome: Outcome::Unfinished,
+                });
+            }
+        } else if let Some(step) = self.steps.get_mut(&number) {
+            if rest == "CACHED" {
+                step.outcome = Outcome::Cached;
+            } else if rest.starts_with("DONE ") && step.outcome == Outcome::Unfinished {
+                step.outcome = Outcome::Executed;
+            }
+        }
+    }
+
+    /// The steps in the order of their numbers.
+    pub fn into_steps(self) -> Vec<LoggedStep> {
+        self.steps.into_values().collect()
+    }
+}
+
+/// The stage in a label such as `linux/amd64 build 2/4`, `build 2/4` or `2/4`; `None` for other
+/// labels, such as `internal`.
+fn stage_of(label: &str) -> Option<&str> {
+    let (before, count) = label.rsplit_once(' ').unwrap_or(("", label));
+    let (at, of) = count.split_once('/')?;
+    at.parse::<u32>().ok()?;
+    of.parse::<u32>().ok()?;
+    Some(before.rsplit(' ').next().unwrap_or_default())
+}
+
+/// A step of the classic builder, with the image that it gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassicStep {
+    /// The instruction as the builder prints it.
+    pub text: String,
+    /// The image after the step: the first 12 digits of its ID. Empty until it is known.
+    pub image: String,
+    /// Whether it came from the cache.
+    pub cached: bool,
+}
+
+/// The classic builder's log as it comes in.
+#[derive(Clone, Debug, Default)]
+pub struct ClassicLog {
+    steps: Vec<ClassicStep>,
+}
+
+impl ClassicLog {
+    /// Takes one line, without its end.
+    pub fn line(&mut self, line: &str) {
+        if let Some(text) = line.strip_prefix("Step ").and_then(|l| l.split_once(" : ")) {
+            self.steps.push(ClassicStep {
+                text: text.1.to_owned(),
+                image: String::new(),
+                cached: false,
+            });
+            return;
+        }
+        let Some(step) = self.steps.last_mut() else { return };
+        match line.strip_prefix(" ---> ") {
+            Some("Using cache") => step.cached = true,
+            Some(id) if is_image_id(id) => id.clone_into(&mut step.image),
+            _ => {}
+        }
+    }
+
+    /// The steps in order; a stage begins with each `FROM`.
+    pub fn steps(&self) -> &[ClassicStep] {
+        &self.steps
+    }
+
+    /// The steps as BuildKit's log would give them; stages are numbered.
+    pub fn logged_steps(&self) -> Vec<LoggedStep> {
+        let mut stage = 0;
+        let mut begun = false;
+        self.steps
+            .iter()
+            .map(|step| {
+                let mut logged = LoggedStep {
+                    stage: String::new(),
+                    text: step.text.clone(),
+                    outcome: match (step.cached, step.image.is_empty()) {
+                        (true, _) => Outcome::Cached,
+                        (false, true) => Outcome::Unfinished,
+                        (false, false) => Outcome::Executed,
+                    },
+                };
+                if logged.is_from() {
+                    stage += usize::from(begun);
+                    begun = true;
+                }
+                logged.stage = format!("stage-{stage}");
+                logged
+            })
+            .collect()
+    }
+}
+
+fn is_image_id(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buildkit_steps_are_told_apart_from_their_output() {
+        let mut log = BuildkitLog::default();
+        for line in [
+            "#1 [internal] load build definition from Dockerfile",
+            "#1 DONE 0.0s",
+            "#5 [build 1/3] FROM docker.io/library/busybox:1",
+            "#5 DONE 0.0s",
+            "#6 [build 2/3] RUN make all",
+            "#6 0.312 CACHED",
+            "#6 DONE 1.2s",
+            "#7 [stage-1 2/2] COPY --from=build /a /a",
+            "#7 CACHED",
+            "#8 [linux/arm64 build 3/3] RUN [ -e /x ] && echo",
+            "#8 ERROR: process failed",
+            "#9 exporting to image",
+            "#9 DONE 0.1s",
+        ] {
+            log.line(line);
+        }
+        let steps: Vec<_> =
+            log.into_steps().into_iter().map(|s| (s.stage, s.text, s.outcome)).collect();
+        let step = |s: &str, t: &str, o| (s.to_owned(), t.to_owned(), o);
+        assert_eq!(
+            steps,
+            [
+                step("build", "FROM docker.io/library/busybox:1", Outcome::Executed),
+                step("build", "RUN make all", Outcome::Executed),
+                step("stage-1", "COPY --from=build /a /a", Outcome::Cached),
+                step("build", "RUN [ -e /x ] && echo", Outcome::Unfinished),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_classic_log_names_the_image_of_each_step() {
+        let mut log = ClassicLog::default();
+        for line in [
+            "Step 1/4 : FROM busybox:1 AS a",
+            " ---> 0123456789ab",
+            "Step 2/4 : RUN echo ' ---> Using cache'",
+            " ---> Running in ffffffffffff",
+            " ---> Using cache?",
+            "Removing intermediate container ffffffffffff",
+            " ---> aaaaaaaaaaaa",
+            "Step 3/4 : FROM a",
+            " ---> aaaaaaaaaaaa",
+            "Step 4/4 : COPY --from=a /x /x",
+            " ---> Using cache",
+            " ---> bbbbbbbbbbbb",
+            "Successfully built bbbbbbbbbbbb",
+        ] {
+            log.line(line);
+        }
+        let images: Vec<_> = log.steps().iter().map(|s| s.image.as_str()).collect();
+        assert_eq!(images, ["0123456789ab", "aaaaaaaaaaaa", "aaaaaaaaaaaa", "bbbbbbbbbbbb"]);
+        let logged = log.logged_steps();
+        assert_eq!(logged[1].outcome, Outcome::Executed);
+        assert_eq!((logged[3].stage.as_str(), logged[3].outcome), ("stage-1", Outcome::Cached));
+    }
+}

@@ -1,0 +1,76 @@
+//! What every strategy is asked to take out of an engine, and what it gives back.
+
+use std::path::{Path, PathBuf};
+
+use super::arguments::BuildArguments;
+use super::build_log::{ClassicStep, LoggedStep};
+use crate::layout::archive::{About, Archive, StageAbout};
+
+/// A stage whose cache is wanted.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    /// Its place in the Dockerfile.
+    pub index: usize,
+    /// The name by which `--target` reaches it in [`Request::dockerfile`].
+    pub target: String,
+    /// What the archive says of it.
+    pub about: StageAbout,
+    /// Whether the builder is known to have executed one of its steps.
+    pub executed: bool,
+}
+
+/// A build whose cache is wanted.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// The user's arguments.
+    pub arguments: &'a BuildArguments,
+    /// The Dockerfile, in which every stage has a name.
+    pub dockerfile: &'a [u8],
+    /// The `<Dockerfile>.dockerignore` that belongs to it, if there is one.
+    pub ignore_file: Option<PathBuf>,
+    /// The stages that are alive, dependencies first.
+    pub stages: &'a [Stage],
+    /// What became of each step, if the build ran under our eyes.
+    pub steps: Option<&'a [LoggedStep]>,
+    /// The classic builder's steps, if the build ran under our eyes.
+    pub images: Option<&'a [ClassicStep]>,
+    /// What to note in the archive.
+    pub about: About,
+    /// The directory of the cache that the build was offered, in the form of `--cache-from`.
+    pub offer: &'a [String],
+}
+
+/// What was taken.
+#[derive(Debug)]
+pub struct Captured {
+    /// The new archive: every blob is written, `index.json` is not.
+    pub archive: Archive,
+    /// Names of the stages that were taken from the engine.
+    pub taken: Vec<String>,
+    /// Names of the stages that were kept from the old archive.
+    pub kept: Vec<String>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// `--cache-from` for a cache directory.
+pub fn local_cache(kind: &str, dir: &Path) -> String {
+    let field = format!("{kind}={}", dir.display());
+    // The client reads the value as CSV.
+    if field.contains([',', '"', '\n']) {
+        format!("type=local,\"{}\"", field.replace('"', "\"\""))
+    } else {
+        format!("type=local,{field}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_with_a_comma_is_quoted_as_csv() {
+        assert_eq!(local_cache("src", Path::new("/tmp/c")), "type=local,src=/tmp/c");
+        assert_eq!(local_cache("src", Path::new("/tmp/a,b")), r#"type=local,"src=/tmp/a,b""#);
+    }
+}

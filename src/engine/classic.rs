@@ -1,0 +1,319 @@
+//! Strategy `classic`: the builder before BuildKit, on an engine with a graph driver.
+//!
+//! Its cache are images. One is left after every step, each pointing at its parent. They are
+//! saved together, since a parent link is written only where the parent is in the same tar.
+//! After loading, engines before the fix of CVE-2024-24557 hit by these links; later ones hit
+//! when the last image of every stage is named with `--cache-from`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::Path;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::Engine;
+use super::build_log::ClassicStep;
+use super::capture::{Captured, Request};
+use super::error::EngineError;
+use super::images::{self, EngineImage};
+use super::run::{self, Echo};
+use super::saved;
+use crate::layout::archive::{Archive, ImageNote, Role, StageAbout, StoredImage, write_image};
+use crate::layout::digest::Digest;
+use crate::layout::directory::Layout;
+use crate::layout::tarball::{self, Tags};
+use crate::report::Reporter;
+
+/// Flags of the user's build that reading its log again must not repeat.
+const NOT_REPEATED: &[&str] = &["cache-from", "iidfile", "no-cache", "quiet", "tag"];
+
+/// An image of the engine that belongs to the cache.
+#[derive(Clone, Debug)]
+struct Wanted {
+    role: Role,
+    name: String,
+    tags: Vec<String>,
+    parent: Option<Digest>,
+    /// In which stage it ends, for a stage's last image.
+    stage: Option<usize>,
+}
+
+/// Takes the images of all steps out of the engine.
+pub fn capture(
+    engine: &Engine,
+    layout: &Layout,
+    old: &Archive,
+    request: Request<'_>,
+    reporter: &Reporter,
+) -> Result<Captured, EngineError> {
+    let again;
+    let steps = match request.images {
+        Some(steps) if steps.iter().all(|s| !s.image.is_empty()) && !steps.is_empty() => steps,
+        _ => {
+            let _task = reporter.task("reading the build's images from cache");
+            let mut words: Vec<OsString> =
+                request.offer.iter().map(|id| format!("--cache-from={id}").into()).collect();
+            words.extend(request.arguments.without(NOT_REPEATED));
+            let finished = run::classic(&engine.client, &words, Echo::Hidden)?;
+            if !finished.status.success() {
+                let last = finished.tail.last().cloned().unwrap_or_default();
+                return Err(EngineError::failed("repeat the build from cache", last));
+            }
+            again = finished.images;
+            &again
+        }
+    };
+    let wanted = images_of(engine, steps, &request)?;
+    capture_images(engine, layout, old, wanted, request, reporter)
+}
+
+/// Takes named images with their history out of the engine: the recipe of 2018. The names
+/// become tags in the archive.
+pub fn capture_named(
+    engine: &Engine,
+    layout: &Layout,
+    old: &Archive,
+    names: &[String],
+    request: Request<'_>,
+    reporter: &Reporter,
+) -> Result<Captured, EngineError> {
+    let mut wanted = BTreeMap::new();
+    for (stage, name) in names.iter().enumerate() {
+        let image = images::look_at(&engine.client, name)?.ok_or_else(|| {
+            EngineError::Unsupported(format!("there is no image `{name}` on the engine"))
+        })?;
+        if image.parent.is_none() && image.layers > 1 {
+            return Err(EngineError::Unsupported(format!(
+                "image `{name}` has no history on this engine (`docker history` shows \
+                 `<missing>`), because BuildKit built it or it was pulled: its layers are no cache \
+                 for anyone. Use `dockercache build` and `dockercache save`, which carry BuildKit's \
+                 own cache of every stage"
+            )));
+        }
+        let id = add(engine, &mut wanted, name, Role::Stage, Some(stage))?;
+        if let Some(image) = wanted.get_mut(&id) {
+            name.clone_into(&mut image.name);
+        }
+    }
+    capture_images(engine, layout, old, wanted, request, reporter)
+}
+
+/// The images after each step, their parents, and the bases.
+fn images_of(
+    engine: &Engine,
+    steps: &[ClassicStep],
+    request: &Request<'_>,
+) -> Result<BTreeMap<Digest, Wanted>, EngineError> {
+    let mut wanted: BTreeMap<Digest, Wanted> = BTreeMap::new();
+    let mut made = BTreeSet::new();
+    let mut stage = 0;
+    for (at, step) in steps.iter().enumerate() {
+        if step.image.is_empty() {
+            // `FROM scratch` has no image.
+            continue;
+        }
+        let is_from = step.text.get(..5).is_some_and(|t| t.eq_ignore_ascii_case("FROM "));
+        let next_is_from = steps
+            .get(at + 1)
+            .is_none_or(|s| s.text.get(..5).is_some_and(|t| t.eq_ignore_ascii_case("FROM ")));
+        let is_base = is_from && !made.contains(&step.image);
+        made.insert(step.image.clone());
+        let role = match (is_base, next_is_from) {
+            (true, _) => Role::Base,
+            (false, true) => Role::Stage,
+            (false, false) => Role::Step,
+        };
+        let id = add(engine, &mut wanted, &step.image, role, next_is_from.then_some(stage))?;
+        if let (Some(image), Some(known)) = (wanted.get_mut(&id), request.stages.get(stage)) {
+            if next_is_from {
+                known.about.name.clone_into(&mut image.name);
+            }
+        }
+        stage += usize::from(next_is_from);
+    }
+    Ok(wanted)
+}
+
+/// Adds an image and all its parents; gives its ID.
+fn add(
+    engine: &Engine,
+    wanted: &mut BTreeMap<Digest, Wanted>,
+    name: &str,
+    role: Role,
+    stage: Option<usize>,
+) -> Result<Digest, EngineError> {
+    let EngineImage { id, parent, tags, .. } =
+        images::look_at(&engine.client, name)?.ok_or_else(|| {
+            EngineError::failed("name the build's images", format!("image `{name}` is gone"))
+        })?;
+    let entry = wanted.entry(id.clone()).or_insert_with(|| Wanted {
+        role: Role::Step,
+        name: id.short().to_owned(),
+        tags: Vec::new(),
+        parent: parent.clone(),
+        stage: None,
+    });
+    match role {
+        // `FROM` needs the base by its tag, or goes to the registry.
+        Role::Base => {
+            entry.role = Role::Base;
+            entry.tags = tags;
+        }
+        Role::Stage if entry.role == Role::Step => entry.role = Role::Stage,
+        Role::Stage | Role::Step => {}
+    }
+    entry.stage = entry.stage.max(stage);
+    if let Some(parent) = parent.filter(|p| !wanted.contains_key(p)) {
+        // A parent that was pruned is no error: the chain ends there.
+        if images::look_at(&engine.client, parent.as_str())?.is_some() {
+            add(engine, wanted, parent.as_str(), Role::Step, None)?;
+        }
+    }
+    Ok(id)
+}
+
+fn capture_images(
+    engine: &Engine,
+    layout: &Layout,
+    old: &Archive,
+    wanted: BTreeMap<Digest, Wanted>,
+    request: Request<'_>,
+    reporter: &Reporter,
+) -> Result<Captured, EngineError> {
+    let mut about = request.about.clone();
+    let is_same = old.images.len() == wanted.len()
+        && old.images.iter().all(|i| wanted.contains_key(&i.manifest.config.digest));
+    let stored: Vec<StoredImage> =
+        if is_same { old.images.clone() } else { export(engine, layout, old, &wanted, reporter)? };
+    let stage_image = |index: usize| {
+        let (id, _) = wanted.iter().find(|(_, w)| w.stage == Some(index))?;
+        let image = stored.iter().find(|i| i.manifest.config.digest == *id)?;
+        Some(image.descriptor.digest.clone())
+    };
+    about.stages.extend(
+        request
+            .stages
+            .iter()
+            .map(|s| StageAbout { image: stage_image(s.index), ..s.about.clone() }),
+    );
+    let names: Vec<String> = request.stages.iter().map(|s| s.about.name.clone()).collect();
+    let (taken, kept) = if is_same { (Vec::new(), names) } else { (names, Vec::new()) };
+    Ok(Captured {
+        archive: Archive { about: Some(about), cache: None, images: stored },
+        taken,
+        kept,
+        warnings: Vec::new(),
+    })
+}
+
+fn export(
+    engine: &Engine,
+    layout: &Layout,
+    old: &Archive,
+    wanted: &BTreeMap<Digest, Wanted>,
+    reporter: &Reporter,
+) -> Result<Vec<StoredImage>, EngineError> {
+    let progress = reporter.progress("exporting images", 0);
+    let ids: Vec<&str> = wanted.keys().map(Digest::as_str).collect();
+    let stream = engine.connection.export(&ids);
+    let saved =
+        saved::ingest(stream, layout, engine.codec(), &old.layers(), &|n| progress.advance(n))?;
+    let mut stored = Vec::new();
+    for image in &saved {
+        let Some(wanted) = wanted.get(&image.id) else { continue };
+        let note = ImageNote {
+            role: wanted.role,
+            tags: wanted.tags.clone(),
+            parent: wanted.parent.clone().or_else(|| image.parent.clone()),
+        };
+        stored.push(write_image(layout, &image.config, &image.layers, &wanted.name, note)?);
+    }
+    Ok(stored)
+}
+
+/// Loads the archive's images into the engine; gives what `--cache-from` must name.
+pub fn restore(
+    engine: &Engine,
+    layout: &Layout,
+    archive: &Archive,
+    reporter: &Reporter,
+) -> Result<Vec<String>, EngineError> {
+    load(engine, layout, archive, reporter)?;
+    Ok(offer(engine, archive))
+}
+
+/// What `--cache-from` must name for a hit; nothing where parent links are enough.
+pub fn offer(engine: &Engine, archive: &Archive) -> Vec<String> {
+    if engine.facts.server.trusts_loaded_parents() {
+        return Vec::new();
+    }
+    archive
+        .images
+        .iter()
+        .filter(|i| i.note.role == Role::Stage)
+        .map(|i| i.manifest.config.digest.to_string())
+        .collect()
+}
+
+fn load(
+    engine: &Engine,
+    layout: &Layout,
+    archive: &Archive,
+    reporter: &Reporter,
+) -> Result<(), EngineError> {
+    let progress = reporter.progress("loading images", 0);
+    let (sender, mut receiver) = mpsc::channel(16);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let out = io::BufWriter::with_capacity(1 << 18, ChannelWriter { sender });
+            let written =
+                tarball::write(layout, archive, Tags::Noted, out, &|n| progress.advance(n));
+            if let Err(error) = &written {
+                reporter.warn(error.to_string());
+            }
+            written
+        });
+        let chunks = futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx));
+        let loaded = engine.connection.load(chunks);
+        match writer.join() {
+            // The engine's word comes first: ours is only that it hung up.
+            Ok(Err(error)) if loaded.is_ok() => Err(error.into()),
+            _ => loaded,
+        }
+    })
+}
+
+/// Hands what is written to the request that sends it.
+struct ChannelWriter {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+}
+
+impl Write for ChannelWriter {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.sender
+            .blocking_send(Ok(Bytes::copy_from_slice(buffer)))
+            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the engine hung up"))?;
+        Ok(buffer.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads the images of a classic build's log, given as its text.
+pub fn images_in_log(name: &Path, log: &str) -> Result<Vec<ClassicStep>, EngineError> {
+    let mut parsed = super::build_log::ClassicLog::default();
+    log.lines().for_each(|line| parsed.line(line));
+    let steps = parsed.steps();
+    if steps.is_empty() {
+        return Err(EngineError::Unsupported(format!(
+            "log `{}` has no `Step N/M :` and ` ---> ID` lines: BuildKit's log names no images, and \
+             its cache is not made of images. Use `dockercache build` and `dockercache save`",
+            name.display()
+        )));
+    }
+    Ok(steps.to_vec())
+}

@@ -1,0 +1,152 @@
+//! The Docker API through `docker system dial-stdio`, which connects to whatever engine the
+//! user's client is configured for. Image archives are streamed in both directions.
+
+use std::io::{self, Read};
+use std::process::Stdio;
+use std::time::Duration;
+
+use bollard::models::SystemInfo;
+use bollard::query_parameters::ImportImageOptionsBuilder;
+use bollard::{API_DEFAULT_VERSION, BollardRequest};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use hyper::Response;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+use super::client::Client;
+use super::error::EngineError;
+
+/// An export or a load may take hours; bollard's clock runs until the response begins.
+const TRANSFER_TIMEOUT_SECONDS: u64 = 24 * 3600;
+/// How long the engine may take to say its version.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Chunks that wait between the network and a reader; each has some tens of KiB.
+const CHUNKS_AHEAD: usize = 64;
+
+/// A connection to an engine.
+pub struct Connection {
+    runtime: Runtime,
+    api: bollard::Docker,
+}
+
+impl Connection {
+    /// Connects, and agrees on an API version.
+    pub fn open(client: &Client) -> Result<Self, EngineError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(EngineError::io("start threads"))?;
+        let dialler = client.clone();
+        let api = bollard::Docker::connect_with_custom_transport(
+            move |request| dial(dialler.clone(), request),
+            Some("http://docker"),
+            TRANSFER_TIMEOUT_SECONDS,
+            API_DEFAULT_VERSION,
+        )
+        .map_err(|e| EngineError::Unreachable(e.to_string()))?;
+        let negotiated = runtime.block_on(async {
+            tokio::time::timeout(CONNECT_TIMEOUT, api.negotiate_version()).await
+        });
+        let api = negotiated
+            .map_err(|_| EngineError::Unreachable("no answer within a minute".to_owned()))?
+            .map_err(|e| EngineError::Unreachable(e.to_string()))?;
+        Ok(Self { runtime, api })
+    }
+
+    /// The engine's own description.
+    pub fn info(&self) -> Result<SystemInfo, EngineError> {
+        self.runtime
+            .block_on(self.api.info())
+            .map_err(|e| EngineError::failed("describe itself", e))
+    }
+
+    /// Streams `docker save` of these images: a tar.
+    pub fn export(&self, names: &[&str]) -> impl Read + Send + use<> {
+        let api = self.api.clone();
+        let names: Vec<String> = names.iter().map(|&n| n.to_owned()).collect();
+        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+        self.runtime.spawn(async move {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let stream = api.export_images(&names);
+            tokio::pin!(stream);
+            while let Some(chunk) = stream.next().await {
+                let failed = chunk.is_err();
+                if sender.send(chunk.map_err(io::Error::other)).await.is_err() || failed {
+                    break;
+                }
+            }
+        });
+        ChannelReader { receiver, chunk: Bytes::new() }
+    }
+
+    /// Streams a tar into `docker load`.
+    pub fn load(
+        &self,
+        chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<(), EngineError> {
+        self.runtime.block_on(async {
+            let options = ImportImageOptionsBuilder::default().quiet(true).build();
+            let answers = self.api.import_image_stream(options, chunks, None);
+            tokio::pin!(answers);
+            while let Some(answer) = answers.next().await {
+                answer.map_err(|e| EngineError::failed("load images", e))?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Sends one request over a connection of its own.
+async fn dial(
+    client: Client,
+    request: BollardRequest,
+) -> Result<Response<Incoming>, bollard::errors::Error> {
+    let mut command = tokio::process::Command::from(client.command(["system", "dial-stdio"]));
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true)
+        .spawn()?;
+    let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(io::Error::other("`docker system dial-stdio` has no pipes").into());
+    };
+    let stream = TokioIo::new(tokio::io::join(output, input));
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+    tokio::spawn(async move {
+        // The child must live as long as the response's body is being read.
+        let _child = child;
+        let _ = connection.await;
+    });
+    let (mut parts, body) = request.into_parts();
+    parts.headers.insert(hyper::header::HOST, hyper::header::HeaderValue::from_static("docker"));
+    // A server wants the path only.
+    if let Some(path) = parts.uri.path_and_query().cloned() {
+        parts.uri = path.into();
+    }
+    Ok(sender.send_request(BollardRequest::from_parts(parts, body)).await?)
+}
+
+/// Reads what a task of the runtime sends.
+struct ChannelReader {
+    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    chunk: Bytes,
+}
+
+impl Read for ChannelReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(chunk) => self.chunk = chunk?,
+                None => return Ok(0),
+            }
+        }
+        let n = buffer.len().min(self.chunk.len());
+        buffer[..n].copy_from_slice(&self.chunk.split_to(n));
+        Ok(n)
+    }
+}

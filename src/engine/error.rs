@@ -1,0 +1,55 @@
+//! What can go wrong between us and an engine.
+
+use std::io;
+
+use crate::layout::directory::LayoutError;
+
+/// Why an engine did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No docker command.
+    #[error("failed to run `{program}`: {source}")]
+    NoClient {
+        /// The program.
+        program: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The engine does not answer.
+    #[error("the Docker engine is not reachable: {0}")]
+    Unreachable(String),
+    /// The engine answered with an error.
+    #[error("the engine failed to {action}: {reason}")]
+    Failed {
+        /// What it was asked.
+        action: String,
+        /// Its answer.
+        reason: String,
+    },
+    /// The engine, or its builder, can't do it.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The archive could not be read or written meanwhile.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// A pipe or a temporary file failed.
+    #[error("failed to {action}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl EngineError {
+    /// Makes a function that turns an I/O error into ours.
+    pub fn io(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { action, source }
+    }
+
+    /// The engine's answer to what it was asked.
+    pub fn failed(action: impl Into<String>, reason: impl ToString) -> Self {
+        Self::Failed { action: action.into(), reason: reason.to_string() }
+    }
+}

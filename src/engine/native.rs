@@ -1,0 +1,108 @@
+//! Strategy `buildkit-local`: the builder exports the cache directory itself (the containerd
+//! image store, and builders in a container of their own).
+//!
+//! The export goes into a directory aside that shares the archive's blobs by hard links, so that
+//! only new blobs are written and a kill half-way leaves the archive as it was.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::Engine;
+use super::capture::{Captured, Request, local_cache};
+use super::error::EngineError;
+use super::run::{self, Echo};
+use crate::layout::archive::Archive;
+use crate::layout::directory::{Layout, LayoutError};
+use crate::report::Reporter;
+
+/// Flags of the user's build that the export must not repeat.
+const NOT_REPEATED: &[&str] = &[
+    "annotation",
+    "attest",
+    "cache-from",
+    "cache-to",
+    "check",
+    "call",
+    "iidfile",
+    "load",
+    "metadata-file",
+    "no-cache",
+    "no-cache-filter",
+    "output",
+    "print",
+    "progress",
+    "provenance",
+    "push",
+    "quiet",
+    "sbom",
+    "tag",
+];
+
+/// Lets the builder export the whole build's cache.
+pub fn capture(
+    engine: &Engine,
+    layout: &Layout,
+    request: Request<'_>,
+    reporter: &Reporter,
+) -> Result<Captured, EngineError> {
+    let staging = layout.aside().join("export");
+    share_blobs(layout, &staging)?;
+    let mut words: Vec<OsString> = vec![
+        "--progress=plain".into(),
+        "--provenance=false".into(),
+        "--output=type=cacheonly".into(),
+        format!("--cache-to={},mode=max", local_cache("dest", &staging)).into(),
+    ];
+    words.extend(request.offer.iter().map(|offer| format!("--cache-from={offer}").into()));
+    words.extend(request.arguments.without(NOT_REPEATED));
+    let named = request.arguments.value("builder").is_some();
+    let task = reporter.task("exporting the build cache");
+    let finished = run::buildkit(&engine.client, &words, named, Echo::Hidden)?;
+    drop(task);
+    if !finished.status.success() {
+        let last = finished.tail.iter().rev().find(|l| !l.trim().is_empty());
+        return Err(EngineError::failed(
+            "export the build cache",
+            last.cloned().unwrap_or_else(|| "it gave no reason".into()),
+        ));
+    }
+    let exported = Archive::read(&Layout::at(&staging))?.unwrap_or_default();
+    take_new_blobs(layout, &staging)?;
+    let mut about = request.about.clone();
+    about.stages.extend(request.stages.iter().map(|s| s.about.clone()));
+    Ok(Captured {
+        archive: Archive { about: Some(about), cache: exported.cache, images: Vec::new() },
+        taken: request.stages.iter().map(|s| s.about.name.clone()).collect(),
+        kept: Vec::new(),
+        warnings: Vec::new(),
+    })
+}
+
+/// Makes a layout with the same blobs, without copying them.
+fn share_blobs(layout: &Layout, staging: &Path) -> Result<(), EngineError> {
+    let shared = Layout::at(staging);
+    let blobs = staging.join("blobs/sha256");
+    fs::create_dir_all(&blobs).map_err(LayoutError::io("create", &blobs))?;
+    for (digest, _) in layout.blob_files()? {
+        let to = shared.blob_path(&digest);
+        fs::hard_link(layout.blob_path(&digest), &to).map_err(LayoutError::io("link", &to))?;
+    }
+    Ok(())
+}
+
+/// Moves what the export has added.
+fn take_new_blobs(layout: &Layout, staging: &Path) -> Result<(), EngineError> {
+    let shared = Layout::at(staging);
+    for (digest, _) in shared.blob_files()? {
+        let to = layout.blob_path(&digest);
+        match fs::hard_link(shared.blob_path(&digest), &to) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(LayoutError::io("link", &to)(e).into());
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

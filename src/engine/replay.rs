@@ -1,0 +1,240 @@
+//! Strategy `buildkit-replay`: for an engine whose BuildKit imports a cache directory but can't
+//! export one (every engine with a graph driver).
+//!
+//! Straight after the real build every step is cached. So each changed stage is built once more
+//! with `--target` and inline cache, in a fraction of a second, and the images are saved in one
+//! call. Each carries the records of its own layers; merged they are a cache of the whole build.
+//! The carrier images have names of their own and are removed again: the user's images and tags
+//! are never touched.
+
+use std::ffi::OsString;
+use std::fs;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use super::Engine;
+use super::capture::{Captured, Request, Stage};
+use super::error::EngineError;
+use super::images;
+use super::run::{self, Echo};
+use super::saved;
+use crate::layout::archive::{Archive, ImageNote, Role, StoredImage, write_cache, write_image};
+use crate::layout::codec::Codec;
+use crate::layout::directory::Layout;
+use crate::report::Reporter;
+
+/// Carrier builds at a time; each is a client that mostly waits.
+const AT_ONCE: usize = 4;
+
+/// Flags of the user's build that a carrier build must not repeat.
+const NOT_REPEATED: &[&str] = &[
+    "annotation",
+    "attest",
+    "cache-from",
+    "cache-to",
+    "check",
+    "call",
+    "file",
+    "iidfile",
+    "load",
+    "metadata-file",
+    "no-cache",
+    "no-cache-filter",
+    "output",
+    "print",
+    "progress",
+    "provenance",
+    "push",
+    "quiet",
+    "sbom",
+    "tag",
+    "target",
+];
+
+/// Takes the changed stages out of the engine and keeps the others from `old`.
+pub fn capture(
+    engine: &Engine,
+    layout: &Layout,
+    old: &Archive,
+    request: Request<'_>,
+    reporter: &Reporter,
+) -> Result<Captured, EngineError> {
+    let (kept, changed): (Vec<&Stage>, Vec<&Stage>) = request
+        .stages
+        .iter()
+        .partition(|s| !s.executed && old.stage_image(&s.about.digest).is_some());
+    let mut warnings = Vec::new();
+    let carriers = if changed.is_empty() {
+        Vec::new()
+    } else {
+        let _task = reporter.task(&format!("building {} stage images from cache", changed.len()));
+        build_carriers(engine, &request, &changed, &mut warnings)?
+    };
+    let exported = export(engine, layout, old, &carriers, reporter);
+    if !carriers.is_empty() {
+        // Left behind, they cost the engine nothing but names.
+        let mut words = vec!["image", "rm"];
+        words.extend(carriers.iter().map(|c| c.tag.as_str()));
+        let _ = engine.client.output(&words);
+    }
+    let exported = exported?;
+
+    let mut images: Vec<StoredImage> = Vec::new();
+    let mut about = request.about.clone();
+    for stage in request.stages {
+        let mut stage_about = stage.about.clone();
+        let new = exported.iter().find(|(index, _)| *index == stage.index).map(|(_, i)| i);
+        let image = new.or_else(|| old.stage_image(&stage.about.digest));
+        if let Some(image) = image {
+            stage_about.image = Some(image.descriptor.digest.clone());
+            if images.iter().all(|i| i.descriptor.digest != image.descriptor.digest) {
+                images.push(image.clone());
+            }
+        }
+        about.stages.push(stage_about);
+    }
+    let cache = write_cache(layout, &images.iter().collect::<Vec<_>>())?;
+    warnings.extend(records_warning(engine, &cache.without_records));
+    if cache.cut_records > 0 {
+        warnings.push(format!(
+            "{} of the last steps are not in the cache, because builders accept 1 MiB of records \
+             at most: they run again next time",
+            cache.cut_records
+        ));
+    }
+    let names = |stages: &[&Stage]| stages.iter().map(|s| s.about.name.clone()).collect();
+    Ok(Captured {
+        archive: Archive { about: Some(about), cache: cache.descriptor, images },
+        taken: names(&changed),
+        kept: names(&kept),
+        warnings,
+    })
+}
+
+fn records_warning(engine: &Engine, without: &[String]) -> Option<String> {
+    if without.is_empty() {
+        return None;
+    }
+    let version = engine.facts.server;
+    let why = if version.loses_inline_records() {
+        format!("Docker {version} exports no cache records (a bug of 27.0.0 to 27.1.2): upgrade")
+    } else {
+        "the builder exported no cache records".to_owned()
+    };
+    Some(format!("the cache of stage {} is not saved: {why}", without.join(", ")))
+}
+
+struct Carrier {
+    index: usize,
+    name: String,
+    tag: String,
+}
+
+/// Builds an image with inline cache of each of `stages`, a few at a time.
+fn build_carriers(
+    engine: &Engine,
+    request: &Request<'_>,
+    stages: &[&Stage],
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Carrier>, EngineError> {
+    let dir = tempfile::Builder::new()
+        .prefix("dockercache-")
+        .tempdir()
+        .map_err(EngineError::io("create a temporary directory"))?;
+    let file = dir.path().join("Dockerfile");
+    fs::write(&file, request.dockerfile).map_err(EngineError::io("write a Dockerfile"))?;
+    if let Some(ignore) = &request.ignore_file {
+        fs::copy(ignore, dir.path().join("Dockerfile.dockerignore"))
+            .map_err(EngineError::io("copy the .dockerignore file"))?;
+    }
+    let unique = dir.path().file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+
+    let mut common: Vec<OsString> = vec![
+        "--progress=plain".into(),
+        "--provenance=false".into(),
+        "--cache-to=type=inline".into(),
+    ];
+    common.extend(request.offer.iter().map(|offer| format!("--cache-from={offer}").into()));
+    let rest = request.arguments.without(NOT_REPEATED);
+    let named = request.arguments.value("builder").is_some();
+
+    let queue = Mutex::new(stages.iter().enumerate());
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE.min(stages.len()) {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some((number, stage)) = next else { return };
+                    let tag = format!("dockercache-carrier:{unique}-{number}");
+                    let mut words = common.clone();
+                    let mut file_flag = OsString::from("--file=");
+                    file_flag.push(&file);
+                    words.push(file_flag);
+                    words.push(format!("--target={}", stage.target).into());
+                    words.push(format!("--tag={tag}").into());
+                    words.extend(rest.iter().cloned());
+                    let result = run::buildkit(&engine.client, &words, named, Echo::Hidden);
+                    results
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push((*stage, tag, result));
+                }
+            });
+        }
+    });
+    let mut carriers = Vec::new();
+    for (stage, tag, result) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let finished = result?;
+        if finished.status.success() {
+            carriers.push(Carrier { index: stage.index, name: stage.about.name.clone(), tag });
+        } else {
+            let error = finished.tail.iter().rev().find(|l| l.contains("ERROR")).cloned();
+            warnings.push(format!(
+                "stage `{}` could not be built from cache and is not saved: {}",
+                stage.about.name,
+                error.unwrap_or_else(|| "the builder gave no reason".to_owned())
+            ));
+        }
+    }
+    carriers.sort_by_key(|c| c.index);
+    Ok(carriers)
+}
+
+/// Saves the carriers into the layout; gives their images by stage.
+fn export(
+    engine: &Engine,
+    layout: &Layout,
+    old: &Archive,
+    carriers: &[Carrier],
+    reporter: &Reporter,
+) -> Result<Vec<(usize, StoredImage)>, EngineError> {
+    if carriers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut by_id = Vec::new();
+    for carrier in carriers {
+        let image = images::look_at(&engine.client, &carrier.tag)?;
+        by_id.push((image.map(|i| i.id), carrier));
+    }
+    let codec = engine.codec();
+    let progress = reporter.progress("exporting stage images", 0);
+    let tags: Vec<&str> = carriers.iter().map(|c| c.tag.as_str()).collect();
+    let stream = engine.connection.export(&tags);
+    let known = old
+        .layers()
+        .into_iter()
+        .filter(|(_, l)| Codec::from_media_type(&l.media_type) == Some(codec))
+        .collect();
+    let saved = saved::ingest(stream, layout, codec, &known, &|n| progress.advance(n))?;
+    let mut stored_images = Vec::new();
+    for (id, carrier) in by_id {
+        let image = saved.iter().find(|s| Some(&s.id) == id.as_ref()).ok_or_else(|| {
+            EngineError::failed("export images", format!("stage `{}` is not in it", carrier.name))
+        })?;
+        let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None };
+        let stored = write_image(layout, &image.config, &image.layers, &carrier.name, note)?;
+        stored_images.push((carrier.index, stored));
+    }
+    Ok(stored_images)
+}

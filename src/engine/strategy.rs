@@ -1,0 +1,169 @@
+//! Which of the ways to carry a build cache an engine allows.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::arguments::BuildArguments;
+use super::client::Client;
+use super::error::EngineError;
+use super::facts::{Facts, ImageStore};
+
+/// How a build's cache is taken out of an engine and put back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// The builder exports and imports the cache directory itself.
+    BuildkitLocal,
+    /// The builder can't export: each stage is built again from cache, as an image with inline
+    /// cache, and these are merged into a directory which it can import.
+    BuildkitReplay,
+    /// The classic builder: images are saved and loaded.
+    Classic,
+}
+
+impl Strategy {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::BuildkitLocal, Self::BuildkitReplay, Self::Classic];
+
+    /// The name in messages, in archives, and in `DOCKERCACHE_STRATEGY`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BuildkitLocal => "buildkit-local",
+            Self::BuildkitReplay => "buildkit-replay",
+            Self::Classic => "classic",
+        }
+    }
+
+    /// Whether BuildKit does the build.
+    pub fn is_buildkit(self) -> bool {
+        self != Self::Classic
+    }
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Strategy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|s| s.name() == text).ok_or_else(|| {
+            format!("`{text}` is no strategy: use buildkit-local, buildkit-replay or classic")
+        })
+    }
+}
+
+/// The builder that the user's own `docker build` would use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Builder {
+    Buildkit,
+    Classic,
+}
+
+/// Chooses as the docker client would choose the builder; `forced` overrules it.
+pub fn choose(
+    facts: &Facts,
+    client: &Client,
+    arguments: &BuildArguments,
+    environment: &dyn Fn(&str) -> Option<String>,
+    forced: Option<Strategy>,
+) -> Result<Strategy, EngineError> {
+    if let Some(strategy) = forced {
+        return Ok(strategy);
+    }
+    if builder(facts, environment) == Builder::Classic {
+        return match facts.store {
+            ImageStore::GraphDriver => Ok(Strategy::Classic),
+            ImageStore::Containerd => Err(EngineError::Unsupported(
+                "the classic builder has no cache to carry on an engine with the containerd image \
+                 store; use BuildKit: unset DOCKER_BUILDKIT and install the buildx plugin"
+                    .into(),
+            )),
+        };
+    }
+    if facts.buildx.is_none() {
+        return Err(EngineError::Unsupported(
+            "the docker client has no buildx plugin, without which BuildKit can't import a cache \
+             directory; install it (package docker-buildx or docker-buildx-plugin)"
+                .into(),
+        ));
+    }
+    let named = arguments.value("builder").map(|b| b.to_string_lossy().into_owned());
+    let driver = match named.or_else(|| environment("BUILDX_BUILDER")).filter(|b| !b.is_empty()) {
+        Some(name) => driver_of(&client.output(&["buildx", "inspect", &name])?),
+        None => "docker".to_owned(),
+    };
+    Ok(match (driver.as_str(), facts.store) {
+        ("docker", ImageStore::GraphDriver) => Strategy::BuildkitReplay,
+        _ => Strategy::BuildkitLocal,
+    })
+}
+
+/// Follows the docker client: `DOCKER_BUILDKIT` decides; otherwise BuildKit from client 23 on,
+/// unless there is no buildx, and before that only where buildx was made the default.
+fn builder(facts: &Facts, environment: &dyn Fn(&str) -> Option<String>) -> Builder {
+    match environment("DOCKER_BUILDKIT").as_deref() {
+        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Builder::Classic,
+        Some(value) if !value.is_empty() => Builder::Buildkit,
+        _ if facts.client.major >= 23 && facts.buildx.is_some() => Builder::Buildkit,
+        _ if is_buildx_alias(environment) => Builder::Buildkit,
+        _ => Builder::Classic,
+    }
+}
+
+/// Whether `docker buildx install` was run.
+fn is_buildx_alias(environment: &dyn Fn(&str) -> Option<String>) -> bool {
+    let dir = environment("DOCKER_CONFIG")
+        .or_else(|| environment("HOME").map(|home| format!("{home}/.docker")));
+    dir.and_then(|dir| std::fs::read(format!("{dir}/config.json")).ok())
+        .and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok())
+        .is_some_and(|config| config["aliases"]["builder"] == "buildx")
+}
+
+/// The `Driver:` line of `docker buildx inspect`.
+fn driver_of(inspected: &str) -> String {
+    inspected
+        .lines()
+        .find_map(|line| line.strip_prefix("Driver:"))
+        .map_or_else(|| "unknown".to_owned(), |driver| driver.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::facts::Version;
+
+    fn facts(client: u32, buildx: bool, store: ImageStore) -> Facts {
+        Facts {
+            id: String::new(),
+            server: Version::new(28, 5, 2),
+            client: Version::new(client, 0, 0),
+            buildx: buildx.then_some(Version::new(0, 29, 1)),
+            store,
+            platform: "linux/amd64".into(),
+        }
+    }
+
+    fn chosen(facts: &Facts, buildkit: Option<&str>) -> Result<Strategy, EngineError> {
+        let environment =
+            |name: &str| (name == "DOCKER_BUILDKIT").then(|| buildkit.map(Into::into)).flatten();
+        choose(facts, &Client::from_path(), &BuildArguments::default(), &environment, None)
+    }
+
+    #[test]
+    fn the_builder_is_the_one_that_the_client_would_use() {
+        use ImageStore::{Containerd, GraphDriver};
+        let graph = |client, buildx| facts(client, buildx, GraphDriver);
+        assert_eq!(chosen(&graph(28, true), None).unwrap(), Strategy::BuildkitReplay);
+        assert_eq!(chosen(&graph(28, false), None).unwrap(), Strategy::Classic);
+        assert_eq!(chosen(&graph(28, true), Some("0")).unwrap(), Strategy::Classic);
+        assert_eq!(chosen(&graph(20, true), None).unwrap(), Strategy::Classic);
+        assert_eq!(chosen(&graph(20, true), Some("1")).unwrap(), Strategy::BuildkitReplay);
+        let containerd = facts(28, true, Containerd);
+        assert_eq!(chosen(&containerd, None).unwrap(), Strategy::BuildkitLocal);
+        assert!(chosen(&containerd, Some("0")).is_err());
+        assert!(chosen(&graph(20, false), Some("1")).is_err());
+    }
+}

@@ -1,0 +1,106 @@
+//! Exit codes. Scripts rely on them.
+
+use std::process::ExitCode;
+
+use crate::engine::error::EngineError;
+use crate::layout::directory::LayoutError;
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// A hit, a miss, or nothing to save.
+    Ok,
+    /// With `--strict`: a miss, or something that is otherwise a warning.
+    Strict,
+    /// Wrong usage or configuration.
+    Usage,
+    /// The archive is corrupt.
+    Corrupt,
+    /// The engine is not reachable, or failed.
+    Engine,
+    /// A file can't be read or written, or there is no space.
+    Io,
+    /// What the user's own build ended with.
+    Build(u8),
+}
+
+impl Exit {
+    /// The number.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Strict => 1,
+            Self::Usage => 2,
+            Self::Corrupt => 3,
+            Self::Engine => 4,
+            Self::Io => 5,
+            Self::Build(code) => code,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        exit.code().into()
+    }
+}
+
+/// What stopped a command.
+#[derive(Debug)]
+pub struct Failure {
+    /// How the program ends.
+    pub exit: Exit,
+    /// What happened, to which file or image.
+    pub message: String,
+    /// What to do next.
+    pub hint: Option<&'static str>,
+}
+
+impl Failure {
+    /// A mistake in how we were called.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Usage, message: message.into(), hint: None }
+    }
+}
+
+impl From<LayoutError> for Failure {
+    fn from(error: LayoutError) -> Self {
+        let (exit, hint) = match &error {
+            LayoutError::Damaged { .. } => (
+                Exit::Corrupt,
+                Some("remove it and save again; builds run without cache until then"),
+            ),
+            LayoutError::Io { source, .. } => (Exit::Io, io_hint(source)),
+        };
+        Self { exit, message: error.to_string(), hint }
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        let (exit, hint) = match error {
+            EngineError::Layout(error) => return error.into(),
+            EngineError::NoClient { .. } => (Exit::Engine, Some("install the docker client")),
+            EngineError::Unreachable(_) => (
+                Exit::Engine,
+                Some("check `docker version`, and DOCKER_HOST or the docker context"),
+            ),
+            EngineError::Failed { .. } => (Exit::Engine, None),
+            EngineError::Unsupported(_) => (Exit::Usage, None),
+            EngineError::Io { ref source, .. } => (Exit::Io, io_hint(source)),
+        };
+        Self { exit, message: error.to_string(), hint }
+    }
+}
+
+fn io_hint(error: &std::io::Error) -> Option<&'static str> {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            Some("free some space; what was saved before is untouched")
+        }
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            Some("choose another directory with DOCKERCACHE_DIR, or change its permissions")
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,451 @@
+//! What our archives hold: one cache manifest, the images that it is made from, and who made it.
+//!
+//! `index.json` lists the cache manifest under the tag `latest`, where BuildKit's local importer
+//! looks, and one image manifest for each live stage, which any OCI tool can read. The cache
+//! manifest is derived: it merges the inline records of the stage images. So what is live is
+//! decided by the images alone, and a stage that goes takes its records and layers along.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Deserialize, Serialize};
+
+use super::digest::Digest;
+use super::directory::{Layout, LayoutError};
+use super::live::{self, Reach};
+use super::oci::{
+    self, CACHE_CONFIG, CREATED_AT, Descriptor, ImageConfig, Index, Manifest, REF_NAME,
+    UNCOMPRESSED,
+};
+use super::records::{
+    CacheConfig, CacheLayer, CacheRecord, Fitted, IMPORT_LIMIT, RecordGraph, RecordsError,
+};
+use super::verify::BadBlob;
+
+/// The version of the annotations below. A reader refuses a newer one as a miss.
+pub const FORMAT: u32 = 1;
+/// The tag under which BuildKit's local importer looks for the cache.
+const CACHE_TAG: &str = "latest";
+
+const ABOUT: &str = "dev.dockercache.about";
+const IMAGE: &str = "dev.dockercache.image";
+/// Annotation with the size of a layer before compression, in bytes.
+const UNPACKED_SIZE: &str = "dev.dockercache.unpacked-size";
+
+/// Who made an archive, and of what.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// [`FORMAT`] of the writer.
+    pub format: u32,
+    /// The engine's version.
+    pub engine: String,
+    /// The strategy by which the cache was taken.
+    pub strategy: String,
+    /// The platform that was built for.
+    pub platform: String,
+    /// RFC 3339.
+    pub created: String,
+    /// The live stages, dependencies first.
+    pub stages: Vec<StageAbout>,
+}
+
+/// A stage as it was when the archive was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageAbout {
+    /// The stage's name, or `stage-N`.
+    pub name: String,
+    /// Predicted digest of all that the stage is made from.
+    pub digest: String,
+    /// The stage image's manifest; none where the builder exported the cache itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Digest>,
+    /// One digest for each step, as predicted, with its text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepAbout>,
+}
+
+/// A step of a stage, as it was when the archive was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepAbout {
+    /// The instruction, shortened.
+    pub text: String,
+    /// Predicted digest of the step and all before it.
+    pub digest: String,
+}
+
+/// What an image is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// The last image of a stage.
+    Stage,
+    /// An image between two instructions, which the classic builder finds by its parent.
+    Step,
+    /// An image that a stage starts from.
+    Base,
+}
+
+/// What we note about an image beside its manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageNote {
+    /// What it is there for.
+    pub role: Role,
+    /// Tags to give it on the engine.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// The image that it was built on: its config's digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Digest>,
+}
+
+/// An image in the archive.
+#[derive(Clone, Debug)]
+pub struct StoredImage {
+    /// The entry of `index.json`.
+    pub descriptor: Descriptor,
+    /// The manifest behind it.
+    pub manifest: Manifest,
+    /// Our note.
+    pub note: ImageNote,
+}
+
+/// An archive's content.
+#[derive(Clone, Debug, Default)]
+pub struct Archive {
+    /// Who made it; absent in a directory that buildx wrote.
+    pub about: Option<About>,
+    /// The cache manifest.
+    pub cache: Option<Descriptor>,
+    /// The images whose documents are readable.
+    pub images: Vec<StoredImage>,
+}
+
+/// A layer that has been written as a blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerBlob {
+    /// Digest of the uncompressed layer.
+    pub diff_id: Digest,
+    /// The blob.
+    pub blob: Digest,
+    /// The blob's size in bytes.
+    pub size: u64,
+    /// The layer's size before compression, in bytes.
+    pub unpacked_size: u64,
+    /// The blob's media type.
+    pub media_type: String,
+}
+
+impl LayerBlob {
+    /// The layer that a descriptor of ours describes.
+    pub fn from_descriptor(descriptor: &Descriptor) -> Option<Self> {
+        Some(Self {
+            diff_id: descriptor.annotation(UNCOMPRESSED)?.parse().ok()?,
+            blob: descriptor.digest.clone(),
+            size: descriptor.size,
+            unpacked_size: descriptor.annotation(UNPACKED_SIZE)?.parse().ok()?,
+            media_type: descriptor.media_type.clone(),
+        })
+    }
+
+    /// Describes the layer; `created` is its time in the image's history. With exactly that
+    /// time, an image that is built from the cache is the same image.
+    pub fn descriptor(&self, created: Option<&str>) -> Descriptor {
+        let mut annotations = BTreeMap::from([
+            (UNCOMPRESSED.to_owned(), self.diff_id.to_string()),
+            (UNPACKED_SIZE.to_owned(), self.unpacked_size.to_string()),
+        ]);
+        annotations.extend(created.map(|c| (CREATED_AT.to_owned(), c.to_owned())));
+        Descriptor {
+            media_type: self.media_type.clone(),
+            digest: self.blob.clone(),
+            size: self.size,
+            annotations,
+            platform: None,
+        }
+    }
+}
+
+impl Archive {
+    /// Reads what `layout` holds; `None` if there is no archive.
+    pub fn read(layout: &Layout) -> Result<Option<Self>, LayoutError> {
+        let Some(index) = layout.index()? else {
+            return Ok(None);
+        };
+        let about: Option<About> =
+            index.annotations.get(ABOUT).and_then(|json| serde_json::from_str(json).ok());
+        let mut archive = Self { about, ..Self::default() };
+        for descriptor in index.manifests {
+            let note = descriptor.annotation(IMAGE).and_then(|n| serde_json::from_str(n).ok());
+            if let Some(note) = note {
+                // An image that can't be read is as good as absent: its stage is saved anew.
+                if let Ok(manifest) = layout.parse(&descriptor) {
+                    archive.images.push(StoredImage { descriptor, manifest, note });
+                }
+            } else if descriptor.annotation(REF_NAME) == Some(CACHE_TAG) {
+                archive.cache = Some(descriptor);
+            }
+        }
+        Ok(Some(archive))
+    }
+
+    /// Whether a newer version of this program wrote the archive.
+    pub fn is_from_the_future(&self) -> bool {
+        self.about.as_ref().is_some_and(|a| a.format > FORMAT)
+    }
+
+    /// The stage image for a predicted digest.
+    pub fn stage_image(&self, digest: &str) -> Option<&StoredImage> {
+        let stages = &self.about.as_ref()?.stages;
+        let image = stages.iter().find(|s| s.digest == digest)?.image.as_ref()?;
+        self.images.iter().find(|i| i.descriptor.digest == *image)
+    }
+
+    /// The layers that the images hold, by diffID.
+    pub fn layers(&self) -> BTreeMap<Digest, LayerBlob> {
+        self.images
+            .iter()
+            .flat_map(|i| &i.manifest.layers)
+            .filter_map(LayerBlob::from_descriptor)
+            .map(|layer| (layer.diff_id.clone(), layer))
+            .collect()
+    }
+
+    /// The `index.json` with this content.
+    pub fn to_index(&self) -> Index {
+        let mut index = Index::new(Vec::new());
+        if let Some(about) = &self.about {
+            let json = serde_json::to_string(about).unwrap_or_default();
+            index.annotations.insert(ABOUT.to_owned(), json);
+        }
+        index.manifests.extend(self.cache.clone());
+        index.manifests.extend(self.images.iter().map(|i| i.descriptor.clone()));
+        index
+    }
+}
+
+/// Takes the documents that are made here: a directory, or a list on the way into a tar.
+pub trait DocumentSink {
+    /// Keeps a document under its digest.
+    fn put(&mut self, bytes: &[u8]) -> Result<(), LayoutError>;
+}
+
+impl DocumentSink for &Layout {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), LayoutError> {
+        Layout::put(self, bytes).map(drop)
+    }
+}
+
+impl DocumentSink for &mut Vec<Vec<u8>> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), LayoutError> {
+        self.push(bytes.to_vec());
+        Ok(())
+    }
+}
+
+/// Writes an image's config, byte for byte, and a manifest for it.
+///
+/// `layers` are the image's layers, the base's first; `ref_name` names it for other tools.
+pub fn write_image(
+    mut sink: impl DocumentSink,
+    config_bytes: &[u8],
+    layers: &[LayerBlob],
+    ref_name: &str,
+    note: ImageNote,
+) -> Result<StoredImage, LayoutError> {
+    let config: ImageConfig =
+        serde_json::from_slice(config_bytes).map_err(|e| LayoutError::Damaged {
+            path: ref_name.into(),
+            reason: format!("the image's config is not readable: {e}"),
+        })?;
+    sink.put(config_bytes)?;
+    let mut history = config.layer_history();
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(oci::MANIFEST.to_owned()),
+        config: Descriptor::of(oci::CONFIG, config_bytes),
+        layers: layers
+            .iter()
+            .map(|l| l.descriptor(history.next().and_then(|h| h.created.as_deref())))
+            .collect(),
+    };
+    let bytes = to_json(&manifest);
+    sink.put(&bytes)?;
+    let mut descriptor = Descriptor::of(oci::MANIFEST, &bytes);
+    descriptor.platform = Some(serde_json::json!({
+        "architecture": config.architecture, "os": config.os,
+    }));
+    descriptor.annotations.insert(REF_NAME.to_owned(), ref_name.to_owned());
+    descriptor
+        .annotations
+        .insert(IMAGE.to_owned(), serde_json::to_string(&note).unwrap_or_default());
+    Ok(StoredImage { descriptor, manifest, note })
+}
+
+/// What [`write_cache`] wrote.
+#[derive(Debug)]
+pub struct WrittenCache {
+    /// The entry for `index.json`; none if the images hold no records at all.
+    pub descriptor: Option<Descriptor>,
+    /// Names of images that came without records, though they have layers.
+    pub without_records: Vec<String>,
+    /// Records that had to be left out, because importers refuse more than 1 MiB.
+    pub cut_records: usize,
+}
+
+/// Merges the inline records of `images` into one cache manifest and writes it.
+pub fn write_cache(layout: &Layout, images: &[&StoredImage]) -> Result<WrittenCache, LayoutError> {
+    let mut graph = RecordGraph::default();
+    let mut descriptors = BTreeMap::new();
+    let mut without_records = Vec::new();
+    for image in images {
+        let name = image.descriptor.annotation(REF_NAME).unwrap_or_default();
+        let config: ImageConfig = layout.parse(&image.manifest.config)?;
+        let damaged = |reason: String| LayoutError::Damaged {
+            path: layout.root().to_owned(),
+            reason: format!("the records of stage image `{name}`: {reason}"),
+        };
+        for layer in &image.manifest.layers {
+            descriptors.entry(layer.digest.clone()).or_insert_with(|| layer.clone());
+        }
+        match inline_records(&config).map_err(damaged)? {
+            Some(records) => {
+                let layers = chain(image.manifest.layers.iter().map(|l| &l.digest));
+                graph
+                    .add(&CacheConfig { layers, records })
+                    .map_err(|e: RecordsError| damaged(e.to_string()))?;
+            }
+            None if image.manifest.layers.is_empty() => {}
+            None => without_records.push(name.to_owned()),
+        }
+    }
+    let written = write_records(layout, &graph, &descriptors)?;
+    Ok(WrittenCache {
+        descriptor: written.as_ref().map(|(d, _)| d.clone()),
+        without_records,
+        cut_records: written.map_or(0, |(_, cut)| cut),
+    })
+}
+
+/// The records in an image config; `None` if it has none.
+fn inline_records(config: &ImageConfig) -> Result<Option<Vec<CacheRecord>>, String> {
+    let Some(text) = &config.inline_cache else {
+        return Ok(None);
+    };
+    let json = BASE64_STANDARD.decode(text).map_err(|e| format!("not base64: {e}"))?;
+    let records: Option<Vec<CacheRecord>> =
+        serde_json::from_slice(&json).map_err(|e| e.to_string())?;
+    Ok(records.filter(|r| !r.is_empty()))
+}
+
+/// One layer on top of the other.
+fn chain<'a>(blobs: impl Iterator<Item = &'a Digest>) -> Vec<CacheLayer> {
+    blobs.zip(-1..).map(|(blob, parent)| CacheLayer { blob: blob.clone(), parent }).collect()
+}
+
+/// Writes records, and a manifest in the index form, which all importers read. `descriptors`
+/// has the layers that may be listed.
+pub fn write_records(
+    mut sink: impl DocumentSink,
+    graph: &RecordGraph,
+    descriptors: &BTreeMap<Digest, Descriptor>,
+) -> Result<Option<(Descriptor, usize)>, LayoutError> {
+    let mut allowed: Option<BTreeSet<Digest>> = None;
+    loop {
+        let Fitted { config, bytes, cut_records } = graph.to_config(|blob| {
+            let is_allowed = allowed.as_ref().is_none_or(|a| a.contains(blob));
+            (is_allowed && descriptors.contains_key(blob)).then(|| blob.clone())
+        });
+        if config.records.is_empty() {
+            return Ok(None);
+        }
+        let mut listed = BTreeSet::new();
+        let mut manifests: Vec<Descriptor> = config
+            .layers
+            .iter()
+            .filter(|l| listed.insert(l.blob.clone()))
+            .filter_map(|l| descriptors.get(&l.blob).cloned())
+            .collect();
+        manifests.push(Descriptor::of(CACHE_CONFIG, &bytes));
+        let manifest = to_json(&Index::new(manifests));
+        if manifest.len() > IMPORT_LIMIT {
+            // Thousands of layers: the last ones go until the list is accepted.
+            let keep = config.layers.len() * IMPORT_LIMIT / (manifest.len() + 1);
+            allowed = Some(config.layers.iter().take(keep).map(|l| l.blob.clone()).collect());
+            continue;
+        }
+        sink.put(&bytes)?;
+        sink.put(&manifest)?;
+        let mut descriptor = Descriptor::of(oci::INDEX, &manifest);
+        descriptor.annotations.insert(REF_NAME.to_owned(), CACHE_TAG.to_owned());
+        return Ok(Some((descriptor, cut_records)));
+    }
+}
+
+/// Reads a cache manifest of either form: the records, and the layers' descriptors.
+pub fn read_cache(
+    layout: &Layout,
+    cache: &Descriptor,
+) -> Result<(CacheConfig, BTreeMap<Digest, Descriptor>), LayoutError> {
+    let parts: Vec<Descriptor> = if cache.media_type.contains("manifest.v") {
+        let manifest: Manifest = layout.parse(cache)?;
+        std::iter::once(manifest.config).chain(manifest.layers).collect()
+    } else {
+        layout.parse::<Index>(cache)?.manifests
+    };
+    let (configs, layers): (Vec<_>, Vec<_>) =
+        parts.into_iter().partition(|d| d.media_type == CACHE_CONFIG);
+    let config = configs.first().ok_or_else(|| LayoutError::Damaged {
+        path: layout.root().to_owned(),
+        reason: format!("cache manifest {} names no cache records", cache.digest),
+    })?;
+    Ok((layout.parse(config)?, layers.into_iter().map(|l| (l.digest.clone(), l)).collect()))
+}
+
+/// Takes what is bad out of the archive, so that the rest can be offered to a builder: images
+/// and cache results that need a bad blob go, the bad files are removed. The caller holds the
+/// write lock.
+pub fn heal(layout: &Layout, bad: &[BadBlob]) -> Result<Archive, LayoutError> {
+    let is_bad = |digest: &Digest| bad.iter().any(|b| b.digest == *digest);
+    let mut archive = Archive::read(layout)?.unwrap_or_default();
+    let cache = archive.cache.take();
+    archive.images.retain(|image| {
+        let manifest = &image.manifest;
+        !is_bad(&image.descriptor.digest)
+            && !is_bad(&manifest.config.digest)
+            && !manifest.layers.iter().any(|l| is_bad(&l.digest))
+    });
+    archive.cache = match cache.map(|c| read_cache(layout, &c)) {
+        Some(Ok((config, mut descriptors))) => {
+            descriptors.retain(|digest, _| !is_bad(digest));
+            let mut graph = RecordGraph::default();
+            match graph.add(&config) {
+                Ok(()) => write_records(layout, &graph, &descriptors)?.map(|(d, _)| d),
+                Err(_) => None,
+            }
+        }
+        // The cache manifest itself is bad: what the images know is left.
+        Some(Err(_)) => {
+            let stages: Vec<_> =
+                archive.images.iter().filter(|i| i.note.role == Role::Stage).collect();
+            write_cache(layout, &stages)?.descriptor
+        }
+        None => None,
+    };
+    layout.commit(&archive.to_index())?;
+    for blob in bad {
+        layout.remove_blob(&blob.digest)?;
+    }
+    live::sweep(layout)?;
+    Ok(archive)
+}
+
+/// What `index.json` reaches; nothing if there is no archive.
+pub fn reach(layout: &Layout) -> Result<Reach, LayoutError> {
+    Ok(layout.index()?.map(|index| live::reach(layout, &index)).unwrap_or_default())
+}
+
+fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
+    // Our own types have string keys only, so this can't fail.
+    serde_json::to_vec(value).unwrap_or_default()
+}

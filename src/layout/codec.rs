@@ -1,0 +1,166 @@
+//! How a layer is compressed: chosen when it is written, recognised when it is read.
+//!
+//! zstd is smaller and faster than gzip, but engines before 23 fail on it, so they get gzip.
+
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Read, Write};
+
+use flate2::bufread::MultiGzDecoder;
+
+/// A layer's compression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// A plain tar.
+    Uncompressed,
+    /// RFC 1952, as one or more members.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+}
+
+/// zstd's own default: three times faster than gzip -6, and smaller.
+const ZSTD_LEVEL: i32 = 3;
+/// The largest window that we decode: 128 MiB, zstd's own limit without `--long`.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+impl Codec {
+    /// The OCI media type of a layer with this compression.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Uncompressed => "application/vnd.oci.image.layer.v1.tar",
+            Self::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+            Self::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+        }
+    }
+
+    /// The compression that a layer's media type names; OCI's and Docker's names.
+    pub fn from_media_type(media_type: &str) -> Option<Self> {
+        if media_type.ends_with("+zstd") || media_type.ends_with(".zstd") {
+            Some(Self::Zstd)
+        } else if media_type.ends_with("+gzip") || media_type.ends_with(".gzip") {
+            Some(Self::Gzip)
+        } else if media_type.ends_with(".tar") {
+            Some(Self::Uncompressed)
+        } else {
+            None
+        }
+    }
+
+    /// Starts to compress into `out`, on all cores where the format allows it.
+    pub fn encoder<W: Write + Send + 'static>(self, out: W) -> io::Result<Encoder<W>> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(match self {
+            Self::Uncompressed => Encoder::Uncompressed(out),
+            Self::Gzip => Encoder::Gzip(super::gzip::ParallelGzip::new(out, cores)),
+            Self::Zstd => {
+                let mut encoder = zstd::Encoder::new(out, ZSTD_LEVEL)?;
+                // With workers the output does not depend on their number.
+                encoder.multithread(u32::try_from(cores).unwrap_or(1))?;
+                encoder.include_checksum(true)?;
+                Encoder::Zstd(Box::new(encoder))
+            }
+        })
+    }
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Uncompressed => "uncompressed",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        })
+    }
+}
+
+/// A writer that compresses what it is given; [`Encoder::finish`] must be called.
+pub enum Encoder<W: Write> {
+    /// Passes bytes on.
+    Uncompressed(W),
+    /// Compresses blocks on all cores.
+    Gzip(super::gzip::ParallelGzip<W>),
+    /// Compresses on all cores.
+    Zstd(Box<zstd::Encoder<'static, W>>),
+}
+
+impl<W: Write> Encoder<W> {
+    /// Writes what is left and gives the output back.
+    pub fn finish(self) -> io::Result<W> {
+        match self {
+            Self::Uncompressed(out) => Ok(out),
+            Self::Gzip(encoder) => encoder.finish(),
+            Self::Zstd(encoder) => encoder.finish(),
+        }
+    }
+}
+
+impl<W: Write> Write for Encoder<W> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Uncompressed(out) => out.write(buffer),
+            Self::Gzip(encoder) => encoder.write(buffer),
+            Self::Zstd(encoder) => encoder.write(buffer),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Uncompressed(out) => out.flush(),
+            Self::Gzip(encoder) => encoder.flush(),
+            Self::Zstd(encoder) => encoder.flush(),
+        }
+    }
+}
+
+/// Decompresses `input`, whose compression is recognised by its first bytes.
+pub fn decoder<'a, R: Read + 'a>(input: R) -> io::Result<(Codec, Box<dyn Read + 'a>)> {
+    let mut input = BufReader::with_capacity(256 * 1024, input);
+    let head = input.fill_buf()?;
+    if head.starts_with(&[0x1f, 0x8b]) {
+        Ok((Codec::Gzip, Box::new(MultiGzDecoder::new(input))))
+    } else if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        let mut decoder = zstd::Decoder::with_buffer(input)?;
+        decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+        Ok((Codec::Zstd, Box::new(decoder)))
+    } else {
+        Ok((Codec::Uncompressed, Box::new(input)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Vec<u8> {
+        (0..3_000_000_u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect()
+    }
+
+    #[test]
+    fn every_codec_gives_back_what_it_was_given() {
+        for codec in [Codec::Uncompressed, Codec::Gzip, Codec::Zstd] {
+            for data in [Vec::new(), b"one".to_vec(), sample()] {
+                let mut encoder = codec.encoder(Vec::new()).unwrap();
+                encoder.write_all(&data).unwrap();
+                let packed = encoder.finish().unwrap();
+                let (_, mut decoder) = decoder(packed.as_slice()).unwrap();
+                let mut back = Vec::new();
+                decoder.read_to_end(&mut back).unwrap();
+                assert!(back == data, "{codec}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_layer_gives_the_same_blob() {
+        for codec in [Codec::Gzip, Codec::Zstd] {
+            let pack = |chunk: usize| {
+                let mut encoder = codec.encoder(Vec::new()).unwrap();
+                for part in sample().chunks(chunk) {
+                    encoder.write_all(part).unwrap();
+                }
+                encoder.finish().unwrap()
+            };
+            assert!(pack(1000) == pack(1_000_000), "{codec}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Which blobs are alive: those that `index.json` reaches. Everything else can go.
+//!
+//! Works for any OCI image layout, also for the directory of a buildx local cache, which never
+//! deletes a blob by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::digest::Digest;
+use super::directory::{Layout, LayoutError};
+use super::oci::{Descriptor, Index, Manifest};
+
+/// The blobs that an index reaches.
+#[derive(Debug, Default)]
+pub struct Reach {
+    /// What is reached, by digest.
+    pub blobs: BTreeMap<Digest, Descriptor>,
+    /// Documents that could not be read, and why: what they would reach is unknown.
+    pub unreadable: Vec<(Digest, String)>,
+}
+
+/// What a prune removed and left.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Number and bytes of blobs that stay.
+    pub live: (usize, u64),
+    /// Number and bytes of blobs that went.
+    pub dead: (usize, u64),
+}
+
+/// Follows all descriptors from `index`.
+pub fn reach(layout: &Layout, index: &Index) -> Reach {
+    let mut reach = Reach::default();
+    let mut queue: Vec<Descriptor> = index.manifests.clone();
+    let mut seen = BTreeSet::new();
+    while let Some(descriptor) = queue.pop() {
+        if !seen.insert(descriptor.digest.clone()) {
+            continue;
+        }
+        if descriptor.is_document() {
+            match children(layout, &descriptor) {
+                Ok(found) => queue.extend(found),
+                Err(error) => reach.unreadable.push((descriptor.digest.clone(), error.to_string())),
+            }
+        }
+        reach.blobs.insert(descriptor.digest.clone(), descriptor);
+    }
+    reach
+}
+
+/// What a manifest or an index points at. Which of both it is, its content decides: buildx
+/// writes either as a cache manifest.
+fn children(layout: &Layout, descriptor: &Descriptor) -> Result<Vec<Descriptor>, LayoutError> {
+    if descriptor.media_type.contains("manifest.v") {
+        let manifest: Manifest = layout.parse(descriptor)?;
+        Ok(std::iter::once(manifest.config).chain(manifest.layers).collect())
+    } else {
+        Ok(layout.parse::<Index>(descriptor)?.manifests)
+    }
+}
+
+/// Removes what `index.json` does not reach. Nothing is removed while a document is unreadable,
+/// since what it reaches would be lost. The write lock is taken here.
+pub fn prune(layout: &Layout) -> Result<Option<Pruned>, LayoutError> {
+    if layout.index()?.is_none() {
+        return Ok(None);
+    }
+    let _lock = layout.lock()?;
+    sweep(layout).map(Some)
+}
+
+/// As [`prune`], for a caller that holds the write lock.
+pub fn sweep(layout: &Layout) -> Result<Pruned, LayoutError> {
+    let index = layout.index()?.unwrap_or_else(|| Index::new(Vec::new()));
+    let reach = reach(layout, &index);
+    if let Some((_, reason)) = reach.unreadable.first() {
+        return Err(LayoutError::Damaged {
+            path: layout.root().to_owned(),
+            reason: format!("nothing was pruned, because {reason}"),
+        });
+    }
+    let mut pruned = Pruned::default();
+    for (digest, size) in layout.blob_files()? {
+        let count = if reach.blobs.contains_key(&digest) {
+            &mut pruned.live
+        } else {
+            layout.remove_blob(&digest)?;
+            &mut pruned.dead
+        };
+        count.0 += 1;
+        count.1 += size;
+    }
+    Ok(pruned)
+}

@@ -1,0 +1,296 @@
+//! An archive as one tar, for `docker load` and any OCI tool, with no help from us.
+//!
+//! Holds the image layout, and beside it the `manifest.json` of `docker save`. Layers are
+//! uncompressed in it, so that any engine reads them, and a compressed tar packs them together.
+//! The bytes depend on the archive's content only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::archive::{
+    Archive, LayerBlob, Role, StoredImage, read_cache, write_image, write_records,
+};
+use super::codec::{self, Codec};
+use super::digest::{Digest, Hashing};
+use super::directory::{DOCUMENT_LIMIT, Layout, LayoutError};
+use super::oci::{Descriptor, Index, REF_NAME, UNCOMPRESSED};
+use super::records::RecordGraph;
+
+/// One image in `manifest.json`, as `docker save` writes it.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct SavedEntry {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<Digest>,
+}
+
+/// Which tags the images get when the tar is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tags {
+    /// Those that are noted in the archive: a base's.
+    Noted,
+    /// Also `dockercache:STAGE` for each stage, to find them again.
+    Stages,
+}
+
+/// Writes the archive in `layout` as a tar. `advance` is told of layer bytes as they pass.
+pub fn write(
+    layout: &Layout,
+    archive: &Archive,
+    tags: Tags,
+    out: impl Write,
+    advance: &dyn Fn(u64),
+) -> Result<(), LayoutError> {
+    let mut documents: Vec<Vec<u8>> = Vec::new();
+    let mut packed = Archive { about: archive.about.clone(), ..Archive::default() };
+    let mut entries = Vec::new();
+    // What lies in the tar: each layer uncompressed, by diffID, and the blob to take it from.
+    let mut layers: BTreeMap<Digest, (Digest, u64)> = BTreeMap::new();
+    for image in &archive.images {
+        let plain = image
+            .manifest
+            .layers
+            .iter()
+            .map(|layer| uncompressed(layout, layer, &mut layers))
+            .collect::<Result<Vec<_>, _>>()?;
+        let config = layout.document(&image.manifest.config)?;
+        let name = image.descriptor.annotation(REF_NAME).unwrap_or_default();
+        let written = write_image(&mut documents, &config, &plain, name, image.note.clone())?;
+        renamed(&mut packed, &image.descriptor.digest, &written.descriptor.digest);
+        entries.push(SavedEntry {
+            config: blob_name(&image.manifest.config.digest),
+            repo_tags: Some(tags_of(image, name, tags)).filter(|t| !t.is_empty()),
+            layers: plain.iter().map(|l| blob_name(&l.diff_id)).collect(),
+            parent: image.note.parent.clone(),
+        });
+        packed.images.push(written);
+    }
+    if let Some(cache) = &archive.cache {
+        let (mut config, descriptors) = read_cache(layout, cache)?;
+        let mut plain = BTreeMap::new();
+        for (blob, descriptor) in &descriptors {
+            let layer = uncompressed(layout, descriptor, &mut layers)?;
+            let created = descriptor.annotation(super::oci::CREATED_AT);
+            plain.insert(blob.clone(), layer.descriptor(created));
+        }
+        for layer in &mut config.layers {
+            if let Some(descriptor) = plain.get(&layer.blob) {
+                layer.blob = descriptor.digest.clone();
+            }
+        }
+        let mut graph = RecordGraph::default();
+        graph.add(&config).map_err(|e| damaged(layout, e.to_string()))?;
+        let by_diff_id = plain.into_values().map(|d| (d.digest.clone(), d)).collect();
+        packed.cache = write_records(&mut documents, &graph, &by_diff_id)?.map(|(d, _)| d);
+    }
+
+    let mut tar = tar::Builder::new(out);
+    let io = |e| LayoutError::io("write", Path::new("the tar"))(e);
+    append(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(io)?;
+    append(&mut tar, "index.json", &json(&packed.to_index())).map_err(io)?;
+    append(&mut tar, "manifest.json", &json(&entries)).map_err(io)?;
+    let mut written = BTreeSet::new();
+    for document in documents {
+        let digest = Digest::of(&document);
+        if written.insert(digest.clone()) {
+            append(&mut tar, &blob_name(&digest), &document).map_err(io)?;
+        }
+    }
+    for (diff_id, (blob, size)) in &layers {
+        let (_, plain) = codec::decoder(layout.open_blob(blob)?).map_err(io)?;
+        let counted = Advancing { inner: plain, advance };
+        // The header has promised the size: neither more nor less may follow.
+        let mut hashing = Hashing::new(counted.take(*size));
+        tar.append_data(&mut header(*size), blob_name(diff_id), &mut hashing).map_err(io)?;
+        let (_, got, bytes) = hashing.finish();
+        if got != *diff_id || bytes != *size {
+            return Err(damaged(layout, format!("layer {diff_id} does not have its diffID")));
+        }
+    }
+    tar.into_inner().and_then(|mut out| out.flush()).map_err(io)
+}
+
+/// The same layer without compression. Its size is looked up, or counted by reading it.
+fn uncompressed(
+    layout: &Layout,
+    descriptor: &Descriptor,
+    layers: &mut BTreeMap<Digest, (Digest, u64)>,
+) -> Result<LayerBlob, LayoutError> {
+    let diff_id: Digest = descriptor
+        .annotation(UNCOMPRESSED)
+        .and_then(|d| d.parse().ok())
+        .ok_or_else(|| damaged(layout, format!("layer {} has no diffID", descriptor.digest)))?;
+    let known = LayerBlob::from_descriptor(descriptor).map(|l| l.unpacked_size);
+    let known = known.or_else(|| layers.get(&diff_id).map(|(_, size)| *size));
+    let size = match known {
+        Some(size) => size,
+        None => {
+            let io = LayoutError::io("read", &layout.blob_path(&descriptor.digest));
+            codec::decoder(layout.open_blob(&descriptor.digest)?)
+                .and_then(|(_, mut plain)| io::copy(&mut plain, &mut io::sink()))
+                .map_err(io)?
+        }
+    };
+    layers.insert(diff_id.clone(), (descriptor.digest.clone(), size));
+    Ok(LayerBlob {
+        blob: diff_id.clone(),
+        diff_id,
+        size,
+        unpacked_size: size,
+        media_type: Codec::Uncompressed.media_type().to_owned(),
+    })
+}
+
+fn tags_of(image: &StoredImage, name: &str, tags: Tags) -> Vec<String> {
+    let mut all = image.note.tags.clone();
+    if tags == Tags::Stages && image.note.role == Role::Stage {
+        let name: String = name
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '-' })
+            .collect();
+        all.push(format!("dockercache:{}", name.trim_start_matches(['.', '-'])));
+    }
+    all
+}
+
+/// The stages point at their images by manifest, and the manifests have changed.
+fn renamed(archive: &mut Archive, from: &Digest, to: &Digest) {
+    for stage in archive.about.iter_mut().flat_map(|about| &mut about.stages) {
+        if stage.image.as_ref() == Some(from) {
+            stage.image = Some(to.clone());
+        }
+    }
+}
+
+/// Reads a tar that [`write`] wrote into `layout`. Only when everything is there and has its
+/// digest does it replace the archive that was there before. The write lock is held.
+pub fn read(
+    layout: &Layout,
+    name: &Path,
+    input: impl Read,
+    advance: &dyn Fn(u64),
+) -> Result<(), LayoutError> {
+    let bad = |reason: String| LayoutError::Damaged { path: name.to_owned(), reason };
+    let unreadable = |e: io::Error| bad(format!("it is no complete tar: {e}"));
+    let mut index: Option<Index> = None;
+    let mut seen = BTreeSet::new();
+    let mut tar = tar::Archive::new(input);
+    for entry in tar.entries().map_err(unreadable)? {
+        let mut entry = entry.map_err(unreadable)?;
+        let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let kind = entry.header().entry_type();
+        if kind.is_dir() && path.split('/').all(|part| part != "..") {
+            continue;
+        }
+        if !kind.is_file() {
+            return Err(bad(format!("`{path}` is no regular file")));
+        }
+        if !seen.insert(path.clone()) {
+            return Err(bad(format!("`{path}` is in it twice")));
+        }
+        match path.as_str() {
+            "oci-layout" | "manifest.json" | "repositories" => {}
+            "index.json" => {
+                let mut bytes = Vec::new();
+                (&mut entry)
+                    .take(DOCUMENT_LIMIT + 1)
+                    .read_to_end(&mut bytes)
+                    .map_err(unreadable)?;
+                if bytes.len() as u64 > DOCUMENT_LIMIT {
+                    return Err(bad("its index.json is too large".into()));
+                }
+                index = Some(
+                    serde_json::from_slice(&bytes)
+                        .map_err(|e| bad(format!("its index.json is not an OCI index: {e}")))?,
+                );
+            }
+            blob => {
+                let digest = blob
+                    .strip_prefix("blobs/sha256/")
+                    .and_then(|hex| Digest::from_hex(hex).ok())
+                    .ok_or_else(|| bad(format!("`{path}` does not belong there")))?;
+                let mut writer = layout.blob_writer()?;
+                let mut counted = Advancing { inner: entry, advance };
+                copy(&mut counted, &mut writer, layout, &digest, &unreadable)?;
+                let (got, _) = writer.finish()?;
+                if got != digest {
+                    layout.remove_blob(&got)?;
+                    return Err(bad(format!("blob {digest} has the digest {got}")));
+                }
+            }
+        }
+    }
+    let index = index.ok_or_else(|| {
+        bad("it has no index.json; only archives of `dockercache save` can be restored".into())
+    })?;
+    let reach = super::live::reach(layout, &index);
+    if let Some(missing) = reach.blobs.keys().find(|d| layout.blob_size(d).is_none()) {
+        return Err(bad(format!("blob {missing} is missing")));
+    }
+    layout.commit(&index)?;
+    super::live::sweep(layout).map(drop)
+}
+
+/// Copies, telling a bad tar from a full disk.
+fn copy(
+    input: &mut impl Read,
+    output: &mut impl Write,
+    layout: &Layout,
+    digest: &Digest,
+    unreadable: &dyn Fn(io::Error) -> LayoutError,
+) -> Result<(), LayoutError> {
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        let n = input.read(&mut buffer).map_err(unreadable)?;
+        if n == 0 {
+            return Ok(());
+        }
+        output
+            .write_all(&buffer[..n])
+            .map_err(LayoutError::io("write", &layout.blob_path(digest)))?;
+    }
+}
+
+struct Advancing<'a, R> {
+    inner: R,
+    advance: &'a dyn Fn(u64),
+}
+
+impl<R: Read> Read for Advancing<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        (self.advance)(n as u64);
+        Ok(n)
+    }
+}
+
+fn append(tar: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8]) -> io::Result<()> {
+    tar.append_data(&mut header(bytes.len() as u64), name, bytes)
+}
+
+/// The same for every file: no time, no owner.
+fn header(size: u64) -> tar::Header {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(size);
+    header.set_mode(0o644);
+    header.set_entry_type(tar::EntryType::Regular);
+    header
+}
+
+fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+fn damaged(layout: &Layout, reason: String) -> LayoutError {
+    LayoutError::Damaged { path: layout.root().to_owned(), reason }
+}

@@ -1,0 +1,65 @@
+//! An archive as one file: `.tar`, `.tar.gz` or `.tar.zst`.
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+
+use tempfile::NamedTempFile;
+
+use crate::layout::archive::Archive;
+use crate::layout::codec::{self, Codec};
+use crate::layout::directory::{Layout, LayoutError};
+use crate::layout::tarball::{self, Tags};
+
+/// The compression that a file's name asks for; `None` if it is not one of ours.
+pub fn codec_of(path: &Path) -> Option<Codec> {
+    let name = path.file_name()?.to_str()?.to_ascii_lowercase();
+    if name.ends_with(".tar") {
+        Some(Codec::Uncompressed)
+    } else if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
+        Some(Codec::Gzip)
+    } else if name.ends_with(".tar.zst") || name.ends_with(".tzst") {
+        Some(Codec::Zstd)
+    } else {
+        None
+    }
+}
+
+/// Writes the archive in `layout` as one file, beside its place first. Gives its size in bytes.
+pub fn save(
+    layout: &Layout,
+    archive: &Archive,
+    path: &Path,
+    codec: Codec,
+    advance: &dyn Fn(u64),
+) -> Result<u64, LayoutError> {
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(dir).map_err(LayoutError::io("create", dir))?;
+    let file = NamedTempFile::new_in(dir).map_err(LayoutError::io("create a file in", dir))?;
+    let io = |e| LayoutError::io("write", path)(e);
+    let out = BufWriter::with_capacity(1 << 18, file);
+    let mut encoder = codec.encoder(out).map_err(io)?;
+    tarball::write(layout, archive, Tags::Stages, &mut encoder, advance)?;
+    let mut out = encoder.finish().map_err(io)?;
+    out.flush().map_err(io)?;
+    let file = out.into_inner().map_err(|e| io(e.into_error()))?;
+    let size = file.as_file().metadata().map_err(io)?.len();
+    file.persist(path).map_err(|e| io(e.error))?;
+    Ok(size)
+}
+
+/// Unpacks one file into `layout`; the archive that was there stays until all is well.
+pub fn restore(
+    layout: &Layout,
+    path: &Path,
+    advance: &dyn Fn(u64),
+) -> Result<(), LayoutError> {
+    let file = File::open(path).map_err(LayoutError::io("open", path))?;
+    let damaged = |e| LayoutError::Damaged {
+        path: path.to_owned(),
+        reason: format!("it can't be decompressed: {e}"),
+    };
+    let (_, plain) = codec::decoder(file).map_err(damaged)?;
+    let _lock = layout.lock()?;
+    tarball::read(layout, path, plain, advance)
+}

@@ -1,0 +1,203 @@
+//! Real Docker engines, started and emptied by `tests/engines/engine.sh`.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tempfile::TempDir;
+
+use super::invocation::Invocation;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engines/engine.sh");
+
+/// A Docker release and the image store that it runs with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Generation {
+    /// Docker 20.10 with the graph driver; its client builds with the classic builder by default.
+    V20_10,
+    /// Docker 26.1 with the graph driver.
+    V26_1,
+    /// Docker 28.5 with the graph driver.
+    V28_5,
+    /// Docker 28.5 with the containerd image store.
+    V28_5Containerd,
+}
+
+impl Generation {
+    /// The name that `engine.sh` knows.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::V20_10 => "20.10",
+            Self::V26_1 => "26.1",
+            Self::V28_5 => "28.5",
+            Self::V28_5Containerd => "28.5-containerd",
+        }
+    }
+
+    /// Whether `DOCKER_BUILDKIT=0` is a builder whose cache can be carried.
+    pub(crate) fn has_classic_builder(self) -> bool {
+        self != Self::V28_5Containerd
+    }
+}
+
+/// A running engine and the environment that its client needs.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    generation: Generation,
+    name: String,
+    docker_host: String,
+    docker_config: PathBuf,
+    bin: PathBuf,
+    home: TempDir,
+    /// Whether something may have been put into the engine since it was empty.
+    used: bool,
+}
+
+impl Engine {
+    /// Starts an empty engine of the caller's own; it is stopped when it is dropped.
+    pub(crate) fn start(generation: Generation) -> Self {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "test-{}-{}",
+            std::process::id(),
+            STARTED.fetch_add(1, Ordering::Relaxed)
+        );
+        let lines = script(&["start", &name, generation.name()]);
+        let value = |key: &str| {
+            lines
+                .lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+                .unwrap_or_else(|| panic!("engine.sh printed no {key}: {lines}"))
+        };
+        Self {
+            generation,
+            docker_host: value("DOCKER_HOST").to_owned(),
+            docker_config: value("DOCKER_CONFIG").into(),
+            bin: value("ENGINE_BIN").into(),
+            name,
+            home: tempfile::tempdir().expect("a home directory"),
+            used: false,
+        }
+    }
+
+    /// Returns the process's engine of this generation, empty, once no other test holds it.
+    ///
+    /// Tests on one generation run one after the other, tests on different ones side by side. The
+    /// engine outlives the tests and is stopped when the process ends.
+    pub(crate) fn shared(generation: Generation) -> MutexGuard<'static, Self> {
+        static ENGINES: [OnceLock<Mutex<Engine>>; 4] = [const { OnceLock::new() }; 4];
+        let mut engine = ENGINES[generation as usize]
+            .get_or_init(|| Mutex::new(Self::start(generation)))
+            .lock()
+            // A test that failed leaves the engine in any state: it is emptied all the same.
+            .unwrap_or_else(PoisonError::into_inner);
+        if engine.used {
+            engine.wipe();
+        }
+        engine.used = true;
+        engine
+    }
+
+    /// Empties the engine and its client's state, as on a fresh CI machine.
+    pub(crate) fn wipe(&self) {
+        script(&["wipe", &self.name]);
+        for entry in fs::read_dir(self.home.path()).expect("a home directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            }
+            .expect("an emptied home directory");
+        }
+    }
+
+    /// Loads a small busybox image under these tags. It has the same ID on every engine.
+    pub(crate) fn base_image(&self, tags: &[&str]) {
+        script(&[&["base-image", &self.name], tags].concat());
+    }
+
+    /// The generation that was asked for.
+    pub(crate) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Returns a command with nothing in its environment but what reaches this engine.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env(
+                "PATH",
+                format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.bin.display()),
+            )
+            .env("HOME", self.home.path())
+            .env("DOCKER_HOST", &self.docker_host)
+            .env("DOCKER_CONFIG", &self.docker_config);
+        command
+    }
+
+    /// Prepares a run of the `docker` client.
+    pub(crate) fn docker<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Invocation {
+        // By path: `Command` looks programs up in the parent's PATH.
+        let docker = self.bin.join("docker");
+        Invocation::new(self.command(docker.to_str().expect("a UTF-8 path"))).args(args)
+    }
+
+    /// The IDs of all images, those in between included, each once.
+    pub(crate) fn image_ids(&self) -> Vec<String> {
+        let run = self
+            .docker(["images", "--all", "--quiet", "--no-trunc"])
+            .run();
+        let mut ids: Vec<_> = run.success().stdout.lines().map(str::to_owned).collect();
+        ids.sort();
+        ids.dedup();
+        ids
+    }
+
+    /// The ID of the image with this name.
+    pub(crate) fn image_id(&self, name: &str) -> String {
+        let run = self
+            .docker(["image", "inspect", "--format", "{{.Id}}", name])
+            .run();
+        run.success().stdout.trim().to_owned()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // A panic here would hide the one that the test may be failing with.
+        if let Err(error) = try_script(&["stop", &self.name]) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+/// Runs `engine.sh` and returns what it printed.
+fn script(args: &[&str]) -> String {
+    try_script(args).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn try_script(args: &[&str]) -> Result<String, String> {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = Command::new(SCRIPT)
+        .args(args)
+        // The engine is stopped with this process even when nothing drops it.
+        .env("DOCKERCACHE_ENGINE_OWNER", std::process::id().to_string())
+        .output()
+        .map_err(|error| format!("can't run {SCRIPT}: {error}"))?;
+    if status.success() {
+        Ok(String::from_utf8_lossy(&stdout).into_owned())
+    } else {
+        Err(format!(
+            "engine.sh {} failed ({status}):\n{}",
+            args.join(" "),
+            String::from_utf8_lossy(&stderr)
+        ))
+    }
+}
