@@ -3,6 +3,8 @@
 //! Each Dockerfile stands beside a file with what is expected of it. To write those files anew,
 //! run with `UPDATE_CORPUS=1`, and read the difference.
 
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use dockercache::dockerfile::{
     Action, Base, BuildGraph, BuildOptions, CopySource, Dockerfile, Environment, Platform,
 };
@@ -21,12 +23,16 @@ fn options() -> BuildOptions {
 }
 
 fn corpus(kind: &str) -> Vec<PathBuf> {
-    let directory =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/dockerfiles").join(kind);
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/corpus/dockerfiles")
+        .join(kind);
     let mut files: Vec<PathBuf> = fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "Dockerfile"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "Dockerfile")
+        })
         .collect();
     files.sort();
     assert!(!files.is_empty());
@@ -82,7 +88,11 @@ fn another_parser_finds_the_same_instructions() {
         let theirs = parse_dockerfile::parse(&source)
             .map(|theirs| theirs.instructions.iter().map(variant).collect::<Vec<_>>());
         let differs = ORACLE_DIFFERS.iter().any(|(known, _)| *known == name);
-        assert_eq!(theirs.is_ok_and(|theirs| theirs == kinds), !differs, "{name}");
+        assert_eq!(
+            theirs.is_ok_and(|theirs| theirs == kinds),
+            !differs,
+            "{name}"
+        );
     }
 }
 
@@ -98,7 +108,12 @@ fn render(graph: &BuildGraph) -> String {
     for stage in &graph.stages {
         let name = stage.name.as_deref().unwrap_or("-");
         let base = origin(Some(&stage.base));
-        writeln!(text, "stage {} {name} from {base} for {}", stage.index, stage.platform).unwrap();
+        writeln!(
+            text,
+            "stage {} {name} from {base} for {}",
+            stage.index, stage.platform
+        )
+        .unwrap();
         for step in &stage.steps {
             let lines = format!("{}-{}", step.lines.first, step.lines.last);
             match &step.action {
@@ -128,7 +143,10 @@ fn render(graph: &BuildGraph) -> String {
                             CopySource::Files { path, below: None } => {
                                 writeln!(text, "    files {path}").unwrap();
                             }
-                            CopySource::Files { path, below: Some(below) } => {
+                            CopySource::Files {
+                                path,
+                                below: Some(below),
+                            } => {
                                 writeln!(text, "    files {path} and parents {below}").unwrap();
                             }
                             CopySource::Url(url) => writeln!(text, "    url {url}").unwrap(),
@@ -184,7 +202,11 @@ fn check_names(dockerfile: &Dockerfile) {
     let mut unique: Vec<&String> = kept.clone().collect();
     unique.sort();
     unique.dedup();
-    assert_eq!(unique.len(), kept.count(), "names that can be reached are unique");
+    assert_eq!(
+        unique.len(),
+        kept.count(),
+        "names that can be reached are unique"
+    );
 }
 
 /// Makes text that is often a Dockerfile, and often nearly one.
@@ -203,8 +225,12 @@ fn nearly_a_dockerfile() -> impl Strategy<Value = String> {
     let end = prop::sample::select(vec![
         "\n", "\n", "\n", "\r\n", " \\\n", " `\n", "\\\\\n", "\n\n", "\u{a0}\n", "",
     ]);
-    prop::collection::vec((piece, end), 0..12)
-        .prop_map(|pieces| pieces.into_iter().map(|(piece, end)| format!("{piece}{end}")).collect())
+    prop::collection::vec((piece, end), 0..12).prop_map(|pieces| {
+        pieces
+            .into_iter()
+            .flat_map(|(piece, end)| [piece, end.to_owned()])
+            .collect()
+    })
 }
 
 proptest! {
