@@ -5,7 +5,7 @@ use super::error::ContextError;
 use super::go_path::{below_root, has_wildcards};
 use super::ignore::IgnoreFile;
 use super::pattern::PatternMatcher;
-use super::select::{Selected, Selector};
+use super::select::{ListForm, Selected, Selector};
 use super::walk::{Directory, Found, Node, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -32,6 +32,8 @@ pub struct ContextQuery {
     pub parents: bool,
     /// Whether wildcards are resolved: they are in `COPY` and `ADD`, not in a bind mount.
     pub wildcards: bool,
+    /// The form of the digest that the engine uses for wildcards and filters.
+    pub form: ListForm,
 }
 
 impl ContextQuery {
@@ -322,13 +324,15 @@ fn selector(written: &str, query: &ContextQuery) -> Result<Selector, ContextErro
         .transpose()?;
     let path = below_root(source.as_bytes());
     let wildcard = query.wildcards && has_wildcards(&path);
+    let (written, form) = (written.to_owned(), query.form);
     Ok(Selector {
-        written: written.to_owned(),
+        written,
         path,
         wildcard,
         include,
         exclude,
         required,
+        form,
     })
 }
 

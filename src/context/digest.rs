@@ -2,10 +2,10 @@
 //!
 //! `BuildKit` (`cache/contenthash`) hashes, for each file, the fields of a tar header in the "tarsum"
 //! form and then the content; and for each directory the names and digests of what is in it. The
-//! header holds the permission bits, size, type, link target, and the *names* of extended attributes
-//! (their values never reach the hash); never the modification time, and the client sets the owner to
-//! zero. The builder's own digests let a prediction be checked against its cache records. Files are
-//! read once, in parallel, through a small buffer.
+//! header holds the permission bits, size, type, link target, and extended attributes; never the
+//! modification time, and the client sets the owner to zero. The builder's own digests let a
+//! prediction be checked against its cache records. Files are read once, in parallel, through a small
+//! buffer.
 
 use super::error::ContextError;
 use super::walk::{Directory, File, Found, Node, Special, Tree};
@@ -56,19 +56,23 @@ pub(super) struct FileDigest {
     pub(super) size: u64,
 }
 
-/// The list form that the builder hashes for directories and filtered sources: keys, with zero bytes
-/// for slashes, and digests.
+/// The list form that the builder hashes for directories and filtered sources: names and digests.
 #[derive(Default)]
 pub(super) struct FileList(Sha256);
 
 impl FileList {
-    /// Adds an entry whose key starts with a slash.
+    /// Adds an entry by its path, which starts with a slash and has zero bytes for slashes.
     pub(super) fn add(&mut self, path: &[u8], digest: ContentDigest) {
-        let mut key = path.to_vec();
-        key.iter_mut()
-            .filter(|byte| **byte == b'/')
-            .for_each(|byte| *byte = 0);
-        self.0.update(&key);
+        let key: Vec<u8> = path
+            .iter()
+            .map(|&byte| if byte == b'/' { 0 } else { byte })
+            .collect();
+        self.add_verbatim(&key, digest);
+    }
+
+    /// Adds an entry by any name.
+    pub(super) fn add_verbatim(&mut self, name: &[u8], digest: ContentDigest) {
+        self.0.update(name);
         self.0.update(digest.to_string());
     }
 
@@ -87,7 +91,7 @@ pub(super) fn header(tree: &Tree, directory: &Directory) -> ContentDigest {
         kind: b'5',
         ..Header::default()
     };
-    header.finish(&xattr_names(&tree.on_disk(&directory.path)))
+    header.finish(&xattrs(&tree.on_disk(&directory.path)))
 }
 
 /// The digest of a directory with all that is in it.
@@ -123,7 +127,7 @@ pub(super) fn place(tree: &Tree, found: Found<'_>) -> Result<ContentDigest, Cont
                     link: target,
                     ..Header::default()
                 };
-                Ok(header.finish(&xattr_names(&tree.on_disk(&parent.join(name)))))
+                Ok(header.finish(&xattrs(&tree.on_disk(&parent.join(name)))))
             }
             Node::Special { mode, kind, device } => {
                 let (kind, device) = match kind {
@@ -138,7 +142,7 @@ pub(super) fn place(tree: &Tree, found: Found<'_>) -> Result<ContentDigest, Cont
                     device,
                     ..Header::default()
                 };
-                Ok(header.finish(&xattr_names(&tree.on_disk(&parent.join(name)))))
+                Ok(header.finish(&xattrs(&tree.on_disk(&parent.join(name)))))
             }
         },
     }
@@ -185,7 +189,7 @@ fn read_once(path: &Path) -> io::Result<Option<FileDigest>> {
         kind: b'0',
         ..Header::default()
     };
-    let mut hash = header.hash(&xattr_names(path));
+    let mut hash = header.hash(&xattrs(path));
     let mut size = 0;
     BUFFER.with_borrow_mut(|buffer| {
         // One byte more than the size is enough to see that a file has grown.
@@ -230,7 +234,7 @@ struct Header<'a> {
 }
 
 impl Header<'_> {
-    fn hash(&self, xattrs: &[Vec<u8>]) -> Sha256 {
+    fn hash(&self, xattrs: &[(Vec<u8>, Vec<u8>)]) -> Sha256 {
         let mut hash = Sha256::new();
         let (major, minor) = (
             rustix::fs::major(self.device),
@@ -245,42 +249,54 @@ impl Header<'_> {
         hash.update("linkname");
         hash.update(self.link);
         hash.update(format!("unamegnamedevmajor{major}devminor{minor}"));
-        for name in xattrs {
+        for (name, value) in xattrs {
             hash.update(name);
+            hash.update(value);
         }
         hash
     }
 
-    fn finish(&self, xattrs: &[Vec<u8>]) -> ContentDigest {
+    fn finish(&self, xattrs: &[(Vec<u8>, Vec<u8>)]) -> ContentDigest {
         ContentDigest(self.hash(xattrs).finalize().into())
     }
 }
 
-/// The sorted names of the extended attributes that count, without following a link.
-fn xattr_names(path: &Path) -> Vec<Vec<u8>> {
-    /// The most that the system gives: `XATTR_LIST_MAX` on Linux.
-    const LONGEST: usize = 64 * 1024;
-
-    let mut short = [0; 512];
-    let mut long = Vec::new();
-    let names = match rustix::fs::llistxattr(path, &mut short) {
-        Ok(0) => return Vec::new(),
-        Ok(length) => &short[..length],
-        Err(rustix::io::Errno::RANGE) => {
-            long.resize(LONGEST, 0);
-            let length = rustix::fs::llistxattr(path, long.as_mut_slice()).unwrap_or(0);
-            &long[..length]
-        }
-        // A file system without attributes.
-        Err(_) => return Vec::new(),
+/// The extended attributes that count, sorted by name, without following a link.
+fn xattrs(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let Ok(Some(names)) = read_xattr(|buffer| rustix::fs::llistxattr(path, buffer)) else {
+        return Vec::new(); // Nearly always, or a file system without attributes.
     };
-    let mut names: Vec<Vec<u8>> = names
+    let mut xattrs: Vec<_> = names
         .split(|&byte| byte == 0)
         .filter(|name| counts(name))
-        .map(<[u8]>::to_vec)
+        .filter_map(|name| {
+            let value = read_xattr(|buffer| rustix::fs::lgetxattr(path, name, buffer)).ok()?;
+            Some((name.to_vec(), value.unwrap_or_default()))
+        })
         .collect();
-    names.sort_unstable();
-    names
+    xattrs.sort_unstable();
+    xattrs
+}
+
+/// Reads into a buffer that is long enough; gives nothing when there is nothing.
+fn read_xattr(
+    read: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+) -> rustix::io::Result<Option<Vec<u8>>> {
+    /// The most that Linux gives for names (`XATTR_LIST_MAX`) and for a value (`XATTR_SIZE_MAX`).
+    const LONGEST: usize = 64 * 1024;
+
+    let mut short = [0; 256];
+    match read(&mut short) {
+        Ok(0) => Ok(None),
+        Ok(length) => Ok(Some(short[..length].to_vec())),
+        Err(rustix::io::Errno::RANGE) => {
+            let mut long = vec![0; LONGEST];
+            let length = read(&mut long)?;
+            long.truncate(length);
+            Ok(Some(long))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn counts(xattr: &[u8]) -> bool {
@@ -414,18 +430,15 @@ mod tests {
         if set("user.b", b"1").is_err() {
             return; // The file system of the test has none.
         }
-        let first = read_once(temp.path()).unwrap().unwrap().digest;
+        let digest = || read_once(temp.path()).unwrap().unwrap().digest;
+        let first = digest();
         set("user.b", b"2").unwrap();
-        assert_eq!(
-            read_once(temp.path()).unwrap().unwrap().digest,
-            first,
-            "names count alone"
-        );
-        set("user.a", b"").unwrap();
-        assert_ne!(read_once(temp.path()).unwrap().unwrap().digest, first);
-        assert_eq!(
-            xattr_names(temp.path()),
-            [b"user.a".to_vec(), b"user.b".to_vec()]
-        );
+        let second = digest();
+        assert_ne!(first, second);
+        set("user.a", &[b'x'; 1000]).unwrap();
+        assert_ne!(second, digest());
+        let found = xattrs(temp.path());
+        assert_eq!(found[0], (b"user.a".to_vec(), vec![b'x'; 1000]));
+        assert_eq!(found[1], (b"user.b".to_vec(), b"2".to_vec()));
     }
 }

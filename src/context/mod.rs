@@ -17,3 +17,4 @@ pub use build_context::{
 };
 pub use digest::ContentDigest;
 pub use error::ContextError;
+pub use select::ListForm;

@@ -2,9 +2,7 @@
 //!
 //! A plain source is one digest: of a file, or of a directory with all that is in it; a link is
 //! followed inside the context. A source with wildcards, `--exclude`, or `--parents` is a list of the
-//! files and directory headers that it lets through. Engines before `BuildKit` 0.26 hash that list in
-//! an older form: the digest differs, what changes it hardly does (they leave out the directory part
-//! of each path).
+//! files and directory headers that it lets through.
 
 use super::digest::{self, ContentDigest, FileList};
 use super::error::ContextError;
@@ -12,6 +10,20 @@ use super::go_path::{Glob, base, has_wildcards};
 use super::pattern::{MatchInfo, PatternMatcher};
 use super::walk::{Directory, Found, Node, Tree};
 use rayon::prelude::*;
+
+/// How the builder writes down what a wildcard or filter lets through.
+///
+/// The digests differ, what changes them hardly does: `Names` leaves out in which directory a file
+/// is. Plain sources have one form.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ListForm {
+    /// By path: `BuildKit` since its change 6238 of September 2025.
+    #[default]
+    Paths,
+    /// By name: before that, Docker 28.5 included. Docker 20.10 goes its own way where a wildcard
+    /// matches a directory.
+    Names,
+}
 
 /// One source, resolved to how the builder looks for it.
 #[derive(Debug)]
@@ -25,6 +37,7 @@ pub(super) struct Selector {
     pub(super) exclude: Option<PatternMatcher>,
     /// A path that must be among the selected ones.
     pub(super) required: Option<Vec<u8>>,
+    pub(super) form: ListForm,
 }
 
 /// What a selector selects.
@@ -50,16 +63,14 @@ impl Selector {
         if self.is_filtered() {
             return self.select_filtered(tree);
         }
-        let found = self.existing(tree, &self.path)?;
+        let found = tree
+            .lookup(&self.path, true)?
+            .ok_or_else(|| self.missing())?;
         let digest = digest::place(tree, found)?;
         Ok(Selection {
             digest,
             places: vec![Selected { found, whole: true }],
         })
-    }
-
-    fn existing<'a>(&self, tree: &'a Tree, path: &[u8]) -> Result<Found<'a>, ContextError> {
-        tree.lookup(path, true)?.ok_or_else(|| self.missing())
     }
 
     fn missing(&self) -> ContextError {
@@ -94,16 +105,24 @@ impl Selector {
 
         let resolved = included
             .par_iter()
-            .map(|one| self.resolve(tree, one))
+            .map(|one| resolve(tree, one))
             .collect::<Result<Vec<_>, _>>()?;
         let digest = match (included.as_slice(), resolved.as_slice()) {
             ([], _) => ContentDigest::of(b""),
             ([one], [(digest, _)]) if base(&one.path) == base(&self.path) => *digest,
             _ => {
                 let mut list = FileList::default();
-                for (one, (digest, _)) in included.iter().zip(&resolved) {
-                    let key = &one.path[prefix.len()..];
-                    list.add(if key.is_empty() { b"/" } else { key }, *digest);
+                for (index, (one, (digest, _))) in included.iter().zip(&resolved).enumerate() {
+                    match (self.form, &one.path[prefix.len()..]) {
+                        (ListForm::Paths, b"") => list.add(b"/", *digest),
+                        (ListForm::Paths, path) => list.add(path, *digest),
+                        (ListForm::Names, _) if index == 0 => {
+                            list.add_verbatim(base(&one.path), *digest);
+                        }
+                        (ListForm::Names, _) => {
+                            list.add_verbatim(&[b"\0", base(&one.path)].concat(), *digest);
+                        }
+                    }
                 }
                 list.finish()
             }
@@ -113,36 +132,43 @@ impl Selector {
             places: resolved.into_iter().map(|(_, place)| place).collect(),
         })
     }
+}
 
-    /// The digest of an included place: of a directory only its header.
-    fn resolve<'a>(
-        &self,
-        tree: &'a Tree,
-        one: &Included<'a>,
-    ) -> Result<(ContentDigest, Selected<'a>), ContextError> {
-        match one.found {
-            Found::Directory(directory) => {
-                let place = Selected {
-                    found: one.found,
-                    whole: false,
-                };
-                Ok((digest::header(tree, directory), place))
-            }
-            Found::Leaf {
-                node: Node::Link { .. },
-                ..
-            } if one.follow => {
-                let found = self.existing(tree, &one.path)?;
-                Ok((digest::place(tree, found)?, Selected { found, whole: true }))
-            }
-            found @ Found::Leaf { .. } => Ok((
-                digest::place(tree, found)?,
-                Selected {
-                    found,
-                    whole: false,
-                },
-            )),
+/// The digest of an included place: of a directory only its header.
+fn resolve<'a>(
+    tree: &'a Tree,
+    one: &Included<'a>,
+) -> Result<(ContentDigest, Selected<'a>), ContextError> {
+    match one.found {
+        Found::Directory(directory) => {
+            let place = Selected {
+                found: one.found,
+                whole: false,
+            };
+            Ok((digest::header(tree, directory), place))
         }
+        Found::Leaf {
+            node: Node::Link { .. },
+            ..
+        } if one.follow => {
+            let found = tree
+                .lookup(&one.path, true)?
+                .ok_or_else(|| missing(&one.path[1..]))?;
+            Ok((digest::place(tree, found)?, Selected { found, whole: true }))
+        }
+        found @ Found::Leaf { .. } => Ok((
+            digest::place(tree, found)?,
+            Selected {
+                found,
+                whole: false,
+            },
+        )),
+    }
+}
+
+fn missing(path: &[u8]) -> ContextError {
+    ContextError::MissingSource {
+        source_path: String::from_utf8_lossy(path).into_owned(),
     }
 }
 
@@ -417,6 +443,7 @@ mod tests {
             include: matcher(include),
             exclude: matcher(exclude),
             required: None,
+            form: ListForm::Paths,
         };
         let tree = Tree::new(root.to_owned(), PatternMatcher::default());
         selector.select(&tree).unwrap().digest.to_string()

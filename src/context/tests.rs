@@ -1,6 +1,8 @@
 //! Tests of the whole module on real directories.
 
-use super::{BuildContext, ContextDigest, ContextError, ContextQuery, EntryKind};
+use super::{
+    BuildContext, ContentDigest, ContextDigest, ContextError, ContextQuery, EntryKind, ListForm,
+};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -89,6 +91,9 @@ fn a_missing_source_is_named() {
         };
         assert_eq!(message(digest(&temp, &filtered)), expected);
     }
+    // Through a wildcard, the link that leads nowhere is named.
+    let dangling = message(digest(&temp, &ContextQuery::copy(["bro*"])));
+    assert_eq!(dangling, "`broken` is not in the build context");
     // A wildcard may match nothing.
     assert_eq!(
         digest(&temp, &ContextQuery::copy(["no*"])).unwrap().entries,
@@ -337,9 +342,30 @@ fn the_joined_form_is_stable() {
     }
     let joined = b"sha256:cd8e75bca50f2d695f220d0cb0997d8ead387e4f926e8669a92d7f104cc9885b\0\
         sha256:c2b5e234f5f38fc5864da7def04782f82501a40d46192e4207d5b3f0c3c4732b";
+    assert_eq!(copy(&temp, &["b", "a"]), ContentDigest::of(joined).hex());
+}
+
+/// Both forms of a list, by hand. The digests of Docker 28.5's form were compared with its records.
+#[test]
+fn lists_have_two_forms() {
+    let temp = context(&["d/a1", "d/a2"]);
+    let of = |form: ListForm| {
+        let query = ContextQuery {
+            form,
+            ..ContextQuery::copy(["d/a*"])
+        };
+        digest(&temp, &query).unwrap()
+    };
+    let paths = of(ListForm::Paths);
+    let [first, second] = [0, 1].map(|at| paths.entries[at].digest.to_string());
+    let joined = |list: String| {
+        let list = ContentDigest::of(list.as_bytes()).to_string();
+        ContentDigest::of(list.as_bytes())
+    };
+    assert_eq!(paths.digest, joined(format!("\0a1{first}\0a2{second}")));
     assert_eq!(
-        copy(&temp, &["b", "a"]),
-        super::ContentDigest::of(joined).hex()
+        of(ListForm::Names).digest,
+        joined(format!("a1{first}\0a2{second}"))
     );
 }
 
