@@ -1,11 +1,13 @@
 //! A project as the builder sees it: Dockerfile, context and arguments, read together.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::context::BuildContext;
+use crate::context::{self, BuildContext};
 use crate::dockerfile::{BuildGraph, BuildOptions, Dockerfile, Platform};
 use crate::engine::arguments::{BuildArguments, ContextSource};
-use crate::key::{StageDigest, digest_build};
+use crate::engine::strategy::Strategy;
+use crate::key::{ContextQuery, Rules, StageDigest, digest_build};
 
 /// Flags whose value the builder counts for every `RUN`.
 const RUN_SETTINGS: &[&str] = &["network", "add-host", "shm-size", "ulimit", "cgroup-parent"];
@@ -31,21 +33,12 @@ pub struct Project {
 #[error("{0}")]
 pub struct ProjectError(String);
 
-/// Which stages a builder builds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Those that the target needs.
-    Needed,
-    /// All up to the target, as the classic builder does.
-    UpToTarget,
-}
-
 impl Project {
     /// Reads what `arguments` name.
     pub fn read(
         arguments: &BuildArguments,
         platform: &str,
-        scope: Scope,
+        strategy: Strategy,
     ) -> Result<Self, ProjectError> {
         let root = match arguments.context() {
             ContextSource::Directory(dir) => dir,
@@ -67,20 +60,13 @@ impl Project {
         let dockerfile = Dockerfile::parse(&source, &path.display().to_string())
             .map_err(|e| wrong(e.to_string()))?;
         let options = options(arguments, platform)?;
-        let graph = plan(&dockerfile, &options, scope)?;
-        let context =
-            BuildContext::open(&root, Some(&path)).map_err(|e| wrong(e.to_string()))?;
-        let mut inputs = std::collections::BTreeSet::new();
-        let stages = digest_build(
-            &graph,
-            &mut |query| {
-                let found = context.digest(query)?;
-                inputs.extend(found.entries.into_iter().map(|e| e.path));
-                Ok(found.digest.hex())
-            },
-            &std::collections::BTreeMap::new(),
-        )
-        .map_err(|e: crate::context::ContextError| wrong(e.to_string()))?;
+        let graph = plan(&dockerfile, &options, strategy)?;
+        let context = BuildContext::open(&root, Some(&path)).map_err(|e| wrong(e.to_string()))?;
+        let mut contexts = Contexts { main: &context, named: named_contexts(arguments)? };
+        let mut inputs = BTreeSet::new();
+        let rules = Rules { independent_links: independent_links(strategy) };
+        let stages =
+            digest_build(&graph, rules, &mut |query| contexts.digest(query, &mut inputs), &BTreeMap::new())?;
         let (named, targets) = dockerfile.with_names();
         Ok(Self {
             named,
@@ -121,14 +107,16 @@ fn options(arguments: &BuildArguments, platform: &str) -> Result<BuildOptions, P
     })
 }
 
+/// The stages that the builder builds: those that the target needs, or, by the classic builder,
+/// all up to it.
 fn plan(
     dockerfile: &Dockerfile,
     options: &BuildOptions,
-    scope: Scope,
+    strategy: Strategy,
 ) -> Result<BuildGraph, ProjectError> {
     let plan = |options: &BuildOptions| dockerfile.plan(options).map_err(|e| wrong(e.to_string()));
     let mut graph = plan(options)?;
-    if scope == Scope::UpToTarget {
+    if strategy == Strategy::Classic {
         for index in 0..graph.target {
             if graph.stages.iter().all(|s| s.index != index) {
                 let options = BuildOptions { target: Some(index.to_string()), ..options.clone() };
@@ -139,6 +127,62 @@ fn plan(
         }
     }
     Ok(graph)
+}
+
+/// `COPY --link` makes an independent layer where the builder can merge, which the stock engine
+/// with the graph driver can't.
+fn independent_links(strategy: Strategy) -> bool {
+    strategy == Strategy::BuildkitLocal
+}
+
+/// The build context and those that `--build-context` names.
+struct Contexts<'a> {
+    main: &'a BuildContext,
+    named: BTreeMap<String, BuildContext>,
+}
+
+impl Contexts<'_> {
+    fn digest(
+        &mut self,
+        query: &ContextQuery,
+        inputs: &mut BTreeSet<PathBuf>,
+    ) -> Result<String, ProjectError> {
+        let context = match &query.named_context {
+            None => self.main,
+            Some(name) => self.named.get(name).ok_or_else(|| {
+                wrong(format!("the build context `{name}` is no directory of this machine"))
+            })?,
+        };
+        let found = context
+            .digest(&context::ContextQuery {
+                sources: query.sources.clone(),
+                excludes: query.excludes.clone(),
+                parents: query.parents,
+                wildcards: query.wildcards,
+                form: context::ListForm::default(),
+            })
+            .map_err(|e| wrong(e.to_string()))?;
+        let prefix = query.named_context.as_ref().map(PathBuf::from).unwrap_or_default();
+        inputs.extend(found.entries.into_iter().map(|e| prefix.join(e.path)));
+        Ok(found.digest.hex())
+    }
+}
+
+fn named_contexts(
+    arguments: &BuildArguments,
+) -> Result<BTreeMap<String, BuildContext>, ProjectError> {
+    let mut contexts = BTreeMap::new();
+    for value in arguments.values("build-context") {
+        let text = value.to_string_lossy();
+        let Some((name, source)) = text.split_once('=') else { continue };
+        // An image, a repository or a layout has no files here; a query for it says so.
+        if Path::new(source).is_dir() {
+            let context = BuildContext::open(Path::new(source), None)
+                .map_err(|e| wrong(e.to_string()))?;
+            contexts.insert(name.to_owned(), context);
+        }
+    }
+    Ok(contexts)
 }
 
 /// The ignore file beside the Dockerfile; the one in the context is found by the builder itself.

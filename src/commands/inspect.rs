@@ -9,7 +9,6 @@ use crate::exit::{Exit, Failure};
 use crate::layout::archive::{self, Archive, LayerBlob, Role};
 use crate::layout::digest::Digest;
 use crate::layout::directory::Layout;
-use crate::layout::oci::REF_NAME;
 use crate::report::{Reporter, bytes, output};
 
 /// The JSON form of the result.

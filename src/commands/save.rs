@@ -19,7 +19,7 @@ use crate::exit::{Exit, Failure};
 use crate::layout::archive::{self, About, Archive, FORMAT, StageAbout, StepAbout};
 use crate::layout::directory::Layout;
 use crate::layout::live;
-use crate::project::{Project, Scope};
+use crate::project::Project;
 use crate::report::{Reporter, bytes, output, timestamp};
 use crate::store::file;
 use crate::store::journal::Journal;
@@ -289,11 +289,7 @@ fn project(
     engine: &Engine,
     reporter: Reporter,
 ) -> Option<Project> {
-    let scope = match strategy {
-        Strategy::Classic => Scope::UpToTarget,
-        Strategy::BuildkitLocal | Strategy::BuildkitReplay => Scope::Needed,
-    };
-    match Project::read(&subject.arguments, &engine.facts.platform, scope) {
+    match Project::read(&subject.arguments, &engine.facts.platform, strategy) {
         Ok(project) => Some(project),
         Err(error) => {
             reporter.warn(format!("only the built stage is saved, not the others: {error}"));
@@ -341,7 +337,7 @@ fn stages(project: Option<&Project>, subject: &Subject) -> Vec<Stage> {
                         .steps
                         .iter()
                         .map(|s| StepAbout {
-                            text: s.text.chars().take(100).collect(),
+                            text: s.instruction.chars().take(100).collect(),
                             digest: s.digest.clone(),
                         })
                         .collect(),

@@ -1,0 +1,148 @@
+//! `key`: cache keys that are known before the build.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::cli::{Format, KeyArgs};
+use crate::engine::Engine;
+use crate::engine::arguments::BuildArguments;
+use crate::engine::client::Client;
+use crate::engine::error::EngineError;
+use crate::engine::strategy::{self, Strategy};
+use crate::exit::{Exit, Failure};
+use crate::key::{KeyScope, Keys};
+use crate::project::Project;
+use crate::report::{Reporter, output};
+
+/// Level files that always exist, so that a key made of checksums never misses one.
+const LEVEL_FILES: usize = 8;
+
+/// The JSON form of the result.
+#[derive(Serialize)]
+struct Computed<'a> {
+    schema: &'static str,
+    strategy: &'a str,
+    /// Most exact first.
+    keys: Vec<&'a str>,
+    stages: Vec<StageRow<'a>>,
+}
+
+#[derive(Serialize)]
+struct StageRow<'a> {
+    name: String,
+    digest: &'a str,
+}
+
+pub(super) fn run(args: KeyArgs) -> Result<Exit, Failure> {
+    let reporter = Reporter::new(args.speech.quiet);
+    let arguments = BuildArguments::parse(args.arguments.iter().cloned());
+    let target = target(&arguments, args.engine.strategy, reporter)?;
+    let project = Project::read(&arguments, &target.platform, target.strategy)
+        .map_err(|e| Failure::usage(e.to_string()))?;
+    if args.list_inputs {
+        project.inputs.iter().for_each(|path| output::line(&path.to_string_lossy()));
+        return Ok(Exit::Ok);
+    }
+    let scope = KeyScope {
+        generation: target.generation,
+        strategy: target.strategy.name().to_owned(),
+        platform: target.platform,
+        project: args.project.clone().unwrap_or_else(|| project.name.clone()),
+        salt: args.salt.clone(),
+    };
+    let keys = Keys::new(&scope, &project.stages);
+    if let Some(dir) = &args.write {
+        write_levels(dir, &keys)?;
+    }
+    print(args.speech.format, &keys, &project, target.strategy);
+    Ok(Exit::Ok)
+}
+
+/// What the key is for, besides the project.
+struct Target {
+    generation: String,
+    platform: String,
+    strategy: Strategy,
+}
+
+/// Asks the engine. Where none answers, keys are still made, for engines of no known generation.
+fn target(
+    arguments: &BuildArguments,
+    forced: Option<Strategy>,
+    reporter: Reporter,
+) -> Result<Target, Failure> {
+    let environment = |name: &str| std::env::var(name).ok();
+    match Engine::connect(Client::from_path()) {
+        Ok(engine) => Ok(Target {
+            strategy: strategy::choose(
+                &engine.facts,
+                &engine.client,
+                arguments,
+                &environment,
+                forced,
+            )?,
+            // Records of 20.10 are other ones; from 23 on they are the same.
+            generation: if engine.facts.server.reads_zstd() { "23plus" } else { "pre23" }.to_owned(),
+            platform: engine.facts.platform,
+        }),
+        Err(error @ (EngineError::Unreachable(_) | EngineError::NoClient { .. })) => {
+            reporter.warn(format!("the keys name no engine generation: {error}"));
+            Ok(Target {
+                generation: "unknown".to_owned(),
+                platform: crate::dockerfile::Platform::host().to_string(),
+                strategy: forced.unwrap_or(Strategy::BuildkitReplay),
+            })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Writes `level-1` (the most exact) to `level-8`, each with its key, always all of them.
+fn write_levels(dir: &Path, keys: &Keys) -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Failure {
+        exit: Exit::Io,
+        message: format!("failed to write key files into `{}`: {e}", dir.display()),
+        hint: None,
+    };
+    fs::create_dir_all(dir).map_err(failed)?;
+    let last = keys.levels.last();
+    for number in 0..LEVEL_FILES {
+        // The coarsest level fills up: the same key twice is harmless, a missing file is not.
+        let level = if number + 1 == LEVEL_FILES { last } else { keys.levels.get(number).or(last) };
+        let key = level.map_or("", |l| l.key.as_str());
+        fs::write(dir.join(format!("level-{}", number + 1)), key).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn print(format: Format, keys: &Keys, project: &Project, strategy: Strategy) {
+    let texts: Vec<&str> = keys.levels.iter().map(|l| l.key.as_str()).collect();
+    match format {
+        Format::Text => texts.iter().for_each(|key| output::line(key)),
+        Format::Json => output::json(&Computed {
+            schema: "dockercache.key.v1",
+            strategy: strategy.name(),
+            keys: texts,
+            stages: project
+                .stages
+                .iter()
+                .map(|s| StageRow {
+                    name: s.name.clone().unwrap_or_else(|| format!("stage-{}", s.index)),
+                    digest: &s.digest,
+                })
+                .collect(),
+        }),
+        Format::Env => {
+            output::pair(true, "key", keys.exact());
+            output::pair(true, "restore-keys", &texts[1..].join(" "));
+        }
+        Format::Github => {
+            output::pair(false, "key", keys.exact());
+            output::line("restore-keys<<DOCKERCACHE_KEYS_END");
+            texts[1..].iter().for_each(|key| output::line(key));
+            output::line("DOCKERCACHE_KEYS_END");
+        }
+    }
+}
