@@ -71,8 +71,12 @@ pub enum Verb {
 #[derive(Debug, Args)]
 pub struct Directory {
     /// The archive's directory
-    #[arg(long = "cache-dir", value_name = "DIR", env = "DOCKERCACHE_DIR",
-          default_value = "/tmp/dockercache")]
+    #[arg(
+        long = "cache-dir",
+        value_name = "DIR",
+        env = "DOCKERCACHE_DIR",
+        default_value = "/tmp/dockercache"
+    )]
     pub dir: PathBuf,
 }
 

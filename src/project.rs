@@ -65,8 +65,12 @@ impl Project {
         let mut contexts = Contexts { main: &context, named: named_contexts(arguments)? };
         let mut inputs = BTreeSet::new();
         let rules = Rules { independent_links: independent_links(strategy) };
-        let stages =
-            digest_build(&graph, rules, &mut |query| contexts.digest(query, &mut inputs), &BTreeMap::new())?;
+        let stages = digest_build(
+            &graph,
+            rules,
+            &mut |query| contexts.digest(query, &mut inputs),
+            &BTreeMap::new(),
+        )?;
         let (named, targets) = dockerfile.with_names();
         Ok(Self {
             named,
@@ -177,8 +181,8 @@ fn named_contexts(
         let Some((name, source)) = text.split_once('=') else { continue };
         // An image, a repository or a layout has no files here; a query for it says so.
         if Path::new(source).is_dir() {
-            let context = BuildContext::open(Path::new(source), None)
-                .map_err(|e| wrong(e.to_string()))?;
+            let context =
+                BuildContext::open(Path::new(source), None).map_err(|e| wrong(e.to_string()))?;
             contexts.insert(name.to_owned(), context);
         }
     }

@@ -64,7 +64,8 @@ pub(super) fn run(args: BuildArgs) -> Result<Exit, Failure> {
         });
     }
     if let Err(error) = journal.write() {
-        reporter.warn(format!("`save` will need the build's arguments: failed to note them: {error}"));
+        reporter
+            .warn(format!("`save` will need the build's arguments: failed to note them: {error}"));
     }
     Ok(exit_of(finished.status))
 }
@@ -128,9 +129,8 @@ fn uncached(
 }
 
 fn summarise(finished: &Finished, strategy: Strategy, reporter: Reporter) {
-    let count = |outcome| {
-        finished.steps.iter().filter(|s| !s.is_from() && s.outcome == outcome).count()
-    };
+    let count =
+        |outcome| finished.steps.iter().filter(|s| !s.is_from() && s.outcome == outcome).count();
     reporter.info(format!(
         "build: {} steps cached, {} executed ({strategy})",
         count(Outcome::Cached),

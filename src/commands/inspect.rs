@@ -100,7 +100,8 @@ fn look(layout: &Layout, archive: &Archive) -> Result<Inspected, Failure> {
         }
     }
     let stages = archive.about.iter().flat_map(|a| &a.stages).map(|stage| {
-        let image = archive.images.iter().find(|i| stage.image.as_ref() == Some(&i.descriptor.digest));
+        let image =
+            archive.images.iter().find(|i| stage.image.as_ref() == Some(&i.descriptor.digest));
         let layers: Vec<LayerRow> = image
             .iter()
             .flat_map(|i| &i.manifest.layers)
@@ -141,8 +142,7 @@ fn look(layout: &Layout, archive: &Archive) -> Result<Inspected, Failure> {
     };
     for (digest, size) in layout.blob_files()? {
         let descriptor = reach.blobs.get(&digest);
-        let total =
-            if descriptor.is_some() { &mut inspected.live } else { &mut inspected.dead };
+        let total = if descriptor.is_some() { &mut inspected.live } else { &mut inspected.dead };
         total.blobs += 1;
         total.bytes += size;
         inspected.blobs.push(BlobRow {

@@ -84,7 +84,8 @@ fn target(
                 forced,
             )?,
             // Records of 20.10 are other ones; from 23 on they are the same.
-            generation: if engine.facts.server.reads_zstd() { "23plus" } else { "pre23" }.to_owned(),
+            generation: if engine.facts.server.reads_zstd() { "23plus" } else { "pre23" }
+                .to_owned(),
             platform: engine.facts.platform,
         }),
         Err(error @ (EngineError::Unreachable(_) | EngineError::NoClient { .. })) => {

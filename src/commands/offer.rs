@@ -54,8 +54,12 @@ pub(super) fn verified(
         return Ok(Some((archive, 0, Reach::default())));
     }
     let mut reach = archive::reach(layout)?;
-    let known =
-        |digest: &_| journal.verified.get(digest).is_some_and(|s| verify::look(layout, digest).as_ref() == Some(s));
+    let known = |digest: &_| {
+        journal
+            .verified
+            .get(digest)
+            .is_some_and(|s| verify::look(layout, digest).as_ref() == Some(s))
+    };
     let total = reach.blobs.values().filter(|d| !known(&d.digest)).map(|d| d.size).sum();
     let progress = reporter.progress("verifying blobs", total);
     let bad = verify::verify(layout, &reach, known, &|n| progress.advance(n));
@@ -121,7 +125,10 @@ fn reason_for_miss(
         let platform = &engine.facts.platform;
         let other = !about.platform.is_empty() && about.platform != *platform;
         if other {
-            return Some(format!("the archive is for {}, the engine is {platform}", about.platform));
+            return Some(format!(
+                "the archive is for {}, the engine is {platform}",
+                about.platform
+            ));
         }
     }
     if strategy == Strategy::Classic {
@@ -154,9 +161,11 @@ pub(super) fn summary(offer: &Offer, strategy: Strategy) -> String {
         Some(reason) => format!("miss: {reason} ({strategy})"),
         None => {
             let stages = offer.archive.about.as_ref().map_or(0, |a| a.stages.len());
-            let by = offer.archive.about.as_ref().map_or_else(String::new, |a| {
-                format!(", saved by Docker {}", a.engine)
-            });
+            let by = offer
+                .archive
+                .about
+                .as_ref()
+                .map_or_else(String::new, |a| format!(", saved by Docker {}", a.engine));
             format!(
                 "hit: {stages} stages in {} blobs, {} ({strategy}{by})",
                 offer.live.0,

@@ -77,7 +77,8 @@ fn print(args: &RestoreArgs, offer: &Offer, strategy: Strategy) {
             strategy: strategy.name(),
             reason: offer.miss.as_deref(),
             flags: &flags,
-            stages: about.map_or_else(Vec::new, |a| a.stages.iter().map(|s| s.name.as_str()).collect()),
+            stages: about
+                .map_or_else(Vec::new, |a| a.stages.iter().map(|s| s.name.as_str()).collect()),
             blobs: offer.live.0,
             bytes: offer.live.1,
             damaged_blobs: offer.bad,

@@ -188,11 +188,20 @@ fn capture(
         offer: &offer.cache_from,
     };
     if !named_images.is_empty() {
-        return classic::capture_named(engine, layout, &offer.archive, named_images, request, reporter);
+        return classic::capture_named(
+            engine,
+            layout,
+            &offer.archive,
+            named_images,
+            request,
+            reporter,
+        );
     }
     match strategy {
         Strategy::Classic => classic::capture(engine, layout, &offer.archive, request, reporter),
-        Strategy::BuildkitReplay => replay::capture(engine, layout, &offer.archive, request, reporter),
+        Strategy::BuildkitReplay => {
+            replay::capture(engine, layout, &offer.archive, request, reporter)
+        }
         Strategy::BuildkitLocal if is_unchanged(&stages, offer, subject) => Ok(Captured {
             archive: offer.archive.clone(),
             taken: Vec::new(),

@@ -40,19 +40,12 @@ impl ContextQuery {
     /// The query of a `COPY` or `ADD` without further flags.
     pub fn copy<S: Into<String>>(sources: impl IntoIterator<Item = S>) -> Self {
         let sources = sources.into_iter().map(Into::into).collect();
-        Self {
-            sources,
-            wildcards: true,
-            ..Self::default()
-        }
+        Self { sources, wildcards: true, ..Self::default() }
     }
 
     /// The query of a `RUN` with bind mounts of these sources.
     pub fn mounts<S: Into<String>>(sources: impl IntoIterator<Item = S>) -> Self {
-        Self {
-            wildcards: false,
-            ..Self::copy(sources)
-        }
+        Self { wildcards: false, ..Self::copy(sources) }
     }
 }
 
@@ -112,21 +105,14 @@ impl BuildContext {
     /// otherwise `.dockerignore` in the context.
     pub fn open(root: &Path, dockerfile: Option<&Path>) -> Result<Self, ContextError> {
         let resolved = root.canonicalize().map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => ContextError::NoContext {
-                path: root.to_owned(),
-            },
+            std::io::ErrorKind::NotFound => ContextError::NoContext { path: root.to_owned() },
             _ => ContextError::read(root, source),
         })?;
         if !resolved.is_dir() {
-            return Err(ContextError::NotADirectory {
-                path: root.to_owned(),
-            });
+            return Err(ContextError::NotADirectory { path: root.to_owned() });
         }
         let ignore = IgnoreFile::find(&resolved, dockerfile)?;
-        Ok(Self {
-            tree: Tree::new(resolved, ignore.matcher),
-            ignore_file: ignore.path,
-        })
+        Ok(Self { tree: Tree::new(resolved, ignore.matcher), ignore_file: ignore.path })
     }
 
     /// The ignore file in force, if there is one.
@@ -139,9 +125,7 @@ impl BuildContext {
         let mut joined = Vec::new();
         let mut entries = BTreeMap::new();
         for selector in selectors(query)? {
-            let selection = selector
-                .select(&self.tree)
-                .map_err(|error| self.explain(error))?;
+            let selection = selector.select(&self.tree).map_err(|error| self.explain(error))?;
             if !joined.is_empty() {
                 joined.push(0);
             }
@@ -150,16 +134,9 @@ impl BuildContext {
                 self.collect(place, &mut entries)?;
             }
         }
-        let bytes = entries
-            .values()
-            .map(|entry: &ContextEntry| entry.size)
-            .sum();
+        let bytes = entries.values().map(|entry: &ContextEntry| entry.size).sum();
         let entries = entries.into_values().collect();
-        Ok(ContextDigest {
-            digest: ContentDigest::of(&joined),
-            entries,
-            bytes,
-        })
+        Ok(ContextDigest { digest: ContentDigest::of(&joined), entries, bytes })
     }
 
     /// Every file and link that is not ignored, relative to the context, in the order of a walk.
@@ -238,13 +215,7 @@ impl BuildContext {
             Found::Directory(directory) => digest::header(&self.tree, directory),
             Found::Leaf { .. } => digest::place(&self.tree, found)?,
         };
-        Ok(ContextEntry {
-            path: to_path(found.path()),
-            kind,
-            mode: mode & 0o7777,
-            size,
-            digest,
-        })
+        Ok(ContextEntry { path: to_path(found.path()), kind, mode: mode & 0o7777, size, digest })
     }
 
     fn each_below<'a>(
@@ -285,18 +256,12 @@ fn selectors(query: &ContextQuery) -> Result<Vec<Selector>, ContextError> {
             || (seen.insert(selector.path.clone())
                 && !plain.iter().any(|other| {
                     !other.is_empty()
-                        && selector
-                            .path
-                            .starts_with(&[other, b"/".as_slice()].concat())
+                        && selector.path.starts_with(&[other, b"/".as_slice()].concat())
                 }))
     });
     selectors.sort_by(|left, right| {
         let path = |selector: &Selector| {
-            if selector.path.is_empty() {
-                b"/".to_vec()
-            } else {
-                selector.path.clone()
-            }
+            if selector.path.is_empty() { b"/".to_vec() } else { selector.path.clone() }
         };
         // Stable, with the plain ones first.
         (path(left), left.is_filtered()).cmp(&(path(right), right.is_filtered()))
@@ -325,15 +290,7 @@ fn selector(written: &str, query: &ContextQuery) -> Result<Selector, ContextErro
     let path = below_root(source.as_bytes());
     let wildcard = query.wildcards && has_wildcards(&path);
     let (written, form) = (written.to_owned(), query.form);
-    Ok(Selector {
-        written,
-        path,
-        wildcard,
-        include,
-        exclude,
-        required,
-        form,
-    })
+    Ok(Selector { written, path, wildcard, include, exclude, required, form })
 }
 
 fn matcher<'a>(

@@ -63,10 +63,7 @@ pub(super) struct FileList(Sha256);
 impl FileList {
     /// Adds an entry by its path, which starts with a slash and has zero bytes for slashes.
     pub(super) fn add(&mut self, path: &[u8], digest: ContentDigest) {
-        let key: Vec<u8> = path
-            .iter()
-            .map(|&byte| if byte == b'/' { 0 } else { byte })
-            .collect();
+        let key: Vec<u8> = path.iter().map(|&byte| if byte == b'/' { 0 } else { byte }).collect();
         self.add_verbatim(&key, digest);
     }
 
@@ -86,11 +83,7 @@ pub(super) fn header(tree: &Tree, directory: &Directory) -> ContentDigest {
     if directory.is_root() {
         return ContentDigest::of(b"");
     }
-    let header = Header {
-        mode: directory.mode,
-        kind: b'5',
-        ..Header::default()
-    };
+    let header = Header { mode: directory.mode, kind: b'5', ..Header::default() };
     header.finish(&xattrs(&tree.on_disk(&directory.path)))
 }
 
@@ -121,12 +114,7 @@ pub(super) fn place(tree: &Tree, found: Found<'_>) -> Result<ContentDigest, Cont
             Node::Directory(below) => directory(tree, below),
             Node::File(node) => Ok(file(tree, node, || tree.on_disk(&parent.join(name)))?.digest),
             Node::Link { mode, target } => {
-                let header = Header {
-                    mode: *mode,
-                    kind: b'2',
-                    link: target,
-                    ..Header::default()
-                };
+                let header = Header { mode: *mode, kind: b'2', link: target, ..Header::default() };
                 Ok(header.finish(&xattrs(&tree.on_disk(&parent.join(name)))))
             }
             Node::Special { mode, kind, device } => {
@@ -136,12 +124,7 @@ pub(super) fn place(tree: &Tree, found: Found<'_>) -> Result<ContentDigest, Cont
                     Special::CharDevice => (b'3', *device),
                     Special::BlockDevice => (b'4', *device),
                 };
-                let header = Header {
-                    mode: *mode,
-                    kind,
-                    device,
-                    ..Header::default()
-                };
+                let header = Header { mode: *mode, kind, device, ..Header::default() };
                 Ok(header.finish(&xattrs(&tree.on_disk(&parent.join(name)))))
             }
         },
@@ -159,9 +142,7 @@ fn file<P: AsRef<Path>>(
     let path = path();
     let path = path.as_ref();
     let read = read_twice(|| read_once(path)).map_err(|source| ContextError::read(path, source))?;
-    let digest = read.ok_or_else(|| ContextError::Unstable {
-        path: path.to_owned(),
-    })?;
+    let digest = read.ok_or_else(|| ContextError::Unstable { path: path.to_owned() })?;
     tree.files_read.fetch_add(1, Ordering::Relaxed);
     tree.bytes_read.fetch_add(digest.size, Ordering::Relaxed);
     Ok(*file.digest.get_or_init(|| digest))
@@ -183,12 +164,8 @@ fn read_once(path: &Path) -> io::Result<Option<FileDigest>> {
 
     let mut file = fs::File::open(path)?;
     let before = file.metadata()?;
-    let header = Header {
-        mode: before.mode(),
-        size: before.len(),
-        kind: b'0',
-        ..Header::default()
-    };
+    let header =
+        Header { mode: before.mode(), size: before.len(), kind: b'0', ..Header::default() };
     let mut hash = header.hash(&xattrs(path));
     let mut size = 0;
     BUFFER.with_borrow_mut(|buffer| {
@@ -215,12 +192,7 @@ fn read_once(path: &Path) -> io::Result<Option<FileDigest>> {
 
 /// What shows that a file was written to or had its mode changed.
 fn stamp(metadata: &Metadata) -> (u64, u32, i64, i64) {
-    (
-        metadata.len(),
-        metadata.mode(),
-        metadata.mtime(),
-        metadata.mtime_nsec(),
-    )
+    (metadata.len(), metadata.mode(), metadata.mtime(), metadata.mtime_nsec())
 }
 
 /// The fields of a tar header that count.
@@ -236,15 +208,9 @@ struct Header<'a> {
 impl Header<'_> {
     fn hash(&self, xattrs: &[(Vec<u8>, Vec<u8>)]) -> Sha256 {
         let mut hash = Sha256::new();
-        let (major, minor) = (
-            rustix::fs::major(self.device),
-            rustix::fs::minor(self.device),
-        );
+        let (major, minor) = (rustix::fs::major(self.device), rustix::fs::minor(self.device));
         let permissions = self.mode & 0o7777;
-        hash.update(format!(
-            "namemode{permissions}uid0gid0size{}typeflag",
-            self.size
-        ));
+        hash.update(format!("namemode{permissions}uid0gid0size{}typeflag", self.size));
         hash.update([self.kind]);
         hash.update("linkname");
         hash.update(self.link);
@@ -369,10 +335,7 @@ mod tests {
         set_mode(temp.path().to_owned(), 0o711);
         assert_eq!(digest(temp.path(), ""), before);
         let nothing = ContentDigest::of(b"").to_string();
-        assert_eq!(
-            before,
-            ContentDigest::of(&[b"\0", nothing.as_bytes()].concat()).to_string()
-        );
+        assert_eq!(before, ContentDigest::of(&[b"\0", nothing.as_bytes()].concat()).to_string());
     }
 
     #[test]
@@ -382,11 +345,7 @@ mod tests {
         let mut attempts = 0;
         let read = read_twice(|| {
             attempts += 1;
-            if attempts == 1 {
-                Ok(None)
-            } else {
-                read_once(temp.path())
-            }
+            if attempts == 1 { Ok(None) } else { read_once(temp.path()) }
         });
         assert_eq!(read.unwrap().unwrap().size, 3);
         assert!(read_twice(|| Ok(None::<u8>)).unwrap().is_none());

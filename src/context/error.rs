@@ -88,9 +88,6 @@ pub enum ContextError {
 
 impl ContextError {
     pub(super) fn read(path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Self::Read {
-            path: path.into(),
-            source,
-        }
+        Self::Read { path: path.into(), source }
     }
 }

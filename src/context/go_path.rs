@@ -41,9 +41,7 @@ pub(super) fn base(path: &[u8]) -> &[u8] {
     if path.is_empty() {
         return b".";
     }
-    path.rsplit(|&b| b == b'/')
-        .find(|part| !part.is_empty())
-        .unwrap_or(b"/")
+    path.rsplit(|&b| b == b'/').find(|part| !part.is_empty()).unwrap_or(b"/")
 }
 
 /// Whether a path holds an unescaped wildcard.
@@ -96,10 +94,7 @@ enum Item {
     Star,
     Any,
     Byte(u8),
-    Class {
-        negated: bool,
-        ranges: Vec<(char, char)>,
-    },
+    Class { negated: bool, ranges: Vec<(char, char)> },
 }
 
 const UNCLOSED: &str = "the class is not closed with `]`";
@@ -234,11 +229,7 @@ mod tests {
             ("//a", "/a"),
             ("!a/../b", "b"),
         ] {
-            assert_eq!(
-                String::from_utf8_lossy(&clean(path.as_bytes())),
-                expected,
-                "{path}"
-            );
+            assert_eq!(String::from_utf8_lossy(&clean(path.as_bytes())), expected, "{path}");
         }
         assert_eq!(below_root(b"../../a/"), b"/a");
         assert_eq!(below_root(b"."), b"");
@@ -297,9 +288,7 @@ mod tests {
             let glob = Glob::parse(pattern.as_bytes()).unwrap();
             assert_eq!(glob.matches(name.as_bytes()), expected, "{pattern} {name}");
         }
-        for bad in [
-            "[]a]", "[-]", "[x-]", "[-x]", "\\", "[a-b-c]", "[", "[^", "[^bc", "a[",
-        ] {
+        for bad in ["[]a]", "[-]", "[x-]", "[-x]", "\\", "[a-b-c]", "[", "[^", "[^bc", "a["] {
             assert!(Glob::parse(bad.as_bytes()).is_err(), "{bad}");
         }
     }

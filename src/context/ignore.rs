@@ -46,22 +46,13 @@ impl IgnoreFile {
             return Ok(None);
         }
         let tree = Tree::new(directory.to_owned(), PatternMatcher::default());
-        let Some(
-            found @ Found::Leaf {
-                node: Node::File(_),
-                ..
-            },
-        ) = tree.lookup(name, true)?
-        else {
+        let Some(found @ Found::Leaf { node: Node::File(_), .. }) = tree.lookup(name, true)? else {
             return Ok(None);
         };
         let content = fs::read(tree.on_disk(&found.path()))
             .map_err(|source| ContextError::read(&path, source))?;
         let matcher = parse(&content, &path)?;
-        Ok(Some(Self {
-            path: Some(path),
-            matcher,
-        }))
+        Ok(Some(Self { path: Some(path), matcher }))
     }
 }
 
@@ -102,11 +93,7 @@ fn normalise(line: &[u8]) -> Option<Vec<u8>> {
         return (!sign.is_empty()).then(|| sign.to_vec());
     }
     let text = clean(text);
-    let text = if text.len() > 1 {
-        text.strip_prefix(b"/").unwrap_or(&text)
-    } else {
-        &text
-    };
+    let text = if text.len() > 1 { text.strip_prefix(b"/").unwrap_or(&text) } else { &text };
     Some([sign, text].concat())
 }
 
@@ -116,10 +103,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn ignores(content: &[u8], path: &str) -> bool {
-        parse(content, Path::new(".dockerignore"))
-            .unwrap()
-            .matches(path.as_bytes(), None)
-            .0
+        parse(content, Path::new(".dockerignore")).unwrap().matches(path.as_bytes(), None).0
     }
 
     #[test]
@@ -153,11 +137,9 @@ mod tests {
 
     #[test]
     fn names_file_and_line_of_a_bad_pattern() {
-        for (content, line, pattern) in [
-            ("ok\n\n  [z-\n", 3, "[z-"),
-            ("#\n!\n", 2, "!"),
-            ("[Local-Only]/", 1, "[Local-Only]/"),
-        ] {
+        for (content, line, pattern) in
+            [("ok\n\n  [z-\n", 3, "[z-"), ("#\n!\n", 2, "!"), ("[Local-Only]/", 1, "[Local-Only]/")]
+        {
             let error = parse(content.as_bytes(), Path::new("my/.dockerignore")).unwrap_err();
             let start = format!("`my/.dockerignore` line {line}: invalid pattern `{pattern}`: ");
             assert!(error.to_string().starts_with(&start), "{error}");
@@ -179,12 +161,7 @@ mod tests {
         // Empty, it still replaces.
         fs::write(docker.join("App.dockerignore"), "").unwrap();
         assert_eq!(in_force(), Some(docker.join("App.dockerignore")));
-        assert!(
-            IgnoreFile::find(&context, Some(&dockerfile))
-                .unwrap()
-                .matcher
-                .is_empty()
-        );
+        assert!(IgnoreFile::find(&context, Some(&dockerfile)).unwrap().matcher.is_empty());
         assert!(!IgnoreFile::find(&context, None).unwrap().matcher.is_empty());
     }
 
@@ -196,13 +173,8 @@ mod tests {
         fs::write(context.join("conf/ignore"), "a").unwrap();
         fs::write(temp.path().join("outside"), "b").unwrap();
         let at = context.join(".dockerignore");
-        let matches = |path: &[u8]| {
-            IgnoreFile::find(&context, None)
-                .unwrap()
-                .matcher
-                .matches(path, None)
-                .0
-        };
+        let matches =
+            |path: &[u8]| IgnoreFile::find(&context, None).unwrap().matcher.matches(path, None).0;
 
         symlink("/conf/ignore", &at).unwrap();
         assert!(matches(b"a"));

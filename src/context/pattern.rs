@@ -109,11 +109,7 @@ impl Pattern {
         }
         Glob::parse(&text)?;
         let kind = Kind::compile(&text)?;
-        Ok(Self {
-            negated,
-            text,
-            kind,
-        })
+        Ok(Self { negated, text, kind })
     }
 
     fn matches(&self, path: &[u8]) -> bool {
@@ -210,10 +206,7 @@ impl Kind {
 
 /// The directories above a path, outermost first.
 fn parents(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    path.iter()
-        .enumerate()
-        .filter(|&(_, &byte)| byte == b'/')
-        .map(|(at, _)| &path[..at])
+    path.iter().enumerate().filter(|&(_, &byte)| byte == b'/').map(|(at, _)| &path[..at])
 }
 
 /// Trims white space as Go does: Unicode's, where the text is UTF-8.
@@ -299,11 +292,7 @@ mod tests {
         ("a(b)c/def", "a(b)c/def", true),
         ("a(b)c/def", "a(b)c/xyz", false),
         ("a.|)$(}+{bc", "a.|)$(}+{bc", true),
-        (
-            "dist/*.whl",
-            "dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl",
-            true,
-        ),
+        ("dist/*.whl", "dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl", true),
         ("*", "fileutils.go", true),
         ("*.go", "fileutils.go", true),
         ("*.go", ".", false),
@@ -337,11 +326,7 @@ mod tests {
         for &(pattern, path, expected) in PUBLISHED {
             let matcher = matcher(&[pattern]);
             assert_eq!(walked(&matcher, path), expected, "walked {pattern} {path}");
-            assert_eq!(
-                matcher.matches(path.as_bytes(), None).0,
-                expected,
-                "{pattern} {path}"
-            );
+            assert_eq!(matcher.matches(path.as_bytes(), None).0, expected, "{pattern} {path}");
         }
     }
 
@@ -355,26 +340,14 @@ mod tests {
             (&["docs/*", "!docs/README.md"], "docs/README.md", false),
             (&["docs", "  !docs/README.md  "], "docs/README.md", false),
             (&["**", "!util/docker/web"], "util/docker/web/foo", false),
-            (
-                &["**", "!util/docker/web", "util/docker/web/foo"],
-                "util/docker/web/foo",
-                true,
-            ),
+            (&["**", "!util/docker/web", "util/docker/web/foo"], "util/docker/web/foo", true),
             (&["**", "!dist/*.whl"], "dist/a-1.0+g1.whl", false),
             (&["", "  "], "a", false),
             (&[], "/any/path/there", false),
         ] {
             let matcher = matcher(patterns);
-            assert_eq!(
-                walked(&matcher, path),
-                expected,
-                "walked {patterns:?} {path}"
-            );
-            assert_eq!(
-                matcher.matches(path.as_bytes(), None).0,
-                expected,
-                "{patterns:?} {path}"
-            );
+            assert_eq!(walked(&matcher, path), expected, "walked {patterns:?} {path}");
+            assert_eq!(matcher.matches(path.as_bytes(), None).0, expected, "{patterns:?} {path}");
         }
     }
 
@@ -388,17 +361,7 @@ mod tests {
 
     #[test]
     fn refuses_bad_patterns() {
-        for bad in [
-            "!",
-            "[",
-            "[]a]",
-            "[-]",
-            "[x-]",
-            "a[",
-            "\\",
-            "[Local-Only]",
-            "\\y",
-        ] {
+        for bad in ["!", "[", "[]a]", "[-]", "[x-]", "a[", "\\", "[Local-Only]", "\\y"] {
             let result = PatternMatcher::new(["ok".as_bytes(), bad.as_bytes()]);
             assert_eq!(result.map_err(|(index, _)| index).err(), Some(1), "{bad}");
         }
@@ -413,19 +376,10 @@ mod tests {
         };
         assert!(pruned(&["node_modules"], "node_modules"));
         assert!(pruned(&["node_modules", "!src/**/*.js"], "node_modules"));
-        assert!(pruned(
-            &["!node_modules/keep", "node_modules"],
-            "node_modules"
-        ));
+        assert!(pruned(&["!node_modules/keep", "node_modules"], "node_modules"));
         assert!(pruned(&["*", "!src"], "node_modules"));
-        assert!(pruned(
-            &["**/node_modules", "!packages/*/dist"],
-            "packages/a/node_modules"
-        ));
-        assert!(!pruned(
-            &["node_modules", "!node_modules/keep"],
-            "node_modules"
-        ));
+        assert!(pruned(&["**/node_modules", "!packages/*/dist"], "packages/a/node_modules"));
+        assert!(!pruned(&["node_modules", "!node_modules/keep"], "node_modules"));
         assert!(!pruned(&["node_modules", "!**/*.md"], "node_modules"));
         assert!(!pruned(&["packages", "!packages/*/dist"], "packages/a"));
         assert!(!pruned(&["src/*.o"], "src"));

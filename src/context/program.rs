@@ -39,10 +39,7 @@ struct Set {
 
 impl Set {
     fn char(c: char) -> Self {
-        Self {
-            negated: false,
-            ranges: vec![(c, c)],
-        }
+        Self { negated: false, ranges: vec![(c, c)] }
     }
 
     fn contains(&self, c: char) -> bool {
@@ -94,17 +91,13 @@ impl Program {
 
     /// Whether the whole path matches.
     pub(super) fn matches(&self, path: &[u8]) -> bool {
-        self.run(path, After::End)
-            .contains(self.instructions.len() - 1)
+        self.run(path, After::End).contains(self.instructions.len() - 1)
     }
 
     /// Whether some longer path that starts with this prefix might match.
     pub(super) fn may_match_after(&self, prefix: &[u8]) -> bool {
         let last = self.instructions.len() - 1;
-        self.run(prefix, After::Unknown)
-            .list
-            .iter()
-            .any(|&at| at != last)
+        self.run(prefix, After::Unknown).list.iter().any(|&at| at != last)
     }
 
     fn run(&self, path: &[u8], end: After) -> Threads {
@@ -112,22 +105,12 @@ impl Program {
         let mut next = Threads::new(self.instructions.len());
         let mut input = chars(path).peekable();
         let after = |c: Option<&char>| c.map_or(end, |&c| After::Char(c));
-        self.enter(
-            &mut current,
-            0,
-            Around {
-                before: None,
-                after: after(input.peek()),
-            },
-        );
+        self.enter(&mut current, 0, Around { before: None, after: after(input.peek()) });
         while let Some(c) = input.next() {
             if current.list.is_empty() {
                 break;
             }
-            let around = Around {
-                before: Some(c),
-                after: after(input.peek()),
-            };
+            let around = Around { before: Some(c), after: after(input.peek()) };
             next.clear();
             for &at in &current.list {
                 if let Instruction::One(set) = &self.instructions[at]
@@ -164,10 +147,7 @@ struct Threads {
 
 impl Threads {
     fn new(instructions: usize) -> Self {
-        Self {
-            list: Vec::new(),
-            seen: vec![false; instructions],
-        }
+        Self { list: Vec::new(), seen: vec![false; instructions] }
     }
 
     fn clear(&mut self) {
@@ -223,17 +203,10 @@ impl Parser<'_> {
         match self.next() {
             Some('(') => {
                 let inner = self.sequence()?;
-                if self.eat(')') {
-                    Ok(inner)
-                } else {
-                    Err("`(` without `)`")
-                }
+                if self.eat(')') { Ok(inner) } else { Err("`(` without `)`") }
             }
             Some('[') => one(self.class()?),
-            Some('.') => one(Set {
-                negated: true,
-                ranges: vec![('\n', '\n')],
-            }),
+            Some('.') => one(Set { negated: true, ranges: vec![('\n', '\n')] }),
             Some('^') => Ok(vec![Instruction::Look(Look::Start)]),
             Some('\\') => {
                 let look = match self.rest.first() {
@@ -253,12 +226,7 @@ impl Parser<'_> {
 
     fn escape(&mut self) -> Result<Set, &'static str> {
         let c = self.next().ok_or("nothing follows the `\\`")?;
-        let named = |ranges: &[(char, char)], negated| {
-            Ok(Set {
-                negated,
-                ranges: ranges.to_vec(),
-            })
-        };
+        let named = |ranges: &[(char, char)], negated| Ok(Set { negated, ranges: ranges.to_vec() });
         match c {
             'd' | 'D' => named(&[('0', '9')], c == 'D'),
             's' | 'S' => named(&[('\t', '\n'), ('\x0c', '\r'), (' ', ' ')], c == 'S'),
@@ -284,11 +252,7 @@ impl Parser<'_> {
                 return Ok(Set { negated, ranges });
             }
             if self.rest.starts_with(&['[', ':'])
-                && let Some(end) = self
-                    .rest
-                    .windows(2)
-                    .skip(2)
-                    .position(|pair| pair == [':', ']'])
+                && let Some(end) = self.rest.windows(2).skip(2).position(|pair| pair == [':', ']'])
             {
                 let name: String = self.rest[2..end + 2].iter().collect();
                 self.rest = &self.rest[end + 4..];
@@ -346,9 +310,7 @@ fn complement(ranges: &[(char, char)]) -> Vec<(char, char)> {
 
 /// Go's `[:name:]` classes: always ASCII.
 fn posix_class(name: &str) -> Result<Vec<(char, char)>, &'static str> {
-    let (negated, name) = name
-        .strip_prefix('^')
-        .map_or((false, name), |name| (true, name));
+    let (negated, name) = name.strip_prefix('^').map_or((false, name), |name| (true, name));
     let ranges: &[(char, char)] = match name {
         "alnum" => &[('0', '9'), ('A', 'Z'), ('a', 'z')],
         "alpha" => &[('A', 'Z'), ('a', 'z')],
@@ -366,11 +328,7 @@ fn posix_class(name: &str) -> Result<Vec<(char, char)>, &'static str> {
         "xdigit" => &[('0', '9'), ('A', 'F'), ('a', 'f')],
         _ => return Err("no such `[:name:]` class"),
     };
-    Ok(if negated {
-        complement(ranges)
-    } else {
-        ranges.to_vec()
-    })
+    Ok(if negated { complement(ranges) } else { ranges.to_vec() })
 }
 
 #[cfg(test)]
@@ -405,22 +363,9 @@ mod tests {
             ("\u{fffd}", "\u{fffd}", true),
         ] {
             let program = Program::compile(expression).unwrap();
-            assert_eq!(
-                program.matches(path.as_bytes()),
-                expected,
-                "{expression} {path:?}"
-            );
+            assert_eq!(program.matches(path.as_bytes()), expected, "{expression} {path:?}");
         }
-        for bad in [
-            "[Local-Only]",
-            "[a",
-            "\\y",
-            "\\",
-            "\\pL",
-            "[[:nope:]]",
-            "(a",
-            "a)",
-        ] {
+        for bad in ["[Local-Only]", "[a", "\\y", "\\", "\\pL", "[[:nope:]]", "(a", "a)"] {
             assert!(Program::compile(bad).is_err(), "{bad}");
         }
     }
@@ -432,10 +377,6 @@ mod tests {
         assert!(program.may_match_after(b"src/a/b/"));
         assert!(!program.may_match_after(b"node_modules/"));
         assert!(!Program::compile("a[^/]*").unwrap().may_match_after(b"ab/"));
-        assert!(
-            Program::compile("(.*/)?x")
-                .unwrap()
-                .may_match_after(b"node_modules/")
-        );
+        assert!(Program::compile("(.*/)?x").unwrap().may_match_after(b"node_modules/"));
     }
 }

@@ -63,36 +63,23 @@ impl Selector {
         if self.is_filtered() {
             return self.select_filtered(tree);
         }
-        let found = tree
-            .lookup(&self.path, true)?
-            .ok_or_else(|| self.missing())?;
+        let found = tree.lookup(&self.path, true)?.ok_or_else(|| self.missing())?;
         let digest = digest::place(tree, found)?;
-        Ok(Selection {
-            digest,
-            places: vec![Selected { found, whole: true }],
-        })
+        Ok(Selection { digest, places: vec![Selected { found, whole: true }] })
     }
 
     fn missing(&self) -> ContextError {
-        ContextError::MissingSource {
-            source_path: self.written.clone(),
-        }
+        ContextError::MissingSource { source_path: self.written.clone() }
     }
 
     fn select_filtered<'a>(&self, tree: &'a Tree) -> Result<Selection<'a>, ContextError> {
         let mut walk = Walk::new(self, tree)?;
         // A wildcard may select nothing; a name may not.
-        let prefix = if self.wildcard {
-            plain_prefix(&self.path)
-        } else {
-            &self.path
-        };
+        let prefix = if self.wildcard { plain_prefix(&self.path) } else { &self.path };
         match tree.lookup(prefix, self.wildcard)? {
-            Some(found) => walk.visit(
-                found,
-                prefix.to_vec(),
-                (!self.wildcard).then_some(prefix.len()),
-            )?,
+            Some(found) => {
+                walk.visit(found, prefix.to_vec(), (!self.wildcard).then_some(prefix.len()))?
+            }
             None if self.wildcard => {}
             None => return Err(self.missing()),
         }
@@ -103,10 +90,8 @@ impl Selector {
             return Err(self.missing());
         }
 
-        let resolved = included
-            .par_iter()
-            .map(|one| resolve(tree, one))
-            .collect::<Result<Vec<_>, _>>()?;
+        let resolved =
+            included.par_iter().map(|one| resolve(tree, one)).collect::<Result<Vec<_>, _>>()?;
         let digest = match (included.as_slice(), resolved.as_slice()) {
             ([], _) => ContentDigest::of(b""),
             ([one], [(digest, _)]) if base(&one.path) == base(&self.path) => *digest,
@@ -127,10 +112,7 @@ impl Selector {
                 list.finish()
             }
         };
-        Ok(Selection {
-            digest,
-            places: resolved.into_iter().map(|(_, place)| place).collect(),
-        })
+        Ok(Selection { digest, places: resolved.into_iter().map(|(_, place)| place).collect() })
     }
 }
 
@@ -141,35 +123,21 @@ fn resolve<'a>(
 ) -> Result<(ContentDigest, Selected<'a>), ContextError> {
     match one.found {
         Found::Directory(directory) => {
-            let place = Selected {
-                found: one.found,
-                whole: false,
-            };
+            let place = Selected { found: one.found, whole: false };
             Ok((digest::header(tree, directory), place))
         }
-        Found::Leaf {
-            node: Node::Link { .. },
-            ..
-        } if one.follow => {
-            let found = tree
-                .lookup(&one.path, true)?
-                .ok_or_else(|| missing(&one.path[1..]))?;
+        Found::Leaf { node: Node::Link { .. }, .. } if one.follow => {
+            let found = tree.lookup(&one.path, true)?.ok_or_else(|| missing(&one.path[1..]))?;
             Ok((digest::place(tree, found)?, Selected { found, whole: true }))
         }
-        found @ Found::Leaf { .. } => Ok((
-            digest::place(tree, found)?,
-            Selected {
-                found,
-                whole: false,
-            },
-        )),
+        found @ Found::Leaf { .. } => {
+            Ok((digest::place(tree, found)?, Selected { found, whole: false }))
+        }
     }
 }
 
 fn missing(path: &[u8]) -> ContextError {
-    ContextError::MissingSource {
-        source_path: String::from_utf8_lossy(path).into_owned(),
-    }
+    ContextError::MissingSource { source_path: String::from_utf8_lossy(path).into_owned() }
 }
 
 /// The leading components without wildcards; empty for the root.
@@ -226,29 +194,12 @@ impl<'a, 's> Walk<'a, 's> {
                 reason,
             })
         };
-        let glob = selector
-            .wildcard
-            .then(|| parse(&selector.path))
-            .transpose()?;
+        let glob = selector.wildcard.then(|| parse(&selector.path)).transpose()?;
         // A class can match a slash, so such a pattern says nothing about single components.
         let components = (!selector.path.contains(&b'['))
-            .then(|| {
-                selector
-                    .path
-                    .split(|&byte| byte == b'/')
-                    .skip(1)
-                    .map(parse)
-                    .collect()
-            })
+            .then(|| selector.path.split(|&byte| byte == b'/').skip(1).map(parse).collect())
             .and_then(Result::ok);
-        Ok(Self {
-            tree,
-            selector,
-            glob,
-            components,
-            parents: Vec::new(),
-            included: Vec::new(),
-        })
+        Ok(Self { tree, selector, glob, components, parents: Vec::new(), included: Vec::new() })
     }
 
     /// Visits a place. `root` is the length of the path that the filters are relative to; a wildcard
@@ -289,12 +240,7 @@ impl<'a, 's> Walk<'a, 's> {
                     return Ok(());
                 }
                 let included = verdict.passes;
-                self.parents.push(Parent {
-                    path: path.clone(),
-                    directory,
-                    included,
-                    verdict,
-                });
+                self.parents.push(Parent { path: path.clone(), directory, included, verdict });
                 self.visit_entries(directory, &path, root)?;
                 self.parents.pop();
                 Ok(())
@@ -315,11 +261,7 @@ impl<'a, 's> Walk<'a, 's> {
         root: Option<usize>,
     ) -> Result<(), ContextError> {
         for entry in self.tree.entries(directory)? {
-            self.visit(
-                directory.found(entry),
-                [path, &*entry.name].join(&b'/'),
-                root,
-            )?;
+            self.visit(directory.found(entry), [path, &*entry.name].join(&b'/'), root)?;
         }
         Ok(())
     }
@@ -334,11 +276,7 @@ impl<'a, 's> Walk<'a, 's> {
                 follow: false,
             });
         }
-        self.included.push(Included {
-            path,
-            found,
-            follow: self.parents.is_empty(),
-        });
+        self.included.push(Included { path, found, follow: self.parents.is_empty() });
     }
 
     fn judge(&self, candidate: &[u8]) -> Verdict {
@@ -349,21 +287,12 @@ impl<'a, 's> Walk<'a, 's> {
         });
         let included = include.as_ref().is_none_or(|(matched, _)| *matched);
         // What is not included is not asked about, and leaves no result for what is below.
-        let exclude = self
-            .selector
-            .exclude
-            .as_ref()
-            .filter(|_| included)
-            .map(|matcher| {
-                let info = parent.and_then(|parent| parent.exclude.as_ref());
-                matcher.matches(candidate, info.map(|(_, info)| info))
-            });
+        let exclude = self.selector.exclude.as_ref().filter(|_| included).map(|matcher| {
+            let info = parent.and_then(|parent| parent.exclude.as_ref());
+            matcher.matches(candidate, info.map(|(_, info)| info))
+        });
         let excluded = exclude.as_ref().is_some_and(|(matched, _)| *matched);
-        Verdict {
-            passes: included && !excluded,
-            include,
-            exclude,
-        }
+        Verdict { passes: included && !excluded, include, exclude }
     }
 
     /// Whether nothing below a directory can pass.
@@ -386,10 +315,7 @@ impl<'a, 's> Walk<'a, 's> {
         };
         let names: Vec<&[u8]> = path.split(|&byte| byte == b'/').skip(1).collect();
         names.len() < components.len()
-            && components
-                .iter()
-                .zip(names)
-                .all(|(glob, name)| glob.matches(name))
+            && components.iter().zip(names).all(|(glob, name)| glob.matches(name))
     }
 }
 
@@ -402,12 +328,9 @@ mod tests {
 
     #[test]
     fn splits_before_the_first_wildcard() {
-        for (path, prefix) in [
-            ("/a/b*/c", "/a"),
-            ("/*", ""),
-            ("/a/\\*b/c?", "/a/\\*b"),
-            ("/a/b", "/a/b"),
-        ] {
+        for (path, prefix) in
+            [("/a/b*/c", "/a"), ("/*", ""), ("/a/\\*b/c?", "/a/\\*b"), ("/a/b", "/a/b")]
+        {
             assert_eq!(plain_prefix(path.as_bytes()), prefix.as_bytes(), "{path}");
         }
     }
@@ -474,19 +397,10 @@ mod tests {
         let one = ContentDigest::of(format!("\0foo{DATA0}").as_bytes()).to_string();
         for (path, expected) in [
             ("/f*o", one.as_str()),
-            (
-                "/f*",
-                "sha256:0b6731924f0a32a812bf8a729202e55e54ded331f9e4ff2397f681e43694e086",
-            ),
-            (
-                "/x/d?",
-                "sha256:6b612ad5c13159112ae26357ef7bd34df29916941ba40ec2ce38dfb70c6c60c3",
-            ),
+            ("/f*", "sha256:0b6731924f0a32a812bf8a729202e55e54ded331f9e4ff2397f681e43694e086"),
+            ("/x/d?", "sha256:6b612ad5c13159112ae26357ef7bd34df29916941ba40ec2ce38dfb70c6c60c3"),
             ("/x/d?/def", DATA0),
-            (
-                "/y*",
-                "sha256:982153600b9653a1decb0f961e09e2bc1be335cfcaac9b39dbd1120b65fdf92c",
-            ),
+            ("/y*", "sha256:982153600b9653a1decb0f961e09e2bc1be335cfcaac9b39dbd1120b65fdf92c"),
             ("/x/d0/def", DATA0),
         ] {
             assert_eq!(digest(root, path, &[], &[]), expected, "{path}");
@@ -534,22 +448,13 @@ mod tests {
     fn equals_the_builder_s_digests_of_included_paths() {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path();
-        make(
-            root,
-            &["prefix/", "prefix/a/", "prefix/a/b/", "prefix/a/b/c/"],
-        );
+        make(root, &["prefix/", "prefix/a/", "prefix/a/b/", "prefix/a/b/c/"]);
         let nothing = ContentDigest::of(b"").to_string();
         assert_eq!(digest(root, "/prefix/a", &["**/foo/**"], &[]), nothing);
         make(root, &["prefix/a/b/c/foo/", "prefix/a/b/c/foo/bar abc"]);
         let included = "sha256:aa7448215bbf5b837b35ce64467857d8b9747965573d14d4b31b370586370971";
-        assert_eq!(
-            digest(root, "/prefix/a", &["**/foo/**", "**/report"], &[]),
-            included
-        );
-        assert_eq!(
-            digest(root, "/prefix/a", &["**/foo", "**/report"], &[]),
-            included
-        );
+        assert_eq!(digest(root, "/prefix/a", &["**/foo/**", "**/report"], &[]), included);
+        assert_eq!(digest(root, "/prefix/a", &["**/foo", "**/report"], &[]), included);
     }
 
     /// The builder's `TestChecksumIncludeExclude` and `TestChecksumIncludeSymlink`, as equalities.
@@ -557,17 +462,7 @@ mod tests {
     fn includes_and_excludes_as_the_builder() {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path();
-        make(
-            root,
-            &[
-                "foo data0",
-                "bar data1",
-                "d0/",
-                "d0/abc abc",
-                "d1/",
-                "d1/def def",
-            ],
-        );
+        make(root, &["foo data0", "bar data1", "d0/", "d0/abc abc", "d1/", "d1/def def"]);
         let of = |include: &[&str], exclude: &[&str]| digest(root, "", include, exclude);
         let star = of(&["d0/*"], &[]);
         let foo = of(&["foo"], &[]);
@@ -584,9 +479,6 @@ mod tests {
         assert_eq!(of(&["d2/foo"], &[]), ContentDigest::of(b"").to_string());
 
         make(root, &["mnt/", "mnt/data > ../d0"]);
-        assert_eq!(
-            digest(root, "/mnt/data/a*", &[], &[]),
-            digest(root, "/d0/a*", &[], &[])
-        );
+        assert_eq!(digest(root, "/mnt/data/a*", &[], &[]), digest(root, "/d0/a*", &[], &[]));
     }
 }

@@ -37,18 +37,11 @@ fn digest(root: &TempDir, query: &ContextQuery) -> Result<ContextDigest, Context
 }
 
 fn copy(root: &TempDir, sources: &[&str]) -> String {
-    digest(root, &ContextQuery::copy(sources.iter().copied()))
-        .unwrap()
-        .digest
-        .hex()
+    digest(root, &ContextQuery::copy(sources.iter().copied())).unwrap().digest.hex()
 }
 
 fn paths(digest: &ContextDigest) -> String {
-    let paths: Vec<_> = digest
-        .entries
-        .iter()
-        .map(|entry| entry.path.to_string_lossy())
-        .collect();
+    let paths: Vec<_> = digest.entries.iter().map(|entry| entry.path.to_string_lossy()).collect();
     paths.join(" ")
 }
 
@@ -62,51 +55,30 @@ fn a_context_that_is_none() {
     let error = |name: &str| BuildContext::open(&temp.path().join(name), None).unwrap_err();
     assert!(matches!(error("nothing"), ContextError::NoContext { .. }));
     assert!(matches!(error("file"), ContextError::NotADirectory { .. }));
-    assert!(
-        error("nothing")
-            .to_string()
-            .ends_with("nothing` does not exist")
-    );
+    assert!(error("nothing").to_string().ends_with("nothing` does not exist"));
 }
 
 #[test]
 fn a_missing_source_is_named() {
     let temp = context(&["here", "dir/file", "secret", "conf/inner"]);
     symlink("gone", temp.path().join("broken")).unwrap();
-    for source in [
-        "nothing",
-        "dir/nothing",
-        "here/below",
-        "broken",
-        "../nothing",
-    ] {
+    for source in ["nothing", "dir/nothing", "here/below", "broken", "../nothing"] {
         let expected = format!("`{source}` is not in the build context");
-        assert_eq!(
-            message(digest(&temp, &ContextQuery::copy([source]))),
-            expected
-        );
-        let filtered = ContextQuery {
-            excludes: vec!["x".to_owned()],
-            ..ContextQuery::copy([source])
-        };
+        assert_eq!(message(digest(&temp, &ContextQuery::copy([source]))), expected);
+        let filtered =
+            ContextQuery { excludes: vec!["x".to_owned()], ..ContextQuery::copy([source]) };
         assert_eq!(message(digest(&temp, &filtered)), expected);
     }
     // Through a wildcard, the link that leads nowhere is named.
     let dangling = message(digest(&temp, &ContextQuery::copy(["bro*"])));
     assert_eq!(dangling, "`broken` is not in the build context");
     // A wildcard may match nothing.
-    assert_eq!(
-        digest(&temp, &ContextQuery::copy(["no*"])).unwrap().entries,
-        []
-    );
+    assert_eq!(digest(&temp, &ContextQuery::copy(["no*"])).unwrap().entries, []);
 
     write(temp.path(), ".dockerignore", "secret\nconf/*\n");
     for source in ["secret", "conf/inner"] {
         let error = message(digest(&temp, &ContextQuery::copy([source])));
-        assert!(
-            error.contains(source) && error.contains(".dockerignore` ignores it"),
-            "{error}"
-        );
+        assert!(error.contains(source) && error.contains(".dockerignore` ignores it"), "{error}");
     }
 }
 
@@ -150,31 +122,21 @@ fn a_loop_of_links_is_an_error_only_where_it_is_followed() {
 
 #[test]
 fn reads_what_is_asked_for_and_once() {
-    let temp = context(&[
-        "src/a",
-        "src/deep/b",
-        "go.mod",
-        "docs/c",
-        "node_modules/d/e",
-    ]);
+    let temp = context(&["src/a", "src/deep/b", "go.mod", "docs/c", "node_modules/d/e"]);
     let context = open(&temp);
     let dependencies = ContextQuery::copy(["go.mod"]);
     context.digest(&dependencies).unwrap();
     let cost = context.read_cost();
     assert_eq!((cost.directories, cost.files, cost.bytes), (1, 1, 6));
 
-    let sources = context
-        .digest(&ContextQuery::copy(["go.mod", "src/"]))
-        .unwrap();
+    let sources = context.digest(&ContextQuery::copy(["go.mod", "src/"])).unwrap();
     assert_eq!(paths(&sources), "go.mod src src/a src/deep src/deep/b");
     assert_eq!(sources.bytes, 21);
     let cost = context.read_cost();
     assert_eq!((cost.directories, cost.files), (3, 3));
 
     // A wildcard in the first component goes no deeper than it must.
-    context
-        .digest(&ContextQuery::copy(["go.*", "doc*/c"]))
-        .unwrap();
+    context.digest(&ContextQuery::copy(["go.*", "doc*/c"])).unwrap();
     let cost = context.read_cost();
     assert_eq!((cost.directories, cost.files), (4, 4));
 
@@ -183,10 +145,7 @@ fn reads_what_is_asked_for_and_once() {
     assert_eq!((cost.directories, cost.files), (6, 5));
     context.digest(&ContextQuery::copy(["."])).unwrap();
     assert_eq!(context.read_cost(), cost);
-    assert_eq!(
-        cost.bytes,
-        context.digest(&ContextQuery::copy(["."])).unwrap().bytes
-    );
+    assert_eq!(cost.bytes, context.digest(&ContextQuery::copy(["."])).unwrap().bytes);
 }
 
 #[test]
@@ -197,25 +156,17 @@ fn filters_keep_out_of_what_they_exclude() {
         let digest = context.digest(query).unwrap();
         (paths(&digest), context.read_cost().directories)
     };
-    let excluding = ContextQuery {
-        excludes: vec!["**/heavy".to_owned()],
-        ..ContextQuery::copy(["."])
-    };
+    let excluding =
+        ContextQuery { excludes: vec!["**/heavy".to_owned()], ..ContextQuery::copy(["."]) };
     assert_eq!(listed(&excluding), ("a a/keep a/keep/x b".to_owned(), 4));
-    let parents = ContextQuery {
-        parents: true,
-        ..ContextQuery::copy(["a/*/x"])
-    };
+    let parents = ContextQuery { parents: true, ..ContextQuery::copy(["a/*/x"]) };
     assert_eq!(listed(&parents), ("a a/keep a/keep/x".to_owned(), 4));
 }
 
 #[test]
 fn parents_keep_the_path_and_a_pivot_cuts_it() {
     let temp = context(&["x/a/file", "x/b/file", "y/a/file"]);
-    let parents = |source: &str| ContextQuery {
-        parents: true,
-        ..ContextQuery::copy([source])
-    };
+    let parents = |source: &str| ContextQuery { parents: true, ..ContextQuery::copy([source]) };
     let seen = |source: &str| paths(&digest(&temp, &parents(source)).unwrap());
     assert_eq!(seen("x/a/file"), "x x/a x/a/file");
     assert_eq!(seen("./x/a"), "x x/a x/a/file");
@@ -244,27 +195,16 @@ fn a_source_s_own_place_does_not_count() {
 fn one_source_in_different_words() {
     let temp = context(&["src/a", "src/deep/b", "other"]);
     let whole = copy(&temp, &["src"]);
-    for same in [
-        &["src/"] as &[&str],
-        &["./src"],
-        &["/src"],
-        &["x/../src"],
-        &["src", "src/a"],
-        &["../src"],
-    ] {
+    for same in
+        [&["src/"] as &[&str], &["./src"], &["/src"], &["x/../src"], &["src", "src/a"], &["../src"]]
+    {
         assert_eq!(copy(&temp, same), whole, "{same:?}");
     }
-    assert_eq!(
-        copy(&temp, &["src", "other"]),
-        copy(&temp, &["other", "src"])
-    );
+    assert_eq!(copy(&temp, &["src", "other"]), copy(&temp, &["other", "src"]));
     assert_eq!(copy(&temp, &["."]), copy(&temp, &["/"]));
     let mount = digest(&temp, &ContextQuery::mounts(["src"])).unwrap();
     assert_eq!(mount.digest.hex(), whole);
-    assert!(
-        digest(&temp, &ContextQuery::mounts(["s*"])).is_err(),
-        "no wildcards in mounts"
-    );
+    assert!(digest(&temp, &ContextQuery::mounts(["s*"])).is_err(), "no wildcards in mounts");
 }
 
 #[test]
@@ -292,12 +232,7 @@ fn lists_files_that_are_not_ignored() {
     symlink("a", temp.path().join("link")).unwrap();
     let files = open(&temp).files().unwrap();
     assert_eq!(files, [".dockerignore", "a/c", "link"].map(PathBuf::from));
-    assert!(
-        open(&temp)
-            .ignore_file()
-            .unwrap()
-            .ends_with(".dockerignore")
-    );
+    assert!(open(&temp).ignore_file().unwrap().ends_with(".dockerignore"));
 }
 
 #[test]
@@ -323,12 +258,7 @@ fn a_file_larger_than_the_buffer() {
     let seen = digest(&temp, &ContextQuery::copy(["large"])).unwrap();
     assert_eq!(seen.bytes, size as u64);
     write(temp.path(), "large", &format!("{}y", "x".repeat(size - 1)));
-    assert_ne!(
-        digest(&temp, &ContextQuery::copy(["large"]))
-            .unwrap()
-            .digest,
-        seen.digest
-    );
+    assert_ne!(digest(&temp, &ContextQuery::copy(["large"])).unwrap().digest, seen.digest);
 }
 
 /// The digest of a query is part of keys: it must not change by accident.
@@ -350,10 +280,7 @@ fn the_joined_form_is_stable() {
 fn lists_have_two_forms() {
     let temp = context(&["d/a1", "d/a2"]);
     let of = |form: ListForm| {
-        let query = ContextQuery {
-            form,
-            ..ContextQuery::copy(["d/a*"])
-        };
+        let query = ContextQuery { form, ..ContextQuery::copy(["d/a*"]) };
         digest(&temp, &query).unwrap()
     };
     let paths = of(ListForm::Paths);
@@ -363,10 +290,7 @@ fn lists_have_two_forms() {
         ContentDigest::of(list.as_bytes())
     };
     assert_eq!(paths.digest, joined(format!("\0a1{first}\0a2{second}")));
-    assert_eq!(
-        of(ListForm::Names).digest,
-        joined(format!("a1{first}\0a2{second}"))
-    );
+    assert_eq!(of(ListForm::Names).digest, joined(format!("a1{first}\0a2{second}")));
 }
 
 /// What is in a generated context.
@@ -409,10 +333,7 @@ fn make(root: &Path, items: &Items, backwards: bool, time: u64, owner: u32) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         match item {
             Item::Link(target) => symlink(target, &path).unwrap(),
-            Item::File {
-                content,
-                executable,
-            } => {
+            Item::File { content, executable } => {
                 fs::write(&path, content).unwrap();
                 let mode = if *executable { 0o755 } else { 0o644 };
                 fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
@@ -431,29 +352,16 @@ fn make(root: &Path, items: &Items, backwards: bool, time: u64, owner: u32) {
 }
 
 fn queries() -> Vec<ContextQuery> {
-    let excluding = ContextQuery {
-        excludes: vec!["**/*.txt".to_owned()],
-        ..ContextQuery::copy(["."])
-    };
-    let parents = ContextQuery {
-        parents: true,
-        ..ContextQuery::copy(["**/*.txt"])
-    };
-    vec![
-        ContextQuery::copy(["."]),
-        ContextQuery::copy(["*"]),
-        excluding,
-        parents,
-    ]
+    let excluding =
+        ContextQuery { excludes: vec!["**/*.txt".to_owned()], ..ContextQuery::copy(["."]) };
+    let parents = ContextQuery { parents: true, ..ContextQuery::copy(["**/*.txt"]) };
+    vec![ContextQuery::copy(["."]), ContextQuery::copy(["*"]), excluding, parents]
 }
 
 /// The digests of the queries that work: a dangling link that a wildcard names is an error.
 fn digests(root: &Path) -> Vec<Option<String>> {
     let context = BuildContext::open(root, None).unwrap();
-    queries()
-        .iter()
-        .map(|query| context.digest(query).ok().map(|seen| seen.digest.hex()))
-        .collect()
+    queries().iter().map(|query| context.digest(query).ok().map(|seen| seen.digest.hex())).collect()
 }
 
 fn digests_of(items: &Items) -> Vec<Option<String>> {

@@ -55,15 +55,8 @@ pub(super) struct Entry {
 pub(super) enum Node {
     Directory(Box<Directory>),
     File(File),
-    Link {
-        mode: u32,
-        target: Box<[u8]>,
-    },
-    Special {
-        mode: u32,
-        kind: Special,
-        device: u64,
-    },
+    Link { mode: u32, target: Box<[u8]> },
+    Special { mode: u32, kind: Special, device: u64 },
 }
 
 /// A regular file, and its digest once it has been read.
@@ -87,11 +80,7 @@ pub(super) enum Special {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Found<'a> {
     Directory(&'a Directory),
-    Leaf {
-        parent: &'a Directory,
-        name: &'a [u8],
-        node: &'a Node,
-    },
+    Leaf { parent: &'a Directory, name: &'a [u8], node: &'a Node },
 }
 
 impl Found<'_> {
@@ -118,11 +107,7 @@ impl Directory {
     }
 
     pub(super) fn join(&self, name: &[u8]) -> Vec<u8> {
-        if self.path.is_empty() {
-            name.to_vec()
-        } else {
-            [&self.path, name].join(&b'/')
-        }
+        if self.path.is_empty() { name.to_vec() } else { [&self.path, name].join(&b'/') }
     }
 
     pub(super) fn is_root(&self) -> bool {
@@ -133,11 +118,7 @@ impl Directory {
     pub(super) fn found<'a>(&'a self, entry: &'a Entry) -> Found<'a> {
         match &entry.node {
             Node::Directory(directory) => Found::Directory(directory),
-            node => Found::Leaf {
-                parent: self,
-                name: &entry.name,
-                node,
-            },
+            node => Found::Leaf { parent: self, name: &entry.name, node },
         }
     }
 }
@@ -232,19 +213,11 @@ impl Tree {
             };
             let node = if metadata.is_dir() {
                 let info = (!self.ignore.is_empty()).then_some(info);
-                Node::Directory(Box::new(Directory::new(
-                    path,
-                    metadata.mode(),
-                    ignored,
-                    info,
-                )))
+                Node::Directory(Box::new(Directory::new(path, metadata.mode(), ignored, info)))
             } else {
                 leaf(&entry.path(), &metadata)?
             };
-            entries.push(Entry {
-                name: name.into_boxed_slice(),
-                node,
-            });
+            entries.push(Entry { name: name.into_boxed_slice(), node });
         }
         entries.sort_unstable_by(|left, right| left.name.cmp(&right.name));
         Ok(entries)
@@ -259,9 +232,7 @@ impl Tree {
         let Ok(at) = entries.binary_search_by(|entry| (*entry.name).cmp(name)) else {
             return Ok(None);
         };
-        Ok(self
-            .is_visible(&entries[at].node)?
-            .then(|| directory.found(&entries[at])))
+        Ok(self.is_visible(&entries[at].node)?.then(|| directory.found(&entries[at])))
     }
 
     /// Finds a path. Links on the way are followed inside the context: an absolute target starts at
@@ -286,11 +257,7 @@ impl Tree {
                 at.push(name);
             }
             found = self.walk_to(&at)?;
-            let Some(Found::Leaf {
-                node: Node::Link { target, .. },
-                ..
-            }) = found
-            else {
+            let Some(Found::Leaf { node: Node::Link { target, .. }, .. }) = found else {
                 continue;
             };
             if ahead.is_empty() && !follow_last {
@@ -330,15 +297,11 @@ impl Tree {
 
 /// The components of a path that mean something.
 fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
-    path.split(|&byte| byte == b'/')
-        .filter(|part| !part.is_empty() && *part != b".")
+    path.split(|&byte| byte == b'/').filter(|part| !part.is_empty() && *part != b".")
 }
 
 fn is_gone(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn leaf(path: &Path, metadata: &Metadata) -> Result<Node, ContextError> {
@@ -358,17 +321,9 @@ fn leaf(path: &Path, metadata: &Metadata) -> Result<Node, ContextError> {
     } else if kind.is_block_device() {
         Special::BlockDevice
     } else {
-        return Ok(Node::File(File {
-            mode,
-            size: metadata.len(),
-            digest: OnceLock::new(),
-        }));
+        return Ok(Node::File(File { mode, size: metadata.len(), digest: OnceLock::new() }));
     };
-    Ok(Node::Special {
-        mode,
-        kind,
-        device: metadata.rdev(),
-    })
+    Ok(Node::Special { mode, kind, device: metadata.rdev() })
 }
 
 #[cfg(test)]
@@ -412,10 +367,7 @@ mod tests {
         let all_of = |patterns: &[&str]| all(&tree(temp.path(), patterns)).join(" ");
         assert_eq!(all_of(&[]), "a a/keep a/keep/y a/z a-b b c c/x empty");
         assert_eq!(all_of(&["a"]), "a-b b c c/x empty");
-        assert_eq!(
-            all_of(&["a", "!a/keep"]),
-            "a a/keep a/keep/y a-b b c c/x empty"
-        );
+        assert_eq!(all_of(&["a", "!a/keep"]), "a a/keep a/keep/y a-b b c c/x empty");
         assert_eq!(all_of(&["*", "!**/y"]), "a a/keep a/keep/y");
         assert_eq!(all_of(&["*", "!nothing"]), "");
         assert_eq!(all_of(&["a", "!a/nothing"]), "a-b b c c/x empty");
@@ -424,10 +376,7 @@ mod tests {
     #[test]
     fn never_opens_what_is_ignored_for_good() {
         let temp = tempfile::tempdir().unwrap();
-        write(
-            temp.path(),
-            &["node_modules/a/b", "node_modules/c/d", "src/e"],
-        );
+        write(temp.path(), &["node_modules/a/b", "node_modules/c/d", "src/e"]);
         let listed = |patterns: &[&str]| {
             let tree = tree(temp.path(), patterns);
             all(&tree);
@@ -481,28 +430,16 @@ mod tests {
         ] {
             let found = tree.lookup(path.as_bytes(), true).unwrap();
             let path_found = found.map(|found| found.path());
-            assert_eq!(
-                path_found.as_deref(),
-                Some(b"target/file".as_slice()),
-                "{path}"
-            );
+            assert_eq!(path_found.as_deref(), Some(b"target/file".as_slice()), "{path}");
         }
         assert!(matches!(
             tree.lookup(b"link1/file", false).unwrap(),
-            Some(Found::Leaf {
-                node: Node::Link { .. },
-                ..
-            })
+            Some(Found::Leaf { node: Node::Link { .. }, .. })
         ));
         assert!(tree.lookup(b"gone", true).unwrap().is_none());
-        assert!(matches!(
-            tree.lookup(b"loop1", true),
-            Err(ContextError::LinkLoop { .. })
-        ));
+        assert!(matches!(tree.lookup(b"loop1", true), Err(ContextError::LinkLoop { .. })));
         assert!(
-            tree.lookup(b"to_root", true)
-                .unwrap()
-                .is_some_and(|found| found.path().is_empty())
+            tree.lookup(b"to_root", true).unwrap().is_some_and(|found| found.path().is_empty())
         );
     }
 
@@ -511,12 +448,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         write(temp.path(), &["secret"]);
         symlink("secret", temp.path().join("link")).unwrap();
-        assert!(
-            tree(temp.path(), &["secret"])
-                .lookup(b"link", true)
-                .unwrap()
-                .is_none()
-        );
+        assert!(tree(temp.path(), &["secret"]).lookup(b"link", true).unwrap().is_none());
     }
 
     #[test]
@@ -524,12 +456,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         fs::write(temp.path().join(OsStr::from_bytes(b"a\xff")), "x").unwrap();
         fs::write(temp.path().join(OsStr::from_bytes(b"a\xfe")), "x").unwrap();
-        assert!(
-            tree(temp.path(), &[])
-                .lookup(b"a\xff", true)
-                .unwrap()
-                .is_some()
-        );
+        assert!(tree(temp.path(), &[]).lookup(b"a\xff", true).unwrap().is_some());
         let ignore = PatternMatcher::new([b"a\xff".as_slice()]).unwrap();
         let tree = Tree::new(temp.path().to_owned(), ignore);
         assert!(tree.lookup(b"a\xff", true).unwrap().is_none());

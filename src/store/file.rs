@@ -49,11 +49,7 @@ pub fn save(
 }
 
 /// Unpacks one file into `layout`; the archive that was there stays until all is well.
-pub fn restore(
-    layout: &Layout,
-    path: &Path,
-    advance: &dyn Fn(u64),
-) -> Result<(), LayoutError> {
+pub fn restore(layout: &Layout, path: &Path, advance: &dyn Fn(u64)) -> Result<(), LayoutError> {
     let file = File::open(path).map_err(LayoutError::io("open", path))?;
     let damaged = |e| LayoutError::Damaged {
         path: path.to_owned(),

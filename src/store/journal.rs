@@ -76,5 +76,7 @@ fn path_for(dir: &Path) -> PathBuf {
     let absolute = absolute.canonicalize().unwrap_or(absolute);
     let name = Digest::of(absolute.as_os_str().as_encoded_bytes());
     let user = fs::metadata("/proc/self").map_or(0, |m| m.uid());
-    std::env::temp_dir().join(format!("dockercache-journal-{user}")).join(format!("{}.json", name.short()))
+    std::env::temp_dir()
+        .join(format!("dockercache-journal-{user}"))
+        .join(format!("{}.json", name.short()))
 }
