@@ -196,7 +196,7 @@ pub struct KeyArgs {
 /// `inspect`
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// The directory; default: DOCKERCACHE_DIR
+    /// The directory; default: that of --cache-dir
     #[arg(value_name = "DIR")]
     pub path: Option<PathBuf>,
     /// The directory
@@ -210,7 +210,7 @@ pub struct InspectArgs {
 /// `prune`
 #[derive(Debug, Args)]
 pub struct PruneArgs {
-    /// The directory; default: DOCKERCACHE_DIR
+    /// The directory; default: that of --cache-dir
     #[arg(value_name = "DIR")]
     pub path: Option<PathBuf>,
     /// The directory

@@ -18,7 +18,7 @@ use crate::layout::directory::Layout;
 use crate::report::Reporter;
 use crate::store::journal::{Journal, LastBuild};
 
-pub(super) fn run(args: BuildArgs) -> Result<Exit, Failure> {
+pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(false);
     let arguments = BuildArguments::parse(args.arguments.iter().cloned());
     let client = Client::from_path();

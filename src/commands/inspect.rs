@@ -69,10 +69,10 @@ struct Total {
     bytes: u64,
 }
 
-pub(super) fn run(args: InspectArgs) -> Result<Exit, Failure> {
+pub(super) fn run(args: &InspectArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
-    let dir = args.path.unwrap_or(args.directory.dir);
-    let layout = Layout::at(&dir);
+    let dir = args.path.as_ref().unwrap_or(&args.directory.dir);
+    let layout = Layout::at(dir);
     let Some(archive) = Archive::read(&layout)? else {
         reporter.info(format!("inspect: there is no archive in `{}`", dir.display()));
         return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });

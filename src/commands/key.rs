@@ -35,7 +35,7 @@ struct StageRow<'a> {
     digest: &'a str,
 }
 
-pub(super) fn run(args: KeyArgs) -> Result<Exit, Failure> {
+pub(super) fn run(args: &KeyArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
     let arguments = BuildArguments::parse(args.arguments.iter().cloned());
     let target = target(&arguments, args.engine.strategy, reporter)?;

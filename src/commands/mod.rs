@@ -14,11 +14,11 @@ use crate::exit::{Exit, Failure};
 /// Runs what was asked for.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
     match cli.verb {
-        Verb::Build(args) => build::run(args),
-        Verb::Save(args) => save::run(args),
-        Verb::Restore(args) => restore::run(args),
-        Verb::Key(args) => key::run(args),
-        Verb::Inspect(args) => inspect::run(args),
-        Verb::Prune(args) => prune::run(args),
+        Verb::Build(args) => build::run(&args),
+        Verb::Save(args) => save::run(&args),
+        Verb::Restore(args) => restore::run(&args),
+        Verb::Key(args) => key::run(&args),
+        Verb::Inspect(args) => inspect::run(&args),
+        Verb::Prune(args) => prune::run(&args),
     }
 }

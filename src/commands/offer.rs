@@ -157,20 +157,19 @@ pub(super) fn absolute(dir: &Path) -> std::path::PathBuf {
 
 /// One line on what there is.
 pub(super) fn summary(offer: &Offer, strategy: Strategy) -> String {
-    match &offer.miss {
-        Some(reason) => format!("miss: {reason} ({strategy})"),
-        None => {
-            let stages = offer.archive.about.as_ref().map_or(0, |a| a.stages.len());
-            let by = offer
-                .archive
-                .about
-                .as_ref()
-                .map_or_else(String::new, |a| format!(", saved by Docker {}", a.engine));
-            format!(
-                "hit: {stages} stages in {} blobs, {} ({strategy}{by})",
-                offer.live.0,
-                bytes(offer.live.1)
-            )
-        }
+    if let Some(reason) = &offer.miss {
+        format!("miss: {reason} ({strategy})")
+    } else {
+        let stages = offer.archive.about.as_ref().map_or(0, |a| a.stages.len());
+        let by = offer
+            .archive
+            .about
+            .as_ref()
+            .map_or_else(String::new, |a| format!(", saved by Docker {}", a.engine));
+        format!(
+            "hit: {stages} stages in {} blobs, {} ({strategy}{by})",
+            offer.live.0,
+            bytes(offer.live.1)
+        )
     }
 }

@@ -18,10 +18,10 @@ struct Pruned {
     dropped_bytes: u64,
 }
 
-pub(super) fn run(args: PruneArgs) -> Result<Exit, Failure> {
+pub(super) fn run(args: &PruneArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
-    let dir = args.path.unwrap_or(args.directory.dir);
-    let Some(pruned) = live::prune(&Layout::at(&dir))? else {
+    let dir = args.path.as_ref().unwrap_or(&args.directory.dir);
+    let Some(pruned) = live::prune(&Layout::at(dir))? else {
         reporter.info(format!("prune: there is no archive in `{}`", dir.display()));
         return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
     };

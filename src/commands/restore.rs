@@ -33,7 +33,7 @@ struct Restored<'a> {
     damaged_blobs: usize,
 }
 
-pub(super) fn run(args: RestoreArgs) -> Result<Exit, Failure> {
+pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
     let dir = &args.directory.dir;
     let layout = Layout::at(dir);
@@ -53,13 +53,13 @@ pub(super) fn run(args: RestoreArgs) -> Result<Exit, Failure> {
     let mut journal = Journal::read(dir);
     let mut offer = offer::make(&layout, &engine, strategy, &mut journal, reporter)?;
     if strategy == Strategy::Classic && offer.miss.is_none() {
-        offer.cache_from = classic::restore(&engine, &layout, &offer.archive, &reporter)?;
+        offer.cache_from = classic::restore(&engine, &layout, &offer.archive, reporter)?;
     }
     if let Err(error) = journal.write() {
         reporter.warn(format!("the build will verify again: failed to note the result: {error}"));
     }
     reporter.info(format!("restore: {}", offer::summary(&offer, strategy)));
-    print(&args, &offer, strategy);
+    print(args, &offer, strategy);
     let soft_failure = offer.miss.is_some() || offer.bad > 0;
     Ok(if args.speech.strict && soft_failure { Exit::Strict } else { Exit::Ok })
 }

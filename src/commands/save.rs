@@ -50,7 +50,7 @@ struct Subject {
     strategy: Option<Strategy>,
 }
 
-pub(super) fn run(args: SaveArgs) -> Result<Exit, Failure> {
+pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
     let codec = args
         .archive
@@ -70,8 +70,8 @@ pub(super) fn run(args: SaveArgs) -> Result<Exit, Failure> {
     let engine = Engine::connect(Client::from_path())?;
     let mut journal = Journal::read(&dir);
     let recipe = log.is_some() || !args.image.is_empty();
-    let Some(subject) = subject(&args, log, &journal, &engine, reporter)? else {
-        output_nothing(&args);
+    let Some(subject) = subject(args, log, &journal, &engine, reporter)? else {
+        output_nothing(args);
         return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
     };
 
@@ -99,7 +99,7 @@ pub(super) fn run(args: SaveArgs) -> Result<Exit, Failure> {
     let project = if recipe { None } else { project(&subject, strategy, &engine, reporter) };
     let lock = layout.lock()?;
     let captured = capture(
-        &Task { engine: &engine, layout: &layout, strategy, reporter: &reporter },
+        &Task { engine: &engine, layout: &layout, strategy, reporter },
         &args.image,
         &offer,
         &subject,
@@ -158,7 +158,7 @@ struct Task<'a> {
     engine: &'a Engine,
     layout: &'a Layout,
     strategy: Strategy,
-    reporter: &'a Reporter,
+    reporter: Reporter,
 }
 
 fn capture(
@@ -171,7 +171,7 @@ fn capture(
     let &Task { engine, layout, strategy, reporter } = task;
     let stages = stages(project, subject);
     let nothing = Vec::new();
-    let request = Request {
+    let request = &Request {
         arguments: &subject.arguments,
         dockerfile: project.map_or(&nothing, |p| &p.named),
         ignore_file: project.and_then(|p| p.ignore_file.clone()),

@@ -78,7 +78,7 @@ impl Selector {
         let prefix = if self.wildcard { plain_prefix(&self.path) } else { &self.path };
         match tree.lookup(prefix, self.wildcard)? {
             Some(found) => {
-                walk.visit(found, prefix.to_vec(), (!self.wildcard).then_some(prefix.len()))?
+                walk.visit(found, prefix.to_vec(), (!self.wildcard).then_some(prefix.len()))?;
             }
             None if self.wildcard => {}
             None => return Err(self.missing()),

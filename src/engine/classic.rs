@@ -45,8 +45,8 @@ pub fn capture(
     engine: &Engine,
     layout: &Layout,
     old: &Archive,
-    request: Request<'_>,
-    reporter: &Reporter,
+    request: &Request<'_>,
+    reporter: Reporter,
 ) -> Result<Captured, EngineError> {
     let again;
     let steps = match request.images {
@@ -65,8 +65,11 @@ pub fn capture(
             &again
         }
     };
-    let wanted = images_of(engine, steps, &request)?;
-    capture_images(engine, layout, old, wanted, request, reporter)
+    if came_from(steps, old) {
+        return Ok(unchanged(old, request));
+    }
+    let wanted = images_of(engine, steps, request)?;
+    capture_images(engine, layout, old, &wanted, request, reporter)
 }
 
 /// Takes named images with their history out of the engine: the recipe of 2018. The names
@@ -76,8 +79,8 @@ pub fn capture_named(
     layout: &Layout,
     old: &Archive,
     names: &[String],
-    request: Request<'_>,
-    reporter: &Reporter,
+    request: &Request<'_>,
+    reporter: Reporter,
 ) -> Result<Captured, EngineError> {
     let mut wanted = BTreeMap::new();
     for (stage, name) in names.iter().enumerate() {
@@ -97,7 +100,38 @@ pub fn capture_named(
             name.clone_into(&mut image.name);
         }
     }
-    capture_images(engine, layout, old, wanted, request, reporter)
+    capture_images(engine, layout, old, &wanted, request, reporter)
+}
+
+/// Whether every step was a hit, and the stages' last images are those of the archive. The images
+/// between may have new IDs: newer engines make them up again as they hit.
+fn came_from(steps: &[ClassicStep], old: &Archive) -> bool {
+    let is_from = |step: &ClassicStep| starts_stage(&step.text);
+    let ends: Vec<&ClassicStep> = steps
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| steps.get(at + 1).is_none_or(is_from))
+        .map(|(_, step)| step)
+        .collect();
+    let stages = old.about.as_ref().map_or(0, |a| a.stages.len());
+    ends.len() == stages
+        && steps.iter().all(|step| step.cached || is_from(step))
+        && ends
+            .iter()
+            .all(|end| old.images.iter().any(|i| i.manifest.config.digest.short() == end.image))
+}
+
+fn unchanged(old: &Archive, request: &Request<'_>) -> Captured {
+    Captured {
+        archive: old.clone(),
+        taken: Vec::new(),
+        kept: request.stages.iter().map(|s| s.about.name.clone()).collect(),
+        warnings: Vec::new(),
+    }
+}
+
+fn starts_stage(text: &str) -> bool {
+    text.get(..5).is_some_and(|t| t.eq_ignore_ascii_case("FROM "))
 }
 
 /// The images after each step, their parents, and the bases.
@@ -114,10 +148,8 @@ fn images_of(
             // `FROM scratch` has no image.
             continue;
         }
-        let is_from = step.text.get(..5).is_some_and(|t| t.eq_ignore_ascii_case("FROM "));
-        let next_is_from = steps
-            .get(at + 1)
-            .is_none_or(|s| s.text.get(..5).is_some_and(|t| t.eq_ignore_ascii_case("FROM ")));
+        let is_from = starts_stage(&step.text);
+        let next_is_from = steps.get(at + 1).is_none_or(|next| starts_stage(&next.text));
         let is_base = is_from && !made.contains(&step.image);
         made.insert(step.image.clone());
         let role = match (is_base, next_is_from) {
@@ -126,10 +158,10 @@ fn images_of(
             (false, false) => Role::Step,
         };
         let id = add(engine, &mut wanted, &step.image, role, next_is_from.then_some(stage))?;
-        if let (Some(image), Some(known)) = (wanted.get_mut(&id), request.stages.get(stage)) {
-            if next_is_from {
-                known.about.name.clone_into(&mut image.name);
-            }
+        if let (Some(image), Some(known)) = (wanted.get_mut(&id), request.stages.get(stage))
+            && next_is_from
+        {
+            known.about.name.clone_into(&mut image.name);
         }
         stage += usize::from(next_is_from);
     }
@@ -178,15 +210,15 @@ fn capture_images(
     engine: &Engine,
     layout: &Layout,
     old: &Archive,
-    wanted: BTreeMap<Digest, Wanted>,
-    request: Request<'_>,
-    reporter: &Reporter,
+    wanted: &BTreeMap<Digest, Wanted>,
+    request: &Request<'_>,
+    reporter: Reporter,
 ) -> Result<Captured, EngineError> {
     let mut about = request.about.clone();
     let is_same = old.images.len() == wanted.len()
         && old.images.iter().all(|i| wanted.contains_key(&i.manifest.config.digest));
     let stored: Vec<StoredImage> =
-        if is_same { old.images.clone() } else { export(engine, layout, old, &wanted, reporter)? };
+        if is_same { old.images.clone() } else { export(engine, layout, old, wanted, reporter)? };
     let stage_image = |index: usize| {
         let (id, _) = wanted.iter().find(|(_, w)| w.stage == Some(index))?;
         let image = stored.iter().find(|i| i.manifest.config.digest == *id)?;
@@ -213,7 +245,7 @@ fn export(
     layout: &Layout,
     old: &Archive,
     wanted: &BTreeMap<Digest, Wanted>,
-    reporter: &Reporter,
+    reporter: Reporter,
 ) -> Result<Vec<StoredImage>, EngineError> {
     let progress = reporter.progress("exporting images", 0);
     let ids: Vec<&str> = wanted.keys().map(Digest::as_str).collect();
@@ -238,7 +270,7 @@ pub fn restore(
     engine: &Engine,
     layout: &Layout,
     archive: &Archive,
-    reporter: &Reporter,
+    reporter: Reporter,
 ) -> Result<Vec<String>, EngineError> {
     load(engine, layout, archive, reporter)?;
     Ok(offer(engine, archive))
@@ -261,7 +293,7 @@ fn load(
     engine: &Engine,
     layout: &Layout,
     archive: &Archive,
-    reporter: &Reporter,
+    reporter: Reporter,
 ) -> Result<(), EngineError> {
     let progress = reporter.progress("loading images", 0);
     let (sender, mut receiver) = mpsc::channel(16);

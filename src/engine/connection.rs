@@ -22,7 +22,7 @@ use super::error::EngineError;
 /// An export or a load may take hours; bollard's clock runs until the response begins.
 const TRANSFER_TIMEOUT_SECONDS: u64 = 24 * 3600;
 /// How long the engine may take to say its version.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+const CONNECT_TIMEOUT: Duration = Duration::from_mins(1);
 /// Chunks that wait between the network and a reader; each has some tens of KiB.
 const CHUNKS_AHEAD: usize = 64;
 

@@ -49,7 +49,7 @@ impl EngineError {
     }
 
     /// The engine's answer to what it was asked.
-    pub fn failed(action: impl Into<String>, reason: impl ToString) -> Self {
+    pub fn failed(action: impl Into<String>, reason: impl std::fmt::Display) -> Self {
         Self::Failed { action: action.into(), reason: reason.to_string() }
     }
 }

@@ -44,8 +44,8 @@ const NOT_REPEATED: &[&str] = &[
 pub fn capture(
     engine: &Engine,
     layout: &Layout,
-    request: Request<'_>,
-    reporter: &Reporter,
+    request: &Request<'_>,
+    reporter: Reporter,
 ) -> Result<Captured, EngineError> {
     let staging = layout.aside().join("export");
     share_blobs(layout, &staging)?;

@@ -56,8 +56,8 @@ pub fn capture(
     engine: &Engine,
     layout: &Layout,
     old: &Archive,
-    request: Request<'_>,
-    reporter: &Reporter,
+    request: &Request<'_>,
+    reporter: Reporter,
 ) -> Result<Captured, EngineError> {
     let (kept, changed): (Vec<&Stage>, Vec<&Stage>) = request
         .stages
@@ -68,7 +68,7 @@ pub fn capture(
         Vec::new()
     } else {
         let _task = reporter.task(&format!("building {} stage images from cache", changed.len()));
-        build_carriers(engine, &request, &changed, &mut warnings)?
+        build_carriers(engine, request, &changed, &mut warnings)?
     };
     let exported = export(engine, layout, old, &carriers, reporter);
     if !carriers.is_empty() {
@@ -211,7 +211,7 @@ fn export(
     layout: &Layout,
     old: &Archive,
     carriers: &[Carrier],
-    reporter: &Reporter,
+    reporter: Reporter,
 ) -> Result<Vec<(usize, StoredImage)>, EngineError> {
     if carriers.is_empty() {
         return Ok(Vec::new());

@@ -35,14 +35,11 @@ impl Codec {
 
     /// The compression that a layer's media type names; OCI's and Docker's names.
     pub fn from_media_type(media_type: &str) -> Option<Self> {
-        if media_type.ends_with("+zstd") || media_type.ends_with(".zstd") {
-            Some(Self::Zstd)
-        } else if media_type.ends_with("+gzip") || media_type.ends_with(".gzip") {
-            Some(Self::Gzip)
-        } else if media_type.ends_with(".tar") {
-            Some(Self::Uncompressed)
-        } else {
-            None
+        match media_type.rsplit(['.', '+']).next()? {
+            "zstd" => Some(Self::Zstd),
+            "gzip" => Some(Self::Gzip),
+            "tar" => Some(Self::Uncompressed),
+            _ => None,
         }
     }
 
@@ -132,7 +129,7 @@ mod tests {
     use super::*;
 
     fn sample() -> Vec<u8> {
-        (0..3_000_000_u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect()
+        (0..3_000_000_u32).map(|i| i.wrapping_mul(i).to_le_bytes()[1]).collect()
     }
 
     #[test]

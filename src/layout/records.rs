@@ -6,6 +6,7 @@
 //! stage's image gives what one `mode=max` export of the whole build would have held.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
@@ -248,7 +249,7 @@ impl RecordGraph {
                 input.iter().map(|(selector, i)| (selector, &self.identities[*i])).collect();
             links.sort();
             for (selector, identity) in links {
-                text.push_str(&format!("{}:{selector}{identity}", selector.len()));
+                let _ = write!(text, "{}:{selector}{identity}", selector.len());
             }
             text.push('\n');
         }
@@ -451,6 +452,7 @@ mod tests {
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "the form that the graph asks for")]
     fn same(digest: &Digest) -> Option<Digest> {
         Some(digest.clone())
     }

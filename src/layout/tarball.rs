@@ -128,14 +128,13 @@ fn uncompressed(
         .ok_or_else(|| damaged(layout, format!("layer {} has no diffID", descriptor.digest)))?;
     let known = LayerBlob::from_descriptor(descriptor).map(|l| l.unpacked_size);
     let known = known.or_else(|| layers.get(&diff_id).map(|(_, size)| *size));
-    let size = match known {
-        Some(size) => size,
-        None => {
-            let io = LayoutError::io("read", &layout.blob_path(&descriptor.digest));
-            codec::decoder(layout.open_blob(&descriptor.digest)?)
-                .and_then(|(_, mut plain)| io::copy(&mut plain, &mut io::sink()))
-                .map_err(io)?
-        }
+    let size = if let Some(size) = known {
+        size
+    } else {
+        let io = LayoutError::io("read", &layout.blob_path(&descriptor.digest));
+        codec::decoder(layout.open_blob(&descriptor.digest)?)
+            .and_then(|(_, mut plain)| io::copy(&mut plain, &mut io::sink()))
+            .map_err(io)?
     };
     layers.insert(diff_id.clone(), (descriptor.digest.clone(), size));
     Ok(LayerBlob {

@@ -14,15 +14,14 @@ use crate::layout::tarball::{self, Tags};
 /// The compression that a file's name asks for; `None` if it is not one of ours.
 pub fn codec_of(path: &Path) -> Option<Codec> {
     let name = path.file_name()?.to_str()?.to_ascii_lowercase();
-    if name.ends_with(".tar") {
-        Some(Codec::Uncompressed)
-    } else if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
-        Some(Codec::Gzip)
-    } else if name.ends_with(".tar.zst") || name.ends_with(".tzst") {
-        Some(Codec::Zstd)
-    } else {
-        None
-    }
+    let endings = [
+        (".tar", Codec::Uncompressed),
+        (".tar.gz", Codec::Gzip),
+        (".tgz", Codec::Gzip),
+        (".tar.zst", Codec::Zstd),
+        (".tzst", Codec::Zstd),
+    ];
+    endings.into_iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, codec)| codec)
 }
 
 /// Writes the archive in `layout` as one file, beside its place first. Gives its size in bytes.
