@@ -281,12 +281,20 @@ pub fn offer(engine: &Engine, archive: &Archive) -> Vec<String> {
     if engine.facts.server.trusts_loaded_parents() {
         return Vec::new();
     }
-    archive
-        .images
-        .iter()
-        .filter(|i| i.note.role == Role::Stage)
-        .map(|i| i.manifest.config.digest.to_string())
-        .collect()
+    // In the order of the stages: the builder takes the first image that has a step, and a stage
+    // that another stands on must be found before it, or its last image gets a new ID.
+    let stages = archive.about.iter().flat_map(|about| &about.stages);
+    let in_order = stages.filter_map(|s| {
+        archive.images.iter().find(|i| s.image.as_ref() == Some(&i.descriptor.digest))
+    });
+    let mut ids: Vec<String> = Vec::new();
+    for image in in_order.chain(&archive.images).filter(|i| i.note.role == Role::Stage) {
+        let id = image.manifest.config.digest.to_string();
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    ids
 }
 
 fn load(
