@@ -59,7 +59,7 @@ pub fn capture(
     words.extend(request.arguments.without(NOT_REPEATED));
     let named = request.arguments.value("builder").is_some();
     let task = reporter.task("exporting the build cache");
-    let finished = run::buildkit(&engine.client, &words, named, Echo::Hidden)?;
+    let finished = run::buildkit(engine, &words, named, Echo::Hidden)?;
     drop(task);
     if !finished.status.success() {
         let last = finished.tail.iter().rev().find(|l| !l.trim().is_empty());

@@ -155,11 +155,11 @@ fn build_carriers(
     }
     let unique = dir.path().file_name().unwrap_or_default().to_string_lossy().to_lowercase();
 
-    let mut common: Vec<OsString> = vec![
-        "--progress=plain".into(),
-        "--provenance=false".into(),
-        "--cache-to=type=inline".into(),
-    ];
+    let mut common: Vec<OsString> =
+        vec!["--progress=plain".into(), "--build-arg=BUILDKIT_INLINE_CACHE=1".into()];
+    if engine.facts.buildx.is_some() {
+        common.push("--provenance=false".into());
+    }
     common.extend(request.offer.iter().map(|offer| format!("--cache-from={offer}").into()));
     let rest = request.arguments.without(NOT_REPEATED);
     let named = request.arguments.value("builder").is_some();
@@ -178,7 +178,7 @@ fn build_carriers(
                     words.extend(stage.target.iter().map(|t| format!("--target={t}").into()));
                     words.push(format!("--tag={tag}").into());
                     words.extend(rest.iter().cloned());
-                    let result = run::buildkit(&engine.client, &words, named, Echo::Hidden);
+                    let result = run::buildkit(engine, &words, named, Echo::Hidden);
                     results
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
