@@ -23,16 +23,12 @@ fn options() -> BuildOptions {
 }
 
 fn corpus(kind: &str) -> Vec<PathBuf> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/corpus/dockerfiles")
-        .join(kind);
+    let directory =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/dockerfiles").join(kind);
     let mut files: Vec<PathBuf> = fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "Dockerfile")
-        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "Dockerfile"))
         .collect();
     files.sort();
     assert!(!files.is_empty());
@@ -88,11 +84,7 @@ fn another_parser_finds_the_same_instructions() {
         let theirs = parse_dockerfile::parse(&source)
             .map(|theirs| theirs.instructions.iter().map(variant).collect::<Vec<_>>());
         let differs = ORACLE_DIFFERS.iter().any(|(known, _)| *known == name);
-        assert_eq!(
-            theirs.is_ok_and(|theirs| theirs == kinds),
-            !differs,
-            "{name}"
-        );
+        assert_eq!(theirs.is_ok_and(|theirs| theirs == kinds), !differs, "{name}");
     }
 }
 
@@ -108,12 +100,7 @@ fn render(graph: &BuildGraph) -> String {
     for stage in &graph.stages {
         let name = stage.name.as_deref().unwrap_or("-");
         let base = origin(Some(&stage.base));
-        writeln!(
-            text,
-            "stage {} {name} from {base} for {}",
-            stage.index, stage.platform
-        )
-        .unwrap();
+        writeln!(text, "stage {} {name} from {base} for {}", stage.index, stage.platform).unwrap();
         for step in &stage.steps {
             let lines = format!("{}-{}", step.lines.first, step.lines.last);
             match &step.action {
@@ -143,10 +130,7 @@ fn render(graph: &BuildGraph) -> String {
                             CopySource::Files { path, below: None } => {
                                 writeln!(text, "    files {path}").unwrap();
                             }
-                            CopySource::Files {
-                                path,
-                                below: Some(below),
-                            } => {
+                            CopySource::Files { path, below: Some(below) } => {
                                 writeln!(text, "    files {path} and parents {below}").unwrap();
                             }
                             CopySource::Url(url) => writeln!(text, "    url {url}").unwrap(),
@@ -202,11 +186,7 @@ fn check_names(dockerfile: &Dockerfile) {
     let mut unique: Vec<&String> = kept.clone().collect();
     unique.sort();
     unique.dedup();
-    assert_eq!(
-        unique.len(),
-        kept.count(),
-        "names that can be reached are unique"
-    );
+    assert_eq!(unique.len(), kept.count(), "names that can be reached are unique");
 }
 
 /// Makes text that is often a Dockerfile, and often nearly one.
@@ -226,10 +206,7 @@ fn nearly_a_dockerfile() -> impl Strategy<Value = String> {
         "\n", "\n", "\n", "\r\n", " \\\n", " `\n", "\\\\\n", "\n\n", "\u{a0}\n", "",
     ]);
     prop::collection::vec((piece, end), 0..12).prop_map(|pieces| {
-        pieces
-            .into_iter()
-            .flat_map(|(piece, end)| [piece, end.to_owned()])
-            .collect()
+        pieces.into_iter().flat_map(|(piece, end)| [piece, end.to_owned()]).collect()
     })
 }
 

@@ -23,11 +23,7 @@ pub(crate) struct DirectiveReader {
 impl DirectiveReader {
     pub(crate) fn new() -> Self {
         Self {
-            directives: Directives {
-                syntax: None,
-                escape: '\\',
-                check: None,
-            },
+            directives: Directives { syntax: None, escape: '\\', check: None },
             escape_seen: false,
             done: false,
         }
@@ -52,9 +48,7 @@ impl DirectiveReader {
                         "\\" => '\\',
                         "`" => '`',
                         _ => {
-                            return Err(Problem::InvalidEscape {
-                                value: value.to_owned(),
-                            });
+                            return Err(Problem::InvalidEscape { value: value.to_owned() });
                         }
                     };
                 }
@@ -65,11 +59,7 @@ impl DirectiveReader {
                 false
             }
         };
-        if repeated {
-            Err(Problem::DuplicateDirective { name })
-        } else {
-            Ok(())
-        }
+        if repeated { Err(Problem::DuplicateDirective { name }) } else { Ok(()) }
     }
 
     pub(crate) fn escape(&self) -> char {
@@ -110,11 +100,7 @@ mod tests {
         assert_eq!(directives.syntax.as_deref(), Some("docker/dockerfile:1"));
         assert_eq!(directives.escape, '`');
         assert_eq!(directives.check.as_deref(), Some("skip=all"));
-        for text in [
-            "# a comment\n# escape=`",
-            "\n# escape=`",
-            "# other=1\n# escape=`",
-        ] {
+        for text in ["# a comment\n# escape=`", "\n# escape=`", "# other=1\n# escape=`"] {
             assert_eq!(read(text).unwrap().escape, '\\', "{text:?}");
         }
     }

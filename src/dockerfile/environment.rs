@@ -9,10 +9,7 @@ pub struct Environment(Vec<(String, String)>);
 impl Environment {
     /// Returns the value of a variable.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// Sets a variable, and moves it to the end: a build state orders by last definition.
@@ -31,9 +28,7 @@ impl Environment {
 
     /// Iterates over names and values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0
-            .iter()
-            .map(|(key, value)| (key.as_str(), value.as_str()))
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
     /// Returns how many variables are set.
@@ -65,14 +60,8 @@ mod tests {
     fn the_last_definition_gives_value_and_position() {
         let mut environment: Environment = [("A", "1"), ("B", "2")].into_iter().collect();
         environment.set("A", "3");
-        assert_eq!(
-            environment.iter().collect::<Vec<_>>(),
-            [("B", "2"), ("A", "3")]
-        );
+        assert_eq!(environment.iter().collect::<Vec<_>>(), [("B", "2"), ("A", "3")]);
         environment.set_in_place("B", "4");
-        assert_eq!(
-            environment.iter().collect::<Vec<_>>(),
-            [("B", "4"), ("A", "3")]
-        );
+        assert_eq!(environment.iter().collect::<Vec<_>>(), [("B", "4"), ("A", "3")]);
     }
 }

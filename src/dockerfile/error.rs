@@ -36,10 +36,7 @@ impl DockerfileError {
 
 /// What is wrong, without the place.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "the message of each variant is its documentation"
-)]
+#[expect(missing_docs, reason = "the message of each variant is its documentation")]
 #[non_exhaustive]
 pub enum Problem {
     #[error("the Dockerfile cannot be empty")]
@@ -58,10 +55,7 @@ pub enum Problem {
     UnterminatedHeredoc { name: String },
 
     #[error("unknown instruction: {name}{}", did_you_mean(suggestion.as_deref()))]
-    UnknownInstruction {
-        name: String,
-        suggestion: Option<String>,
-    },
+    UnknownInstruction { name: String, suggestion: Option<String> },
     #[error("no build stage in current context ({instruction} must come after a FROM)")]
     NoCurrentStage { instruction: String },
     #[error("{instruction} requires at least one argument")]
@@ -91,10 +85,7 @@ pub enum Problem {
     )]
     StageName { name: String },
     #[error("unknown flag: --{flag}{}", did_you_mean(suggestion.as_deref()))]
-    UnknownFlag {
-        flag: String,
-        suggestion: Option<String>,
-    },
+    UnknownFlag { flag: String, suggestion: Option<String> },
     #[error("duplicate flag specified: --{flag}")]
     DuplicateFlag { flag: String },
     #[error("missing a value on flag: --{flag}")]
@@ -123,10 +114,7 @@ pub enum Problem {
     #[error("failed to parse stage name {name:?}: invalid reference format{reason}")]
     Reference { name: String, reason: String },
     #[error("target stage {name:?} could not be found{}", did_you_mean(suggestion.as_deref()))]
-    Target {
-        name: String,
-        suggestion: Option<String>,
-    },
+    Target { name: String, suggestion: Option<String> },
     #[error("invalid stage index {index}")]
     StageIndex { index: String },
     #[error(
@@ -144,17 +132,11 @@ pub enum Problem {
     #[error("{reason}")]
     Copy { reason: String },
     #[error("unsupported {flag} value {value:?} (expected one of {expected})")]
-    FlagChoice {
-        flag: &'static str,
-        value: String,
-        expected: &'static str,
-    },
+    FlagChoice { flag: &'static str, value: String, expected: &'static str },
 }
 
 fn did_you_mean(suggestion: Option<&str>) -> String {
-    suggestion
-        .map(|word| format!(" (did you mean {word}?)"))
-        .unwrap_or_default()
+    suggestion.map(|word| format!(" (did you mean {word}?)")).unwrap_or_default()
 }
 
 /// Finds the option that is at most two edits away from `word`, the nearest first.
@@ -187,11 +169,7 @@ fn edit_distance(left: &str, right: &str) -> usize {
         let mut current = vec![row + 1];
         for (column, b) in right.iter().enumerate() {
             let substituted = previous[column] + usize::from(a != *b);
-            current.push(
-                substituted
-                    .min(previous[column + 1] + 1)
-                    .min(current[column] + 1),
-            );
+            current.push(substituted.min(previous[column + 1] + 1).min(current[column] + 1));
         }
         previous = current;
     }

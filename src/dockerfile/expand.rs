@@ -32,44 +32,23 @@ enum Quotes {
 impl Lexer {
     /// Creates the lexer for the words of an instruction.
     pub(crate) fn new(escape: char) -> Self {
-        Self {
-            escape,
-            quotes: Quotes::Remove,
-            keep_escapes: false,
-            keep_unset: false,
-        }
+        Self { escape, quotes: Quotes::Remove, keep_escapes: false, keep_unset: false }
     }
 
     /// Creates the lexer for the body of a heredoc.
     pub(crate) fn for_heredoc_body() -> Self {
-        Self {
-            quotes: Quotes::Text,
-            ..Self::new('\\')
-        }
+        Self { quotes: Quotes::Text, ..Self::new('\\') }
     }
 
     /// Creates the lexer that finds words and leaves every character in place.
     pub(crate) fn verbatim() -> Self {
-        Self {
-            quotes: Quotes::Keep,
-            keep_escapes: true,
-            keep_unset: true,
-            ..Self::new('\\')
-        }
+        Self { quotes: Quotes::Keep, keep_escapes: true, keep_unset: true, ..Self::new('\\') }
     }
 
     /// Creates the lexer for the name behind `<<`, with its quotes or without.
     pub(crate) fn for_heredoc_name(keep_quotes: bool) -> Self {
-        let quotes = if keep_quotes {
-            Quotes::Keep
-        } else {
-            Quotes::Remove
-        };
-        Self {
-            quotes,
-            keep_unset: true,
-            ..Self::new('\\')
-        }
+        let quotes = if keep_quotes { Quotes::Keep } else { Quotes::Remove };
+        Self { quotes, keep_unset: true, ..Self::new('\\') }
     }
 
     /// Expands a text to one word.
@@ -92,10 +71,7 @@ impl Lexer {
         };
         expansion
             .until(None, self.keep_escapes)
-            .map_err(|reason| Problem::Expansion {
-                word: text.to_owned(),
-                reason,
-            })
+            .map_err(|reason| Problem::Expansion { word: text.to_owned(), reason })
     }
 }
 
@@ -139,11 +115,8 @@ impl Expansion<'_> {
                     word.push_str(&value);
                 }
                 '\'' | '"' if self.lexer.quotes != Quotes::Text => {
-                    let value = if character == '"' {
-                        self.double_quote()?
-                    } else {
-                        self.single_quote()?
-                    };
+                    let value =
+                        if character == '"' { self.double_quote()? } else { self.single_quote()? };
                     words.push_quoted(&value);
                     word.push_str(&value);
                 }
@@ -333,9 +306,7 @@ impl Expansion<'_> {
                     pattern.trim_end(value, longest)
                 })
             }
-            other => Err(format!(
-                "unsupported modifier ({colon}{other}) in substitution"
-            )),
+            other => Err(format!("unsupported modifier ({colon}{other}) in substitution")),
         }
     }
 
@@ -355,11 +326,7 @@ impl Expansion<'_> {
     }
 
     fn at_end(&mut self, message: &str, reason: String) -> String {
-        if self.input.peek().is_none() {
-            message.to_owned()
-        } else {
-            reason
-        }
+        if self.input.peek().is_none() { message.to_owned() } else { reason }
     }
 
     /// Reads a variable's name: a word, a number, or one special character.
@@ -373,9 +340,8 @@ impl Expansion<'_> {
             }
             Some('@' | '*' | '#' | '?' | '-' | '$' | '!') => name.extend(self.input.next()),
             _ => {
-                while let Some(character) = self
-                    .input
-                    .next_if(|character| character.is_alphanumeric() || *character == '_')
+                while let Some(character) =
+                    self.input.next_if(|character| character.is_alphanumeric() || *character == '_')
                 {
                     name.push(character);
                 }
@@ -431,24 +397,16 @@ mod tests {
     use super::*;
 
     fn variables() -> Environment {
-        [
-            ("PWD", "/home"),
-            ("SHELL", "bash"),
-            ("EMPTY", ""),
-            ("PATH", "a.b.c"),
-            ("V", "a b"),
-        ]
-        .into_iter()
-        .collect()
+        [("PWD", "/home"), ("SHELL", "bash"), ("EMPTY", ""), ("PATH", "a.b.c"), ("V", "a b")]
+            .into_iter()
+            .collect()
     }
 
     fn expand(text: &str) -> Result<String, String> {
-        Lexer::new('\\')
-            .expand(text, &variables())
-            .map_err(|problem| match problem {
-                Problem::Expansion { reason, .. } => reason,
-                other => other.to_string(),
-            })
+        Lexer::new('\\').expand(text, &variables()).map_err(|problem| match problem {
+            Problem::Expansion { reason, .. } => reason,
+            other => other.to_string(),
+        })
     }
 
     #[test]
@@ -512,14 +470,8 @@ mod tests {
             ("${EMPTY:?}", "EMPTY: is not allowed to be empty"),
             ("${PWD^}", "unsupported modifier (^) in substitution"),
             ("${PWD:=x}", "unsupported modifier (:=) in substitution"),
-            (
-                "'x",
-                "unexpected end of statement while looking for matching single-quote",
-            ),
-            (
-                "\"x",
-                "unexpected end of statement while looking for matching double-quote",
-            ),
+            ("'x", "unexpected end of statement while looking for matching single-quote"),
+            ("\"x", "unexpected end of statement while looking for matching double-quote"),
         ] {
             assert_eq!(expand(text).unwrap_err(), expected, "{text}");
         }
@@ -534,9 +486,7 @@ mod tests {
         let split = |text| Lexer::new('\\').split(text, &variables()).unwrap();
         assert_eq!(split("a 'b c' $V \"$V\""), ["a", "b c", "a", "b", "a b"]);
         assert_eq!(
-            Lexer::verbatim()
-                .split("cat << 'E F' $x", &variables())
-                .unwrap(),
+            Lexer::verbatim().split("cat << 'E F' $x", &variables()).unwrap(),
             ["cat", "<< 'E F'", "$x"]
         );
     }
@@ -544,9 +494,6 @@ mod tests {
     #[test]
     fn the_escape_can_be_a_backtick() {
         let lexer = Lexer::new('`');
-        assert_eq!(
-            lexer.expand("c:\\$SHELL `$x", &variables()).unwrap(),
-            "c:\\bash $x"
-        );
+        assert_eq!(lexer.expand("c:\\$SHELL `$x", &variables()).unwrap(), "c:\\bash $x");
     }
 }

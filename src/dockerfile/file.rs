@@ -19,15 +19,8 @@ pub struct Dockerfile {
 impl Dockerfile {
     /// Parses the bytes of a Dockerfile; `name` is what error messages call it.
     pub fn parse(source: &[u8], name: &str) -> Result<Self, DockerfileError> {
-        let whole = |problem| DockerfileError::File {
-            file: name.to_owned(),
-            problem,
-        };
-        let at = |line, problem| DockerfileError::Line {
-            file: name.to_owned(),
-            line,
-            problem,
-        };
+        let whole = |problem| DockerfileError::File { file: name.to_owned(), problem };
+        let at = |line, problem| DockerfileError::Line { file: name.to_owned(), line, problem };
         if source.is_empty() {
             return Err(whole(Problem::Empty));
         }
@@ -42,10 +35,7 @@ impl Dockerfile {
             let first = line.lines.first;
             let instruction_name = line.command.name.to_uppercase();
             let parsed = parse::instruction(&line, directives.escape);
-            match (
-                parsed.map_err(|problem| at(first, problem))?,
-                stages.last_mut(),
-            ) {
+            match (parsed.map_err(|problem| at(first, problem))?, stages.last_mut()) {
                 (Parsed::From(stage), _) => stages.push(stage),
                 (Parsed::Other(instruction), Some(stage)) => stage.instructions.push(instruction),
                 (Parsed::Other(instruction), None) => match instruction.kind {
@@ -55,9 +45,7 @@ impl Dockerfile {
                     _ => {
                         return Err(at(
                             first,
-                            Problem::NoCurrentStage {
-                                instruction: instruction_name,
-                            },
+                            Problem::NoCurrentStage { instruction: instruction_name },
                         ));
                     }
                 },
@@ -104,10 +92,6 @@ impl Dockerfile {
 
     /// Says that something is wrong with the instruction on the given lines.
     pub(crate) fn error_at(&self, lines: LineRange, problem: Problem) -> DockerfileError {
-        DockerfileError::Line {
-            file: self.name.clone(),
-            line: lines.first,
-            problem,
-        }
+        DockerfileError::Line { file: self.name.clone(), line: lines.first, problem }
     }
 }

@@ -31,10 +31,7 @@ impl Flags {
             let flag = || name.to_owned();
             let Some((_, kind)) = known.iter().find(|(known, _)| *known == name) else {
                 let suggestion = suggest(name, known.iter().map(|(known, _)| *known));
-                return Err(Problem::UnknownFlag {
-                    flag: flag(),
-                    suggestion,
-                });
+                return Err(Problem::UnknownFlag { flag: flag(), suggestion });
             };
             let values = flags.0.entry(flag()).or_default();
             if !values.is_empty() && *kind != FlagKind::List {
@@ -81,11 +78,8 @@ mod tests {
 
     fn parse(words: &[&str]) -> Result<Flags, String> {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        let known = [
-            ("from", FlagKind::Value),
-            ("link", FlagKind::Switch),
-            ("mount", FlagKind::List),
-        ];
+        let known =
+            [("from", FlagKind::Value), ("link", FlagKind::Switch), ("mount", FlagKind::List)];
         Flags::parse(&words, &known).map_err(|problem| problem.to_string())
     }
 
@@ -95,30 +89,18 @@ mod tests {
         assert_eq!(flags.value("from").as_deref(), Some("a=b"));
         assert_eq!(flags.switch("link"), Some(true));
         assert_eq!(flags.list("mount"), ["1", "2"]);
-        assert_eq!(
-            parse(&["--link=False"]).unwrap().switch("link"),
-            Some(false)
-        );
+        assert_eq!(parse(&["--link=False"]).unwrap().switch("link"), Some(false));
     }
 
     #[test]
     fn wrong_flags_are_refused() {
         for (words, expected) in [
-            (
-                vec!["--form=x"],
-                "unknown flag: --form (did you mean from?)",
-            ),
+            (vec!["--form=x"], "unknown flag: --form (did you mean from?)"),
             (vec!["--x"], "unknown flag: --x"),
-            (
-                vec!["--from=a", "--from=b"],
-                "duplicate flag specified: --from",
-            ),
+            (vec!["--from=a", "--from=b"], "duplicate flag specified: --from"),
             (vec!["--from"], "missing a value on flag: --from"),
             (vec!["--link="], "missing a value on flag: --link"),
-            (
-                vec!["--link=1"],
-                "expecting boolean value for flag --link, not: 1",
-            ),
+            (vec!["--link=1"], "expecting boolean value for flag --link, not: 1"),
         ] {
             assert_eq!(parse(&words).err().as_deref(), Some(expected));
         }

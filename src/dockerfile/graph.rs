@@ -19,12 +19,7 @@ impl Dockerfile {
     pub fn plan(&self, options: &BuildOptions) -> Result<BuildGraph, DockerfileError> {
         let resolver = Resolver::new(self, options)?;
         let reachable = BTreeMap::new();
-        let mut planner = Planner {
-            dockerfile: self,
-            options,
-            resolver,
-            reachable,
-        };
+        let mut planner = Planner { dockerfile: self, options, resolver, reachable };
         let target = planner.target()?;
         planner.refuse_circles()?;
         planner.reach(target)?;
@@ -53,29 +48,14 @@ impl Planner<'_> {
     }
 
     fn target(&self) -> Result<usize, DockerfileError> {
-        let Some(name) = self
-            .options
-            .target
-            .as_deref()
-            .filter(|name| !name.is_empty())
-        else {
+        let Some(name) = self.options.target.as_deref().filter(|name| !name.is_empty()) else {
             return Ok(self.dockerfile.stages().len() - 1);
         };
         self.resolver.find(name).ok_or_else(|| {
-            let names = self
-                .dockerfile
-                .stages()
-                .iter()
-                .filter_map(|stage| stage.name.as_deref());
+            let names = self.dockerfile.stages().iter().filter_map(|stage| stage.name.as_deref());
             let suggestion = suggest(name, names);
-            let problem = Problem::Target {
-                name: name.to_owned(),
-                suggestion,
-            };
-            DockerfileError::File {
-                file: self.dockerfile.name().to_owned(),
-                problem,
-            }
+            let problem = Problem::Target { name: name.to_owned(), suggestion };
+            DockerfileError::File { file: self.dockerfile.name().to_owned(), problem }
         })
     }
 
@@ -118,9 +98,7 @@ impl Planner<'_> {
             }
         }
         let first = left.first().copied().unwrap_or_default();
-        let problem = Problem::Circular {
-            stage: self.resolver.display_name(first),
-        };
+        let problem = Problem::Circular { stage: self.resolver.display_name(first) };
         Err(self.at(stages[first].lines, problem))
     }
 
@@ -140,10 +118,8 @@ impl Planner<'_> {
                 {
                     let Base::Stage(from) = origin else { continue };
                     if from >= index {
-                        let (from, stage) = (
-                            self.resolver.display_name(from),
-                            self.resolver.display_name(index),
-                        );
+                        let (from, stage) =
+                            (self.resolver.display_name(from), self.resolver.display_name(index));
                         let problem = Problem::LaterStage { from, stage };
                         return Err(self.at(instruction.lines, problem));
                     }
@@ -175,28 +151,19 @@ impl Planner<'_> {
                 .collect(),
             Base::Image(image) => {
                 let config = self.options.base_configs.get(image);
-                config
-                    .iter()
-                    .flat_map(|config| &config.onbuild)
-                    .map(String::as_str)
-                    .collect()
+                config.iter().flat_map(|config| &config.onbuild).map(String::as_str).collect()
             }
             Base::Scratch | Base::NamedContext(_) => Vec::new(),
         };
         let triggered = triggers.into_iter().map(|trigger| {
             parse::trigger(trigger, stage.lines)
-                .map(|instruction| Planned {
-                    instruction,
-                    on_build: true,
-                })
+                .map(|instruction| Planned { instruction, on_build: true })
                 .map_err(|problem| self.at(stage.lines, problem))
         });
-        let own = stage.instructions.iter().map(|instruction| {
-            Ok(Planned {
-                instruction: instruction.clone(),
-                on_build: false,
-            })
-        });
+        let own = stage
+            .instructions
+            .iter()
+            .map(|instruction| Ok(Planned { instruction: instruction.clone(), on_build: false }));
         triggered.chain(own).collect()
     }
 
@@ -222,11 +189,7 @@ impl Planner<'_> {
                 _ => StageState::on_image(config, resolved.base == Base::Scratch),
             };
             let mut steps = Vec::new();
-            for Planned {
-                instruction,
-                on_build,
-            } in planned
-            {
+            for Planned { instruction, on_build } in planned {
                 let step = state
                     .run(instruction, *on_build, &surroundings)
                     .map_err(|problem| self.at(instruction.lines, problem))?;
@@ -255,11 +218,7 @@ impl Planner<'_> {
             .map(String::as_str)
             .or_else(|| self.resolver.globals.get("SOURCE_DATE_EPOCH"));
         let epoch = epoch.filter(|epoch| !epoch.is_empty()).map(str::to_owned);
-        Ok(BuildGraph {
-            stages: planned_stages,
-            target,
-            epoch,
-        })
+        Ok(BuildGraph { stages: planned_stages, target, epoch })
     }
 }
 
@@ -267,11 +226,7 @@ impl Planner<'_> {
 fn inputs(stage: &PlannedStage) -> (Vec<usize>, Vec<Image>) {
     let origins = stage.steps.iter().flat_map(|step| match &step.action {
         Action::Copy(copy) => copy.origin.iter().collect::<Vec<_>>(),
-        Action::Run(run) => run
-            .mounts
-            .iter()
-            .filter_map(|mount| mount.origin.as_ref())
-            .collect(),
+        Action::Run(run) => run.mounts.iter().filter_map(|mount| mount.origin.as_ref()).collect(),
         Action::Workdir { .. } | Action::Metadata => Vec::new(),
     });
     let mut indexes = BTreeSet::new();

@@ -53,22 +53,13 @@ impl Heredoc {
             return Ok(Vec::new());
         }
         // A line that does not lex, such as one with an odd quote, opens none.
-        let words = Lexer::verbatim()
-            .split(line, &Environment::default())
-            .unwrap_or_default();
-        words
-            .iter()
-            .filter_map(|word| Self::from_word(word).transpose())
-            .collect()
+        let words = Lexer::verbatim().split(line, &Environment::default()).unwrap_or_default();
+        words.iter().filter_map(|word| Self::from_word(word).transpose()).collect()
     }
 
     /// Returns whether a line, without its line end, closes this heredoc.
     pub(crate) fn ends_at(&self, line: &str) -> bool {
-        let line = if self.chomp {
-            line.trim_start_matches('\t')
-        } else {
-            line
-        };
+        let line = if self.chomp { line.trim_start_matches('\t') } else { line };
         line == self.name
     }
 
@@ -77,10 +68,7 @@ impl Heredoc {
         if !self.chomp {
             return self.content.clone();
         }
-        self.content
-            .split_inclusive('\n')
-            .map(|line| line.trim_start_matches('\t'))
-            .collect()
+        self.content.split_inclusive('\n').map(|line| line.trim_start_matches('\t')).collect()
     }
 }
 
@@ -101,10 +89,7 @@ mod tests {
         assert_eq!(names("RUN <<EOF"), [one("EOF", true, false)]);
         assert_eq!(names("RUN <<-'EOF' x"), [one("EOF", false, true)]);
         assert_eq!(names("RUN 3<< \"E F\""), [one("E F", false, false)]);
-        assert_eq!(
-            names("COPY <<a <<b /c"),
-            [one("a", true, false), one("b", true, false)]
-        );
+        assert_eq!(names("COPY <<a <<b /c"), [one("a", true, false), one("b", true, false)]);
         assert_eq!(names("RUN cat <<< text"), []);
         assert_eq!(names("RUN echo 'x <<EOF'"), []);
         assert_eq!(names("RUN <<$EOF"), [one("$EOF", true, false)]);

@@ -35,10 +35,7 @@ pub struct Instruction {
 
 /// What an instruction asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "each variant is the Dockerfile instruction of that name"
-)]
+#[expect(missing_docs, reason = "each variant is the Dockerfile instruction of that name")]
 pub enum InstructionKind {
     Add(Transfer),
     Arg(Vec<Argument>),

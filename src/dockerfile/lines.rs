@@ -31,13 +31,7 @@ pub(crate) struct LogicalLine {
 
 /// Reads a whole file; an error comes with its line.
 pub(crate) fn read(source: &[u8]) -> Result<(Directives, Vec<LogicalLine>), (usize, Problem)> {
-    Reader {
-        source,
-        position: 0,
-        line: 0,
-        directives: DirectiveReader::new(),
-    }
-    .read()
+    Reader { source, position: 0, line: 0, directives: DirectiveReader::new() }.read()
 }
 
 struct Reader<'a> {
@@ -76,11 +70,7 @@ impl<'a> Reader<'a> {
             let starts = first == 0;
             let line = without_line_end(physical.bytes);
             let decoded = String::from_utf8_lossy(line);
-            self.directives.read(if starts {
-                decoded.trim_start()
-            } else {
-                &decoded
-            })?;
+            self.directives.read(if starts { decoded.trim_start() } else { &decoded })?;
             if is_comment(&decoded) {
                 continue;
             }
@@ -94,11 +84,7 @@ impl<'a> Reader<'a> {
                 continue;
             }
             let decoded = String::from_utf8_lossy(fragment);
-            text.push_str(if starts {
-                decoded.trim_start()
-            } else {
-                &decoded
-            });
+            text.push_str(if starts { decoded.trim_start() } else { &decoded });
             if !trim_end(fragment).is_empty() {
                 end_of_text = physical.start + trim_end(fragment).len();
             }
@@ -109,10 +95,7 @@ impl<'a> Reader<'a> {
         if first == 0 {
             return Ok(None);
         }
-        Ok(Some(
-            self.finish_line(text, first, end_of_text)
-                .map_err(|problem| (first, problem)),
-        ))
+        Ok(Some(self.finish_line(text, first, end_of_text).map_err(|problem| (first, problem))))
     }
 
     fn finish_line(
@@ -122,11 +105,8 @@ impl<'a> Reader<'a> {
         end_of_text: usize,
     ) -> Result<LogicalLine, Problem> {
         let command = split_command(&text);
-        let mut heredocs = if can_hold_heredoc(&command)? {
-            Heredoc::all_in(&text)?
-        } else {
-            Vec::new()
-        };
+        let mut heredocs =
+            if can_hold_heredoc(&command)? { Heredoc::all_in(&text)? } else { Vec::new() };
         for heredoc in &mut heredocs {
             self.read_heredoc(heredoc)?;
         }
@@ -134,10 +114,7 @@ impl<'a> Reader<'a> {
             text,
             command,
             heredocs,
-            lines: LineRange {
-                first,
-                last: self.line,
-            },
+            lines: LineRange { first, last: self.line },
             end_of_text,
         })
     }
@@ -148,13 +125,9 @@ impl<'a> Reader<'a> {
             if heredoc.ends_at(&line) {
                 return Ok(());
             }
-            heredoc
-                .content
-                .push_str(&String::from_utf8_lossy(physical.bytes));
+            heredoc.content.push_str(&String::from_utf8_lossy(physical.bytes));
         }
-        Err(Problem::UnterminatedHeredoc {
-            name: heredoc.name.clone(),
-        })
+        Err(Problem::UnterminatedHeredoc { name: heredoc.name.clone() })
     }
 
     fn next_line(&mut self) -> Result<Option<PhysicalLine<'a>>, Problem> {
@@ -171,10 +144,7 @@ impl<'a> Reader<'a> {
         if length > MAXIMUM_LINE || (end.is_none() && length == MAXIMUM_LINE) {
             return Err(Problem::LineTooLong);
         }
-        let physical = PhysicalLine {
-            bytes: &rest[..length],
-            start: self.position,
-        };
+        let physical = PhysicalLine { bytes: &rest[..length], start: self.position };
         self.position += length;
         Ok(Some(physical))
     }
@@ -187,9 +157,7 @@ fn can_hold_heredoc(command: &Command) -> Result<bool, Problem> {
     } else {
         Cow::Borrowed(command)
     };
-    let holds = ["add", "copy", "run"]
-        .iter()
-        .any(|name| command.name.eq_ignore_ascii_case(name));
+    let holds = ["add", "copy", "run"].iter().any(|name| command.name.eq_ignore_ascii_case(name));
     Ok(holds && json_list(&command.arguments)?.is_none())
 }
 
@@ -228,12 +196,7 @@ mod tests {
     use super::*;
 
     fn texts(source: &str) -> Vec<String> {
-        read(source.as_bytes())
-            .unwrap()
-            .1
-            .into_iter()
-            .map(|line| line.text)
-            .collect()
+        read(source.as_bytes()).unwrap().1.into_iter().map(|line| line.text).collect()
     }
 
     #[test]
@@ -243,10 +206,7 @@ mod tests {
             ["FROM a", "RUN a   b  c"]
         );
         assert_eq!(texts("RUN a\\\\\nRUN b"), ["RUN a\\\\", "RUN b"]);
-        assert_eq!(
-            texts("# escape=`\nRUN a `\n b\\\nRUN c"),
-            ["RUN a  b\\", "RUN c"]
-        );
+        assert_eq!(texts("# escape=`\nRUN a `\n b\\\nRUN c"), ["RUN a  b\\", "RUN c"]);
         assert_eq!(texts("RUN a \\"), ["RUN a "]);
     }
 
@@ -273,10 +233,7 @@ mod tests {
         let (line, problem) = error("FROM a\nRUN \\\n  <<E\nx\n");
         assert_eq!(
             (line, problem.to_string().as_str()),
-            (
-                2,
-                "unterminated heredoc (expected `E` on a line of its own)"
-            )
+            (2, "unterminated heredoc (expected `E` on a line of its own)")
         );
         assert_eq!(
             error(&format!("FROM a\n# {}\n", "x".repeat(70_000))),

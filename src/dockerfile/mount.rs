@@ -97,10 +97,7 @@ pub(crate) fn from_of(text: &str) -> Result<Option<String>, Problem> {
         if !key.eq_ignore_ascii_case("from") {
             continue;
         }
-        if value
-            .find('$')
-            .is_some_and(|dollar| dollar + 1 < value.len())
-        {
+        if value.find('$').is_some_and(|dollar| dollar + 1 < value.len()) {
             return Err(problem(
                 "'from' doesn't support variable expansion, define alias stage instead",
             ));
@@ -159,9 +156,7 @@ pub(crate) fn parse(
                 let hint = suggest(&key, KEYS)
                     .map(|key| format!(" (did you mean {key}?)"))
                     .unwrap_or_default();
-                return Err(problem(&format!(
-                    "unexpected key '{key}' in '{field}'{hint}"
-                )));
+                return Err(problem(&format!("unexpected key '{key}' in '{field}'{hint}")));
             }
         }
     }
@@ -174,15 +169,9 @@ pub(crate) fn parse(
 fn validate(mount: &Mount) -> Result<(), Problem> {
     let kind = mount.kind.as_str();
     if matches!(mount.kind, MountKind::Bind | MountKind::Tmpfs) {
-        for (name, value) in [
-            ("mode", mount.mode),
-            ("uid", mount.user),
-            ("gid", mount.group),
-        ] {
+        for (name, value) in [("mode", mount.mode), ("uid", mount.user), ("gid", mount.group)] {
             if value.is_some() {
-                return Err(problem(&format!(
-                    "{name} not allowed for {kind:?} type mounts"
-                )));
+                return Err(problem(&format!("{name} not allowed for {kind:?} type mounts")));
             }
         }
     }
@@ -194,18 +183,14 @@ fn validate(mount: &Mount) -> Result<(), Problem> {
             return Err(problem("secret mount should not define sharing"));
         }
         if mount.source.is_empty() && mount.target.is_empty() && mount.id.is_none() {
-            return Err(problem(
-                "invalid secret mount. one of source, target required",
-            ));
+            return Err(problem("invalid secret mount. one of source, target required"));
         }
         if !mount.source.is_empty() && mount.id.is_some() {
             return Err(problem("both source and id can't be set"));
         }
     }
     if mount.sharing.is_some() && mount.kind != MountKind::Cache {
-        return Err(problem(&format!(
-            "invalid cache sharing set for {kind} mount"
-        )));
+        return Err(problem(&format!("invalid cache sharing set for {kind} mount")));
     }
     Ok(())
 }
@@ -213,15 +198,12 @@ fn validate(mount: &Mount) -> Result<(), Problem> {
 fn kind_of(value: &str) -> Result<MountKind, Problem> {
     use MountKind::{Bind, Cache, Secret, Ssh, Tmpfs};
     let kinds = [Bind, Cache, Tmpfs, Secret, Ssh];
-    kinds
-        .into_iter()
-        .find(|kind| kind.as_str().eq_ignore_ascii_case(value))
-        .ok_or_else(|| {
-            let hint = suggest(value, kinds.map(MountKind::as_str))
-                .map(|kind| format!(" (did you mean {kind}?)"))
-                .unwrap_or_default();
-            problem(&format!("unsupported mount type {value:?}{hint}"))
-        })
+    kinds.into_iter().find(|kind| kind.as_str().eq_ignore_ascii_case(value)).ok_or_else(|| {
+        let hint = suggest(value, kinds.map(MountKind::as_str))
+            .map(|kind| format!(" (did you mean {kind}?)"))
+            .unwrap_or_default();
+        problem(&format!("unsupported mount type {value:?}{hint}"))
+    })
 }
 
 fn sharing(value: &str) -> Result<String, Problem> {
@@ -286,9 +268,7 @@ fn csv_fields(text: &str) -> Result<Vec<String>, Problem> {
 }
 
 fn problem(reason: &str) -> Problem {
-    Problem::Mount {
-        reason: reason.to_owned(),
-    }
+    Problem::Mount { reason: reason.to_owned() }
 }
 
 #[cfg(test)]
@@ -317,23 +297,11 @@ mod tests {
     #[test]
     fn wrong_mounts_are_refused() {
         for (text, expected) in [
-            (
-                "type=bnd",
-                "unsupported mount type \"bnd\" (did you mean bind?)",
-            ),
-            (
-                "targt=/x",
-                "unexpected key 'targt' in 'targt=/x' (did you mean target?)",
-            ),
+            ("type=bnd", "unsupported mount type \"bnd\" (did you mean bind?)"),
+            ("targt=/x", "unexpected key 'targt' in 'targt=/x' (did you mean target?)"),
             ("target", "invalid field 'target' must be a key=value pair"),
-            (
-                "type=bind,uid=1",
-                "uid not allowed for \"bind\" type mounts",
-            ),
-            (
-                "type=secret",
-                "invalid secret mount. one of source, target required",
-            ),
+            ("type=bind,uid=1", "uid not allowed for \"bind\" type mounts"),
+            ("type=secret", "invalid secret mount. one of source, target required"),
             ("size=1", "unexpected key 'size' for mount type 'bind'"),
             ("ro=maybe", "invalid value for ro: maybe"),
             ("\"a", "failed to parse csv mounts: missing \""),

@@ -15,9 +15,8 @@ impl Dockerfile {
         let mut names = Vec::with_capacity(stages.len());
         for (index, stage) in stages.iter().enumerate() {
             if let Some(name) = &stage.name {
-                let taken = stages[index + 1..]
-                    .iter()
-                    .any(|later| later.name.as_ref() == Some(name));
+                let taken =
+                    stages[index + 1..].iter().any(|later| later.name.as_ref() == Some(name));
                 names.push(Some(name.clone()).filter(|_| !taken));
                 continue;
             }
@@ -52,11 +51,7 @@ mod tests {
         let (rewritten, names) = dockerfile.with_names();
         assert_eq!(String::from_utf8(rewritten.clone()).unwrap(), expected);
         let again = Dockerfile::parse(&rewritten, "Dockerfile").unwrap();
-        let found: Vec<_> = again
-            .stages()
-            .iter()
-            .map(|stage| stage.name.clone())
-            .collect();
+        let found: Vec<_> = again.stages().iter().map(|stage| stage.name.clone()).collect();
         assert_eq!(found, names);
     }
 
@@ -70,10 +65,7 @@ mod tests {
             "FROM --platform=x \\\n # y\n  a \\\n\n# z\n",
             "FROM --platform=x \\\n # y\n  a AS dockercache-stage-0 \\\n\n# z\n",
         );
-        check(
-            "# escape=`\nfrom a `\n",
-            "# escape=`\nfrom a AS dockercache-stage-0 `\n",
-        );
+        check("# escape=`\nfrom a `\n", "# escape=`\nfrom a AS dockercache-stage-0 `\n");
         check(
             "FROM a as dockercache-stage-1\nFROM b",
             "FROM a as dockercache-stage-1\nFROM b AS dockercache-stage-x-1",

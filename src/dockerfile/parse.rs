@@ -42,11 +42,7 @@ pub(crate) fn instruction(line: &LogicalLine, escape: char) -> Result<Parsed, Pr
         return from(line).map(Parsed::From);
     }
     let kind = kind(line, escape)?;
-    Ok(Parsed::Other(Instruction {
-        lines: line.lines,
-        text: line.text.trim().to_owned(),
-        kind,
-    }))
+    Ok(Parsed::Other(Instruction { lines: line.lines, text: line.text.trim().to_owned(), kind }))
 }
 
 /// Parses the trigger of an `ONBUILD`, which stands for the given lines.
@@ -57,59 +53,40 @@ pub(crate) fn trigger(text: &str, lines: LineRange) -> Result<Instruction, Probl
         return Err(Problem::OnbuildNotSingle);
     };
     match instruction(&line, '\\')? {
-        Parsed::From(_) => Err(Problem::OnbuildForbidden {
-            instruction: "FROM".to_owned(),
-        }),
-        Parsed::Other(instruction) => Ok(Instruction {
-            lines,
-            ..instruction
-        }),
+        Parsed::From(_) => Err(Problem::OnbuildForbidden { instruction: "FROM".to_owned() }),
+        Parsed::Other(instruction) => Ok(Instruction { lines, ..instruction }),
     }
 }
 
 fn kind(line: &LogicalLine, escape: char) -> Result<InstructionKind, Problem> {
-    let Command {
-        name,
-        flags,
-        arguments,
-    } = &line.command;
+    let Command { name, flags, arguments } = &line.command;
     let no_flags = |kind| Flags::parse(flags, &[]).map(|_| kind);
     Ok(match name.to_ascii_uppercase().as_str() {
         "ADD" => InstructionKind::Add(add(line)?),
         "ARG" => InstructionKind::Arg(arg(arguments, escape)?),
-        "CMD" => no_flags(InstructionKind::Cmd(command_line(
-            arguments,
-            &line.heredocs,
-        )?))?,
+        "CMD" => no_flags(InstructionKind::Cmd(command_line(arguments, &line.heredocs)?))?,
         "COPY" => InstructionKind::Copy(copy(line)?),
-        "ENTRYPOINT" => no_flags(InstructionKind::Entrypoint(command_line(
-            arguments,
-            &line.heredocs,
-        )?))?,
+        "ENTRYPOINT" => {
+            no_flags(InstructionKind::Entrypoint(command_line(arguments, &line.heredocs)?))?
+        }
         "ENV" => no_flags(InstructionKind::Env(pairs(arguments, "ENV", escape)?))?,
-        "EXPOSE" => no_flags(InstructionKind::Expose(at_least_one(
-            split_at_blanks(arguments),
-            "EXPOSE",
-        )?))?,
+        "EXPOSE" => {
+            no_flags(InstructionKind::Expose(at_least_one(split_at_blanks(arguments), "EXPOSE")?))?
+        }
         "HEALTHCHECK" => InstructionKind::Healthcheck(healthcheck(arguments, flags)?),
         "LABEL" => no_flags(InstructionKind::Label(pairs(arguments, "LABEL", escape)?))?,
-        "MAINTAINER" => no_flags(InstructionKind::Maintainer(exactly_one(
-            arguments,
-            "MAINTAINER",
-        )?))?,
+        "MAINTAINER" => {
+            no_flags(InstructionKind::Maintainer(exactly_one(arguments, "MAINTAINER")?))?
+        }
         "ONBUILD" => no_flags(InstructionKind::Onbuild(onbuild(line)?))?,
         "RUN" => InstructionKind::Run(run(line)?),
         "SHELL" => match json_list(arguments)? {
             Some(words) => no_flags(InstructionKind::Shell(at_least_one(words, "SHELL")?))?,
             None if arguments.is_empty() => {
-                return Err(Problem::AtLeastOneArgument {
-                    instruction: "SHELL",
-                });
+                return Err(Problem::AtLeastOneArgument { instruction: "SHELL" });
             }
             None => {
-                return Err(Problem::NotJson {
-                    instruction: "SHELL",
-                });
+                return Err(Problem::NotJson { instruction: "SHELL" });
             }
         },
         "STOPSIGNAL" => InstructionKind::StopSignal(exactly_one(arguments, "STOPSIGNAL")?),
@@ -118,10 +95,7 @@ fn kind(line: &LogicalLine, escape: char) -> Result<InstructionKind, Problem> {
         "WORKDIR" => no_flags(InstructionKind::Workdir(exactly_one(arguments, "WORKDIR")?))?,
         _ => {
             let suggestion = suggest(name, NAMES);
-            return Err(Problem::UnknownInstruction {
-                name: name.clone(),
-                suggestion,
-            });
+            return Err(Problem::UnknownInstruction { name: name.clone(), suggestion });
         }
     })
 }
@@ -155,13 +129,7 @@ fn stage_name(name: &str) -> Result<String, Problem> {
                 || character.is_ascii_digit()
                 || matches!(character, '-' | '_' | '.')
         });
-    if valid {
-        Ok(lower)
-    } else {
-        Err(Problem::StageName {
-            name: name.to_owned(),
-        })
-    }
+    if valid { Ok(lower) } else { Err(Problem::StageName { name: name.to_owned() }) }
 }
 
 fn arg(arguments: &str, escape: char) -> Result<Vec<Argument>, Problem> {
@@ -169,31 +137,19 @@ fn arg(arguments: &str, escape: char) -> Result<Vec<Argument>, Problem> {
         .into_iter()
         .map(|word| match word.split_once('=') {
             Some(("", _)) => Err(Problem::BlankName { instruction: "ARG" }),
-            Some((name, default)) => Ok(Argument {
-                name: name.to_owned(),
-                default: Some(default.to_owned()),
-            }),
-            None => Ok(Argument {
-                name: word,
-                default: None,
-            }),
+            Some((name, default)) => {
+                Ok(Argument { name: name.to_owned(), default: Some(default.to_owned()) })
+            }
+            None => Ok(Argument { name: word, default: None }),
         })
         .collect()
 }
 
 fn command_line(arguments: &str, heredocs: &[Heredoc]) -> Result<CommandLine, Problem> {
     Ok(match json_list(arguments)? {
-        Some(words) => CommandLine {
-            words,
-            shell_form: false,
-            heredocs: Vec::new(),
-        },
+        Some(words) => CommandLine { words, shell_form: false, heredocs: Vec::new() },
         None => CommandLine {
-            words: if arguments.is_empty() {
-                Vec::new()
-            } else {
-                vec![arguments.to_owned()]
-            },
+            words: if arguments.is_empty() { Vec::new() } else { vec![arguments.to_owned()] },
             shell_form: true,
             heredocs: heredocs.to_vec(),
         },
@@ -228,11 +184,7 @@ fn choice(
 ) -> Result<Option<String>, Problem> {
     match value {
         Some(value) if !expected.split(", ").any(|choice| choice == value) => {
-            Err(Problem::FlagChoice {
-                flag,
-                value,
-                expected,
-            })
+            Err(Problem::FlagChoice { flag, value, expected })
         }
         value => Ok(value),
     }
@@ -299,18 +251,12 @@ fn sources_and_destination(
     if is_heredoc(&destination) {
         return Err(Problem::HeredocDestination { instruction });
     }
-    let mut transfer = Transfer {
-        destination,
-        ..Transfer::default()
-    };
+    let mut transfer = Transfer { destination, ..Transfer::default() };
     for word in words {
         match Heredoc::from_word(&word) {
             Ok(Some(opened)) => {
                 // Of two heredocs with one name the builder takes the last for both.
-                let body = line
-                    .heredocs
-                    .iter()
-                    .rfind(|heredoc| heredoc.name == opened.name);
+                let body = line.heredocs.iter().rfind(|heredoc| heredoc.name == opened.name);
                 let content = body.map(|body| body.content.clone()).unwrap_or_default();
                 transfer.heredocs.push(Heredoc { content, ..opened });
             }
@@ -329,15 +275,11 @@ fn onbuild(line: &LogicalLine) -> Result<String, Problem> {
     let trigger = split_command(&line.command.arguments).name.to_uppercase();
     match trigger.as_str() {
         "" => {
-            return Err(Problem::AtLeastOneArgument {
-                instruction: "ONBUILD",
-            });
+            return Err(Problem::AtLeastOneArgument { instruction: "ONBUILD" });
         }
         "ONBUILD" => return Err(Problem::OnbuildChain),
         "MAINTAINER" | "FROM" => {
-            return Err(Problem::OnbuildForbidden {
-                instruction: trigger,
-            });
+            return Err(Problem::OnbuildForbidden { instruction: trigger });
         }
         _ => {}
     }
@@ -352,26 +294,15 @@ fn onbuild(line: &LogicalLine) -> Result<String, Problem> {
 
 fn healthcheck(arguments: &str, flags: &[String]) -> Result<Option<CommandLine>, Problem> {
     let problem = |reason: String| Err(Problem::Healthcheck { reason });
-    let kind = arguments
-        .split(char::is_whitespace)
-        .next()
-        .unwrap_or_default();
+    let kind = arguments.split(char::is_whitespace).next().unwrap_or_default();
     let rest = arguments[kind.len()..].trim_start();
     match kind.to_uppercase().as_str() {
-        "" => Err(Problem::AtLeastOneArgument {
-            instruction: "HEALTHCHECK",
-        }),
+        "" => Err(Problem::AtLeastOneArgument { instruction: "HEALTHCHECK" }),
         "NONE" if rest.is_empty() => Ok(None),
         "NONE" => problem("HEALTHCHECK NONE takes no arguments".to_owned()),
         "CMD" => {
-            let known = [
-                "interval",
-                "timeout",
-                "start-period",
-                "start-interval",
-                "retries",
-            ]
-            .map(|name| (name, FlagKind::Value));
+            let known = ["interval", "timeout", "start-period", "start-interval", "retries"]
+                .map(|name| (name, FlagKind::Value));
             let mut flags = Flags::parse(flags, &known)?;
             if let Some(retries) = flags.value("retries") {
                 match retries.parse::<i32>() {
@@ -405,18 +336,11 @@ fn volume(arguments: &str) -> Result<Vec<String>, Problem> {
     if volumes.iter().any(|volume| volume.trim().is_empty()) {
         return Err(Problem::EmptyVolume);
     }
-    Ok(volumes
-        .iter()
-        .map(|volume| volume.trim().to_owned())
-        .collect())
+    Ok(volumes.iter().map(|volume| volume.trim().to_owned()).collect())
 }
 
 fn at_least_one<T>(list: Vec<T>, instruction: &'static str) -> Result<Vec<T>, Problem> {
-    if list.is_empty() {
-        Err(Problem::AtLeastOneArgument { instruction })
-    } else {
-        Ok(list)
-    }
+    if list.is_empty() { Err(Problem::AtLeastOneArgument { instruction }) } else { Ok(list) }
 }
 
 fn exactly_one(arguments: &str, instruction: &'static str) -> Result<String, Problem> {

@@ -18,11 +18,7 @@ pub(crate) fn join(parent: &str, path: &str) -> String {
 
 /// Resolves the destination of a copy; its trailing slash says that it is a directory.
 pub(crate) fn destination(workdir: &str, path: &str) -> String {
-    let path = if path.is_empty() || path == "." {
-        "./"
-    } else {
-        path
-    };
+    let path = if path.is_empty() || path == "." { "./" } else { path };
     let mut joined = join(workdir, path);
     if path.ends_with('/') && !joined.ends_with('/') {
         joined.push('/');

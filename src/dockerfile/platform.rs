@@ -17,9 +17,7 @@ pub struct Platform {
 impl Platform {
     /// Parses `os`, `architecture`, `os/architecture`, or `os/architecture/variant`.
     pub fn parse(text: &str) -> Result<Self, Problem> {
-        let error = || Problem::Platform {
-            value: text.to_owned(),
-        };
+        let error = || Problem::Platform { value: text.to_owned() };
         let parts: Vec<&str> = text.split('/').collect();
         let valid = parts.iter().all(|part| {
             !part.is_empty()
@@ -66,11 +64,7 @@ impl Platform {
             ("arm", "8") => ("arm", "v8"),
             other => other,
         };
-        Self {
-            os,
-            architecture: architecture.to_owned(),
-            variant: variant.to_owned(),
-        }
+        Self { os, architecture: architecture.to_owned(), variant: variant.to_owned() }
     }
 }
 
@@ -85,10 +79,7 @@ impl fmt::Display for Platform {
 }
 
 fn is_os(word: &str) -> bool {
-    matches!(
-        word,
-        "linux" | "windows" | "darwin" | "macos" | "freebsd" | "netbsd" | "openbsd"
-    )
+    matches!(word, "linux" | "windows" | "darwin" | "macos" | "freebsd" | "netbsd" | "openbsd")
 }
 
 fn is_architecture(word: &str) -> bool {

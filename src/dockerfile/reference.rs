@@ -4,10 +4,7 @@ use super::error::Problem;
 
 /// Returns the full form of a reference: `alpine` is `docker.io/library/alpine:latest`.
 pub(crate) fn normalize(name: &str) -> Result<String, Problem> {
-    let fail = |reason: String| Problem::Reference {
-        name: name.to_owned(),
-        reason,
-    };
+    let fail = |reason: String| Problem::Reference { name: name.to_owned(), reason };
     let (rest, digest) = match name.split_once('@') {
         Some((rest, digest)) => (rest, Some(digest)),
         None => (name, None),
@@ -18,9 +15,7 @@ pub(crate) fn normalize(name: &str) -> Result<String, Problem> {
     };
     let (domain, path) = split_domain(repository);
     if path != path.to_lowercase() {
-        return Err(fail(format!(
-            ": repository name ({path}) must be lowercase"
-        )));
+        return Err(fail(format!(": repository name ({path}) must be lowercase")));
     }
     let valid = domain.split(':').all(|part| !part.is_empty())
         && path.split('/').all(is_component)
@@ -34,9 +29,7 @@ pub(crate) fn normalize(name: &str) -> Result<String, Problem> {
         (Some(tag), _) => format!(":{tag}"),
         (None, Some(_)) => String::new(),
     };
-    let digest = digest
-        .map(|digest| format!("@{digest}"))
-        .unwrap_or_default();
+    let digest = digest.map(|digest| format!("@{digest}")).unwrap_or_default();
     Ok(format!("{domain}/{path}{tag}{digest}"))
 }
 
@@ -59,16 +52,9 @@ fn split_domain(repository: &str) -> (String, String) {
         }
         _ => ("docker.io", repository.to_owned()),
     };
-    let domain = if domain == "index.docker.io" {
-        "docker.io"
-    } else {
-        domain
-    };
-    let path = if domain == "docker.io" && !path.contains('/') {
-        format!("library/{path}")
-    } else {
-        path
-    };
+    let domain = if domain == "index.docker.io" { "docker.io" } else { domain };
+    let path =
+        if domain == "docker.io" && !path.contains('/') { format!("library/{path}") } else { path };
     (domain.to_owned(), path)
 }
 
@@ -91,9 +77,7 @@ fn is_tag(tag: &str) -> bool {
     let word = |character: char| character.is_ascii_alphanumeric() || character == '_';
     tag.len() <= 128
         && tag.starts_with(word)
-        && tag
-            .chars()
-            .all(|character| word(character) || matches!(character, '.' | '-'))
+        && tag.chars().all(|character| word(character) || matches!(character, '.' | '-'))
 }
 
 fn is_digest(digest: &str) -> bool {
@@ -117,41 +101,19 @@ mod tests {
             ("user/app", "docker.io/user/app:latest".to_owned()),
             ("localhost/app", "localhost/app:latest".to_owned()),
             ("r.io:5000/a/b:t", "r.io:5000/a/b:t".to_owned()),
-            (
-                "docker.io/alpine",
-                "docker.io/library/alpine:latest".to_owned(),
-            ),
-            (
-                &format!("alpine@{digest}"),
-                format!("docker.io/library/alpine@{digest}"),
-            ),
-            (
-                &format!("alpine:3@{digest}"),
-                format!("docker.io/library/alpine:3@{digest}"),
-            ),
+            ("docker.io/alpine", "docker.io/library/alpine:latest".to_owned()),
+            (&format!("alpine@{digest}"), format!("docker.io/library/alpine@{digest}")),
+            (&format!("alpine:3@{digest}"), format!("docker.io/library/alpine:3@{digest}")),
         ] {
             assert_eq!(normalize(name).unwrap(), expected);
         }
-        assert_eq!(
-            familiar("docker.io/library/alpine:latest").as_deref(),
-            Some("alpine")
-        );
+        assert_eq!(familiar("docker.io/library/alpine:latest").as_deref(), Some("alpine"));
         assert_eq!(familiar("r.io/a:1").as_deref(), Some("r.io/a:1"));
     }
 
     #[test]
     fn wrong_references_are_refused() {
-        for name in [
-            "",
-            "a b",
-            "a//b",
-            "-a",
-            "a:",
-            "a@sha256:x",
-            "a/",
-            "a..b",
-            "$x",
-        ] {
+        for name in ["", "a b", "a//b", "-a", "a:", "a@sha256:x", "a/", "a..b", "$x"] {
             assert!(normalize(name).is_err(), "{name}");
         }
         assert_eq!(

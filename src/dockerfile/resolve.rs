@@ -44,11 +44,7 @@ impl<'a> Resolver<'a> {
             globals: Environment::default(),
             stages: Vec::new(),
             names: HashMap::new(),
-            contexts: options
-                .named_contexts
-                .iter()
-                .map(|name| context_name(name))
-                .collect(),
+            contexts: options.named_contexts.iter().map(|name| context_name(name)).collect(),
         };
         resolver.globals = resolver.global_arguments()?;
         for (index, stage) in dockerfile.stages().iter().enumerate() {
@@ -74,21 +70,12 @@ impl<'a> Resolver<'a> {
 
     /// Gives the arguments before the first `FROM` their values, on top of the predefined ones.
     fn global_arguments(&self) -> Result<Environment, DockerfileError> {
-        let last = self
-            .dockerfile
-            .stages()
-            .last()
-            .and_then(|stage| stage.name.as_deref());
-        let target = self
-            .options
-            .target
-            .as_deref()
-            .filter(|target| !target.is_empty());
+        let last = self.dockerfile.stages().last().and_then(|stage| stage.name.as_deref());
+        let target = self.options.target.as_deref().filter(|target| !target.is_empty());
         let mut globals = Environment::default();
-        for (side, platform) in [
-            ("BUILD", &self.options.build_platform),
-            ("TARGET", &self.options.target_platform),
-        ] {
+        for (side, platform) in
+            [("BUILD", &self.options.build_platform), ("TARGET", &self.options.target_platform)]
+        {
             globals.set(&format!("{side}PLATFORM"), &platform.to_string());
             globals.set(&format!("{side}OS"), &platform.os);
             globals.set(&format!("{side}OSVERSION"), "");
@@ -103,10 +90,7 @@ impl<'a> Resolver<'a> {
             }
         }
         for (lines, argument) in self.dockerfile.global_arguments() {
-            let value = match (
-                self.options.build_args.get(&argument.name),
-                &argument.default,
-            ) {
+            let value = match (self.options.build_args.get(&argument.name), &argument.default) {
                 (Some(value), _) => value.clone(),
                 (None, Some(default)) => self
                     .lexer()
@@ -123,44 +107,28 @@ impl<'a> Resolver<'a> {
     fn resolve(&self, stage: &Stage) -> Result<Resolved, Problem> {
         let base = self.lexer().expand(&stage.base, &self.globals)?;
         if base.is_empty() {
-            return Err(Problem::BlankBase {
-                expression: stage.base.clone(),
-            });
+            return Err(Problem::BlankBase { expression: stage.base.clone() });
         }
         let platform = match &stage.platform {
             None => None,
             Some(expression) => {
                 let value = self.lexer().expand(expression, &self.globals)?;
                 if value.is_empty() {
-                    return Err(Problem::EmptyPlatform {
-                        expression: expression.clone(),
-                    });
+                    return Err(Problem::EmptyPlatform { expression: expression.clone() });
                 }
                 Some(Platform::parse(&value)?)
             }
         };
         let own = platform.unwrap_or_else(|| self.options.target_platform.clone());
         if let Some(context) = stage.name.as_deref().and_then(|name| self.context(name)) {
-            return Ok(Resolved {
-                base: context,
-                platform: own,
-                replaced: true,
-            });
+            return Ok(Resolved { base: context, platform: own, replaced: true });
         }
         // Names are lower-case, and the builder does not fold the case of what FROM says.
         if let Some(index) = self.names.get(base.as_str()) {
             let platform = self.stages[*index].platform.clone();
-            return Ok(Resolved {
-                base: Base::Stage(*index),
-                platform,
-                replaced: false,
-            });
+            return Ok(Resolved { base: Base::Stage(*index), platform, replaced: false });
         }
-        Ok(Resolved {
-            base: self.external(&base, &own)?,
-            platform: own,
-            replaced: false,
-        })
+        Ok(Resolved { base: self.external(&base, &own)?, platform: own, replaced: false })
     }
 
     /// Resolves a name that no stage has.
@@ -172,10 +140,7 @@ impl<'a> Resolver<'a> {
             return Ok(context);
         }
         let reference = reference::normalize(name)?;
-        Ok(Base::Image(Image {
-            reference,
-            platform: platform.clone(),
-        }))
+        Ok(Base::Image(Image { reference, platform: platform.clone() }))
     }
 
     fn context(&self, name: &str) -> Option<Base> {
@@ -183,9 +148,7 @@ impl<'a> Resolver<'a> {
             return None;
         }
         let name = context_name(name);
-        self.contexts
-            .contains(&name)
-            .then_some(Base::NamedContext(name))
+        self.contexts.contains(&name).then_some(Base::NamedContext(name))
     }
 
     /// Resolves `--from`: an index where `indexes` says so, a stage in any case, or an image.
@@ -200,9 +163,7 @@ impl<'a> Resolver<'a> {
                     .ok()
                     .filter(|index| *index < self.stages.len())
                     .map(|index| self.stage(index))
-                    .ok_or_else(|| Problem::StageIndex {
-                        index: from.to_owned(),
-                    });
+                    .ok_or_else(|| Problem::StageIndex { index: from.to_owned() });
             }
         }
         if let Some(index) = self.find(from) {
@@ -214,11 +175,7 @@ impl<'a> Resolver<'a> {
     /// Returns a stage as an origin, or the context that stands in for it.
     fn stage(&self, index: usize) -> Base {
         let resolved = &self.stages[index];
-        if resolved.replaced {
-            resolved.base.clone()
-        } else {
-            Base::Stage(index)
-        }
+        if resolved.replaced { resolved.base.clone() } else { Base::Stage(index) }
     }
 
     pub(crate) fn display_name(&self, index: usize) -> String {
@@ -229,11 +186,9 @@ impl<'a> Resolver<'a> {
     /// Returns the origins that an instruction names.
     pub(crate) fn origins(&self, instruction: &Instruction) -> Result<Vec<Base>, Problem> {
         match &instruction.kind {
-            InstructionKind::Copy(transfer) => transfer
-                .from
-                .iter()
-                .map(|from| self.origin(from, true))
-                .collect(),
+            InstructionKind::Copy(transfer) => {
+                transfer.from.iter().map(|from| self.origin(from, true)).collect()
+            }
             InstructionKind::Run(run) => run
                 .mounts
                 .iter()

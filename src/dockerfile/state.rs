@@ -93,10 +93,7 @@ impl StageState {
                 self.workdir = path::join(&self.workdir, &expand(directory)?);
                 match self.workdir.as_str() {
                     "/" => Action::Metadata,
-                    path => Action::Workdir {
-                        path: path.to_owned(),
-                        owner: self.user.clone(),
-                    },
+                    path => Action::Workdir { path: path.to_owned(), owner: self.user.clone() },
                 }
             }
             InstructionKind::Env(pairs) => {
@@ -151,12 +148,7 @@ impl StageState {
             | InstructionKind::Maintainer(_)
             | InstructionKind::Onbuild(_) => Action::Metadata,
         };
-        Ok(Step {
-            lines: instruction.lines,
-            text: instruction.text.clone(),
-            on_build,
-            action,
-        })
+        Ok(Step { lines: instruction.lines, text: instruction.text.clone(), on_build, action })
     }
 
     /// Declares an argument: the command line wins over the default, the default over the globals.
@@ -182,11 +174,7 @@ impl StageState {
     fn run_action(&self, run: &Run, surroundings: &Surroundings<'_>) -> Result<RunAction, Problem> {
         let (arguments, script) = self.command(&run.command);
         let expand = |word: &str| surroundings.lexer.expand(word, &self.environment);
-        let workdir = if self.workdir.is_empty() {
-            "/"
-        } else {
-            &self.workdir
-        };
+        let workdir = if self.workdir.is_empty() { "/" } else { &self.workdir };
         let mounts = run
             .mounts
             .iter()
@@ -276,32 +264,22 @@ impl StageState {
             } else {
                 content
             };
-            sources.push(CopySource::Inline {
-                name: heredoc.name.clone(),
-                content,
-            });
+            sources.push(CopySource::Inline { name: heredoc.name.clone(), content });
         }
         let checksum = optional(&transfer.checksum)?;
         if checksum.is_some()
-            && !matches!(
-                sources.as_slice(),
-                [CopySource::Url(_) | CopySource::Git(_)]
-            )
+            && !matches!(sources.as_slice(), [CopySource::Url(_) | CopySource::Git(_)])
         {
             let reason = match sources.len() {
                 1 => "checksum requires HTTP(S) or Git sources",
                 _ => "checksum can't be specified for multiple sources",
             };
-            return Err(Problem::Copy {
-                reason: reason.to_owned(),
-            });
+            return Err(Problem::Copy { reason: reason.to_owned() });
         }
         let from = transfer.from.as_deref();
         Ok(CopyAction {
             sources,
-            origin: from
-                .map(|from| (surroundings.origin)(from, true))
-                .transpose()?,
+            origin: from.map(|from| (surroundings.origin)(from, true)).transpose()?,
             destination: path::destination(&self.workdir, &expand(&transfer.destination)?),
             owner: optional(&transfer.owner)?,
             mode: optional(&transfer.mode)?,
@@ -329,22 +307,16 @@ fn copy_source(source: &str, parents: bool, is_add: bool) -> Result<CopySource, 
         (false, false) => None,
     };
     match remote {
-        Some((_, kind)) if !is_add => Err(Problem::Copy {
-            reason: format!("source can't be a {kind} for COPY"),
-        }),
+        Some((_, kind)) if !is_add => {
+            Err(Problem::Copy { reason: format!("source can't be a {kind} for COPY") })
+        }
         Some((source, _)) => Ok(source),
         None if parents => {
             let (path, below) = source.split_once("/./").unwrap_or(("/", source));
             let below = path::join("/", below).split_off(1);
-            Ok(CopySource::Files {
-                path: path::join("/", path),
-                below: Some(below),
-            })
+            Ok(CopySource::Files { path: path::join("/", path), below: Some(below) })
         }
-        None => Ok(CopySource::Files {
-            path: path::join("/", source),
-            below: None,
-        }),
+        None => Ok(CopySource::Files { path: path::join("/", source), below: None }),
     }
 }
 
@@ -353,14 +325,9 @@ fn is_git(source: &str) -> bool {
     if source.starts_with("git://") || source.starts_with("ssh://") {
         return true;
     }
-    if let Some(rest) = source
-        .strip_prefix("http://")
-        .or_else(|| source.strip_prefix("https://"))
-    {
+    if let Some(rest) = source.strip_prefix("http://").or_else(|| source.strip_prefix("https://")) {
         let path = rest.split(['#', '?']).next().unwrap_or_default();
-        return path
-            .rsplit_once('/')
-            .is_some_and(|(_, last)| last.strip_suffix(".git").is_some());
+        return path.rsplit_once('/').is_some_and(|(_, last)| last.strip_suffix(".git").is_some());
     }
     // The form of scp: user@host:path.
     source.split_once('@').is_some_and(|(user, rest)| {
@@ -394,10 +361,7 @@ mod tests {
         assert!(copy_source("https://x/y", false, false).is_err());
         assert_eq!(
             copy_source("a/./b/c", true, false),
-            Ok(CopySource::Files {
-                path: "/a".to_owned(),
-                below: Some("b/c".to_owned())
-            })
+            Ok(CopySource::Files { path: "/a".to_owned(), below: Some("b/c".to_owned()) })
         );
     }
 }

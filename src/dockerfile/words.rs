@@ -14,11 +14,7 @@ pub(crate) struct Command {
 pub(crate) fn split_command(line: &str) -> Command {
     let (name, rest) = split_once_at_blank(line.trim());
     let (flags, arguments) = split_flags(rest);
-    Command {
-        name: name.to_owned(),
-        flags,
-        arguments: arguments.trim().to_owned(),
-    }
+    Command { name: name.to_owned(), flags, arguments: arguments.trim().to_owned() }
 }
 
 /// Splits at blanks, as the builder does for lists that know no quotes.
@@ -199,14 +195,9 @@ mod tests {
     fn pairs_come_in_two_forms() {
         let pairs = |text| pairs(text, "ENV", '\\').map_err(|problem| problem.to_string());
         let owned = |list: &[(&str, &str)]| {
-            list.iter()
-                .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
-                .collect::<Vec<_>>()
+            list.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect::<Vec<_>>()
         };
-        assert_eq!(
-            pairs("A=1 B='x y'").unwrap(),
-            owned(&[("A", "1"), ("B", "'x y'")])
-        );
+        assert_eq!(pairs("A=1 B='x y'").unwrap(), owned(&[("A", "1"), ("B", "'x y'")]));
         assert_eq!(pairs("A  b c=d").unwrap(), owned(&[("A", "b c=d")]));
         assert_eq!(pairs("A").unwrap_err(), "ENV must have two arguments");
         assert_eq!(pairs("").unwrap_err(), "ENV requires at least one argument");
@@ -219,10 +210,7 @@ mod tests {
 
     #[test]
     fn json_is_a_list_of_strings_or_none() {
-        assert_eq!(
-            json_list(r#" ["a", "b"]"#),
-            Ok(Some(vec!["a".to_owned(), "b".to_owned()]))
-        );
+        assert_eq!(json_list(r#" ["a", "b"]"#), Ok(Some(vec!["a".to_owned(), "b".to_owned()])));
         assert_eq!(json_list("[ -f x ]"), Ok(None));
         assert_eq!(json_list(r#"["a"] b"#), Ok(None));
         assert_eq!(json_list(r#"["a", 1]"#), Err(Problem::JsonNotStrings));

@@ -63,11 +63,7 @@ impl<E> Chain<'_, E> {
     ) -> Result<ChainStep, E> {
         let encoder = match &step.action {
             Action::Metadata => {
-                return Ok(ChainStep {
-                    own: parent,
-                    state: parent,
-                    parts: Vec::new(),
-                });
+                return Ok(ChainStep { own: parent, state: parent, parts: Vec::new() });
             }
             Action::Workdir { path, owner } => {
                 let mut encoder = on(parent, "workdir");
@@ -83,21 +79,13 @@ impl<E> Chain<'_, E> {
                     let (own, parts) = self.copy(Encoder::new("link"), copy)?.finish();
                     let mut merge = on(parent, "merge");
                     merge.field("layer", &own.hex());
-                    return Ok(ChainStep {
-                        own,
-                        state: merge.digest(),
-                        parts,
-                    });
+                    return Ok(ChainStep { own, state: merge.digest(), parts });
                 }
                 self.copy(on(parent, "copy"), copy)?
             }
         };
         let (own, parts) = encoder.finish();
-        Ok(ChainStep {
-            own,
-            state: own,
-            parts,
-        })
+        Ok(ChainStep { own, state: own, parts })
     }
 
     fn run(
@@ -119,14 +107,8 @@ impl<E> Chain<'_, E> {
         encoder.field("workdir", &run.workdir);
         encoder.field("platform", &platform.to_string());
         // What the default is called makes no difference.
-        encoder.optional(
-            "network",
-            run.network.as_deref().filter(|mode| *mode != "default"),
-        );
-        encoder.optional(
-            "security",
-            run.security.as_deref().filter(|mode| *mode != "sandbox"),
-        );
+        encoder.optional("network", run.network.as_deref().filter(|mode| *mode != "default"));
+        encoder.optional("security", run.security.as_deref().filter(|mode| *mode != "sandbox"));
         encoder.list("device", run.devices.iter().map(String::as_str));
         for (name, value) in &run.settings {
             encoder.field(&format!("setting {name}"), value);
@@ -141,10 +123,7 @@ impl<E> Chain<'_, E> {
         let mount = &planned.mount;
         encoder.field("mount", mount.kind.as_str());
         encoder.field("mount target", &mount.target);
-        encoder.field(
-            "mount access",
-            if mount.read_only { "read" } else { "write" },
-        );
+        encoder.field("mount access", if mount.read_only { "read" } else { "write" });
         match mount.kind {
             MountKind::Bind => match ContextQuery::of_mount(planned) {
                 Some(query) => encoder.field("mount content", &(self.context)(&query)?),
@@ -152,10 +131,7 @@ impl<E> Chain<'_, E> {
             },
             MountKind::Cache => {
                 // Its identity does not count, except that the default one is told apart.
-                let shared = mount
-                    .sharing
-                    .as_deref()
-                    .is_none_or(|sharing| sharing == "shared");
+                let shared = mount.sharing.as_deref().is_none_or(|sharing| sharing == "shared");
                 let default = mount.id.as_deref().is_none_or(|id| id == mount.target);
                 encoder.field("cache", if shared && default { "default" } else { "own" });
                 owner_and_mode(encoder, mount);
@@ -249,12 +225,7 @@ impl<E> Chain<'_, E> {
     fn image(&self, image: &Image) -> ChainDigest {
         let mut encoder = Encoder::new("image");
         let pinned = image.reference.split_once('@').map(|(_, digest)| digest);
-        match self
-            .bases
-            .get(&image.reference)
-            .map(String::as_str)
-            .or(pinned)
-        {
+        match self.bases.get(&image.reference).map(String::as_str).or(pinned) {
             Some(digest) => encoder.field("digest", digest),
             None => encoder.field("reference", &image.reference),
         }
@@ -271,11 +242,9 @@ fn on(parent: ChainDigest, domain: &str) -> Encoder {
 }
 
 fn owner_and_mode(encoder: &mut Encoder, mount: &Mount) {
-    for (name, value) in [
-        ("mount mode", mount.mode),
-        ("mount user", mount.user),
-        ("mount group", mount.group),
-    ] {
+    for (name, value) in
+        [("mount mode", mount.mode), ("mount user", mount.user), ("mount group", mount.group)]
+    {
         encoder.optional(name, value.map(|value| value.to_string()).as_deref());
     }
 }

@@ -20,10 +20,7 @@ pub(crate) struct Encoder {
 impl Encoder {
     /// Starts a digest of the given domain.
     pub(crate) fn new(domain: &str) -> Self {
-        let mut encoder = Self {
-            hasher: Sha256::new(),
-            parts: Vec::new(),
-        };
+        let mut encoder = Self { hasher: Sha256::new(), parts: Vec::new() };
         encoder.bytes(VERSION);
         encoder.bytes(domain);
         encoder
@@ -76,12 +73,10 @@ pub(crate) struct ChainDigest([u8; 32]);
 impl ChainDigest {
     /// Returns the 64 digits of the digest.
     pub(crate) fn hex(self) -> String {
-        self.0
-            .iter()
-            .fold(String::with_capacity(64), |mut text, byte| {
-                let _ = write!(text, "{byte:02x}");
-                text
-            })
+        self.0.iter().fold(String::with_capacity(64), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
     }
 }
 
@@ -111,11 +106,7 @@ mod tests {
         let mut unique = digests.to_vec();
         unique.sort();
         unique.dedup();
-        assert_eq!(
-            unique.len(),
-            digests.len() - 1,
-            "only no field and no value are the same"
-        );
+        assert_eq!(unique.len(), digests.len() - 1, "only no field and no value are the same");
     }
 
     #[test]

@@ -57,12 +57,7 @@ impl Keys {
     /// Makes the keys of a build from its stages, dependencies first.
     pub fn new(scope: &KeyScope, stages: &[StageDigest]) -> Self {
         let mut key = PREFIX.to_owned();
-        for field in [
-            &scope.generation,
-            &scope.strategy,
-            &scope.platform,
-            &scope.project,
-        ] {
+        for field in [&scope.generation, &scope.strategy, &scope.platform, &scope.project] {
             key.push_str(&sanitize(field));
             key.push_str("--");
         }
@@ -70,27 +65,17 @@ impl Keys {
             key.push_str(&short("salt", [scope.salt.as_str()]));
             key.push_str("--");
         }
-        let mut levels = vec![KeyLevel {
-            name: "project".to_owned(),
-            key: key.clone(),
-        }];
+        let mut levels = vec![KeyLevel { name: "project".to_owned(), key: key.clone() }];
         let end = format!("x{}{TERMINATOR}", whole(&key, stages));
-        for (index, part) in stage_parts(stages, MAXIMUM_LENGTH - key.len() - end.len())
-            .into_iter()
-            .enumerate()
+        for (index, part) in
+            stage_parts(stages, MAXIMUM_LENGTH - key.len() - end.len()).into_iter().enumerate()
         {
             key.push_str(&part);
             key.push('-');
-            levels.push(KeyLevel {
-                name: format!("stages-{}", index + 1),
-                key: key.clone(),
-            });
+            levels.push(KeyLevel { name: format!("stages-{}", index + 1), key: key.clone() });
         }
         key.push_str(&end);
-        levels.push(KeyLevel {
-            name: "exact".to_owned(),
-            key,
-        });
+        levels.push(KeyLevel { name: "exact".to_owned(), key });
         levels.reverse();
         Self { levels }
     }
@@ -105,10 +90,7 @@ impl Keys {
 fn stage_parts(stages: &[StageDigest], room: usize) -> Vec<String> {
     let slots = (room / (STAGE_DIGITS + 1)).max(1);
     if stages.len() <= slots {
-        return stages
-            .iter()
-            .map(|stage| stage.digest[..STAGE_DIGITS].to_owned())
-            .collect();
+        return stages.iter().map(|stage| stage.digest[..STAGE_DIGITS].to_owned()).collect();
     }
     stages
         .chunks(stages.len().div_ceil(slots))
@@ -188,11 +170,8 @@ mod tests {
     #[test]
     fn keys_are_stable() {
         let keys = Keys::new(&scope("my-app"), &stages(2));
-        let levels: Vec<_> = keys
-            .levels
-            .iter()
-            .map(|level| (level.name.as_str(), level.key.as_str()))
-            .collect();
+        let levels: Vec<_> =
+            keys.levels.iter().map(|level| (level.name.as_str(), level.key.as_str())).collect();
         assert_eq!(
             levels,
             [
@@ -208,10 +187,7 @@ mod tests {
                     "stages-1",
                     "dockercache-v1--28--buildkit-replay--linux_amd64--my-app--000000000000-"
                 ),
-                (
-                    "project",
-                    "dockercache-v1--28--buildkit-replay--linux_amd64--my-app--"
-                ),
+                ("project", "dockercache-v1--28--buildkit-replay--linux_amd64--my-app--"),
             ]
         );
     }
@@ -219,16 +195,7 @@ mod tests {
     #[test]
     fn fields_are_sanitised_and_told_apart() {
         assert_eq!(sanitize("my_app-2"), "my_app-2");
-        let different = [
-            "a/b",
-            "a.b",
-            "a--b",
-            "-a-b",
-            "a-b",
-            "",
-            "é",
-            &"a".repeat(500),
-        ];
+        let different = ["a/b", "a.b", "a--b", "-a-b", "a-b", "", "é", &"a".repeat(500)];
         let mut clean: Vec<String> = different.iter().map(|field| sanitize(field)).collect();
         clean.sort();
         clean.dedup();

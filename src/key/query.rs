@@ -29,14 +29,10 @@ impl ContextQuery {
             .iter()
             .filter_map(|source| match source {
                 CopySource::Files { path, below: None } => Some(path.clone()),
-                CopySource::Files {
-                    path,
-                    below: Some(below),
-                } if path == "/" => Some(below.clone()),
-                CopySource::Files {
-                    path,
-                    below: Some(below),
-                } => Some(format!("{path}/./{below}")),
+                CopySource::Files { path, below: Some(below) } if path == "/" => {
+                    Some(below.clone())
+                }
+                CopySource::Files { path, below: Some(below) } => Some(format!("{path}/./{below}")),
                 _ => None,
             })
             .collect();
@@ -53,11 +49,7 @@ impl ContextQuery {
     pub(crate) fn of_mount(mount: &PlannedMount) -> Option<Self> {
         let named_context = context_of(mount.origin.as_ref())?;
         let sources = vec![mount.mount.source.clone()];
-        Some(Self {
-            named_context,
-            sources,
-            ..Self::default()
-        })
+        Some(Self { named_context, sources, ..Self::default() })
     }
 
     /// Asks for a whole named context.
@@ -71,10 +63,7 @@ impl ContextQuery {
 }
 
 /// Returns which context an origin is: the build context is the inner `None`.
-#[expect(
-    clippy::option_option,
-    reason = "no context and the unnamed context are two things"
-)]
+#[expect(clippy::option_option, reason = "no context and the unnamed context are two things")]
 fn context_of(origin: Option<&Base>) -> Option<Option<String>> {
     match origin {
         None => Some(None),

@@ -57,34 +57,22 @@ pub fn digest_build<E>(
     bases: &BTreeMap<String, String>,
 ) -> Result<Vec<StageDigest>, E> {
     let epoch = graph.epoch.as_deref();
-    let mut chain = Chain {
-        rules,
-        context,
-        bases,
-        epoch,
-        stages: HashMap::new(),
-    };
+    let mut chain = Chain { rules, context, bases, epoch, stages: HashMap::new() };
     let mut digests = Vec::with_capacity(graph.stages.len());
     for stage in &graph.stages {
         let base = chain.base(stage)?;
         let mut state = base;
         let mut steps = Vec::with_capacity(stage.steps.len());
         for step in &stage.steps {
-            let ChainStep {
-                own,
-                state: after,
-                parts,
-            } = chain.step(state, step, &stage.platform)?;
+            let ChainStep { own, state: after, parts } =
+                chain.step(state, step, &stage.platform)?;
             state = after;
             steps.push(StepDigest {
                 lines: step.lines,
                 instruction: step.text.clone(),
                 digest: own.hex(),
                 is_layer: !parts.is_empty(),
-                parts: parts
-                    .into_iter()
-                    .map(|(name, value)| part(name, &value))
-                    .collect(),
+                parts: parts.into_iter().map(|(name, value)| part(name, &value)).collect(),
             });
         }
         chain.stages.insert(stage.index, state);

@@ -20,39 +20,26 @@ fn options(arguments: &[(&str, &str)]) -> BuildOptions {
 
 #[track_caller]
 fn plan(source: &str, options: &BuildOptions) -> BuildGraph {
-    Dockerfile::parse(source.as_bytes(), "Dockerfile")
-        .unwrap()
-        .plan(options)
-        .unwrap()
+    Dockerfile::parse(source.as_bytes(), "Dockerfile").unwrap().plan(options).unwrap()
 }
 
 /// Digests a build whose files are called by the names of their sources.
 fn digest(graph: &BuildGraph, rules: Rules) -> Vec<StageDigest> {
     let mut context = |query: &ContextQuery| {
-        let names: Vec<&str> = query
-            .sources
-            .iter()
-            .filter_map(|source| source.rsplit('/').next())
-            .collect();
+        let names: Vec<&str> =
+            query.sources.iter().filter_map(|source| source.rsplit('/').next()).collect();
         Ok::<_, Infallible>(format!("{:?} {}", query.named_context, names.join(" ")))
     };
     digest_build(graph, rules, &mut context, &BTreeMap::new()).unwrap()
 }
 
-const PLAIN: Rules = Rules {
-    independent_links: false,
-};
-const LINKS: Rules = Rules {
-    independent_links: true,
-};
+const PLAIN: Rules = Rules { independent_links: false };
+const LINKS: Rules = Rules { independent_links: true };
 
 /// Returns the digest of the target.
 #[track_caller]
 fn target(source: &str, arguments: &[(&str, &str)]) -> String {
-    digest(&plan(source, &options(arguments)), PLAIN)
-        .pop()
-        .unwrap()
-        .digest
+    digest(&plan(source, &options(arguments)), PLAIN).pop().unwrap().digest
 }
 
 #[test]
@@ -60,20 +47,14 @@ fn what_never_counts() {
     for (one, other) in [
         // Names, comments, case, and white space between words.
         ("FROM a AS x\nRUN y", "FROM a AS z\nRUN y"),
-        (
-            "FROM a\nRUN y \\\n  z",
-            "# c\nfrom   a\n\nrun y \\\n# d\n  z\n",
-        ),
+        ("FROM a\nRUN y \\\n  z", "# c\nfrom   a\n\nrun y \\\n# d\n  z\n"),
         ("FROM a\nCOPY x y /z/", "FROM a\nCOPY x \\\n  y \\\n  /z/"),
         // Instructions that make no layer.
         (
             "FROM a\nRUN y",
             "FROM a\nLABEL l=1\nEXPOSE 80\nRUN y\nCMD x\nENTRYPOINT [\"y\"]\nVOLUME /v\nSTOPSIGNAL 9\nHEALTHCHECK NONE\nMAINTAINER m",
         ),
-        (
-            "FROM a\nRUN y",
-            "FROM a\nRUN y\nENV A=1\nARG B=2\nUSER u\nSHELL [\"s\"]",
-        ),
+        ("FROM a\nRUN y", "FROM a\nRUN y\nENV A=1\nARG B=2\nUSER u\nSHELL [\"s\"]"),
         ("FROM a\nCOPY x /", "FROM a\nENV A=1\nUSER u\nCOPY x /"),
         ("FROM a\nRUN y", "FROM a\nWORKDIR /\nRUN y"),
         // Arguments out of scope.
@@ -87,30 +68,15 @@ fn what_never_counts() {
         ("FROM a\nRUN [\"/bin/sh\", \"-c\", \"y\"]", "FROM a\nRUN y"),
         ("FROM a\nRUN <<E\ny\nE", "FROM a\nRUN <<OTHER\ny\nOTHER"),
         ("FROM a\nRUN --network=default y", "FROM a\nRUN y"),
-        (
-            "FROM a\nWORKDIR /w\nCOPY x .",
-            "FROM a\nWORKDIR /w\nCOPY x /w/",
-        ),
+        ("FROM a\nWORKDIR /w\nCOPY x .", "FROM a\nWORKDIR /w\nCOPY x /w/"),
         ("FROM a\nARG D=x\nCOPY $D /", "FROM a\nCOPY x /"),
-        (
-            "FROM a\nCOPY --chmod=644 x /",
-            "FROM a\nCOPY --chmod=0644 x /",
-        ),
+        ("FROM a\nCOPY --chmod=644 x /", "FROM a\nCOPY --chmod=0644 x /"),
         ("FROM a\nCOPY d/x /", "FROM a\nCOPY e/x /"),
-        (
-            "FROM a\nENV A=1 B=2\nRUN y",
-            "FROM a\nENV A=1\nENV B=2\nRUN y",
-        ),
+        ("FROM a\nENV A=1 B=2\nRUN y", "FROM a\nENV A=1\nENV B=2\nRUN y"),
         ("FROM a\nENV A=$A\nRUN y", "FROM a\nENV A=\nRUN y"),
         ("FROM a AS b\nRUN y\nFROM b\nRUN z", "FROM a\nRUN y\nRUN z"),
-        (
-            "FROM a AS b\nFROM c\nCOPY --from=b /x /",
-            "FROM a AS b\nFROM c\nCOPY --from=0 /x /",
-        ),
-        (
-            "FROM c\nCOPY --from=a /x /",
-            "FROM a AS b\nFROM c\nCOPY --from=b /x /",
-        ),
+        ("FROM a AS b\nFROM c\nCOPY --from=b /x /", "FROM a AS b\nFROM c\nCOPY --from=0 /x /"),
+        ("FROM c\nCOPY --from=a /x /", "FROM a AS b\nFROM c\nCOPY --from=b /x /"),
         // The identity of a cache that is not the default one.
         (
             "FROM a\nRUN --mount=type=cache,id=i,target=/c y",
@@ -202,29 +168,16 @@ fn what_counts() {
 #[test]
 fn build_arguments_count_where_they_are_in_scope() {
     let used = "FROM a\nARG X\nRUN y\n";
-    assert_ne!(
-        target(used, &[]),
-        target(used, &[("X", "1")]),
-        "used or not"
-    );
+    assert_ne!(target(used, &[]), target(used, &[("X", "1")]), "used or not");
     assert_ne!(target(used, &[("X", "2")]), target(used, &[("X", "1")]));
     assert_eq!(target(used, &[("OTHER", "1")]), target(used, &[]));
-    assert_eq!(
-        target(used, &[("HTTPS_PROXY", "p"), ("no_proxy", "q")]),
-        target(used, &[])
-    );
+    assert_eq!(target(used, &[("HTTPS_PROXY", "p"), ("no_proxy", "q")]), target(used, &[]));
     let late = "FROM a\nRUN y\nARG X\n";
     assert_eq!(target(late, &[]), target(late, &[("X", "1")]));
     let declared = "FROM a\nARG HTTPS_PROXY\nRUN y\n";
-    assert_ne!(
-        target(declared, &[("HTTPS_PROXY", "p")]),
-        target(declared, &[])
-    );
+    assert_ne!(target(declared, &[("HTTPS_PROXY", "p")]), target(declared, &[]));
     let copy = "FROM a\nCOPY x /\n";
-    assert_ne!(
-        target(copy, &[("SOURCE_DATE_EPOCH", "1")]),
-        target(copy, &[])
-    );
+    assert_ne!(target(copy, &[("SOURCE_DATE_EPOCH", "1")]), target(copy, &[]));
 }
 
 #[test]
@@ -233,30 +186,17 @@ fn a_base_counts_by_its_digest() {
         let graph = plan(source, &options(&[]));
         let bases = [(graph.images()[0].reference.clone(), digest.to_owned())].into();
         let mut context = |_: &ContextQuery| Ok::<_, Infallible>(String::new());
-        digest_build(&graph, PLAIN, &mut context, &bases)
-            .unwrap()
-            .pop()
-            .unwrap()
-            .digest
+        digest_build(&graph, PLAIN, &mut context, &bases).unwrap().pop().unwrap().digest
     };
-    assert_eq!(
-        digest_with("FROM a:1", "sha256:x"),
-        digest_with("FROM a:2", "sha256:x")
-    );
-    assert_ne!(
-        digest_with("FROM a:1", "sha256:x"),
-        digest_with("FROM a:1", "sha256:y")
-    );
+    assert_eq!(digest_with("FROM a:1", "sha256:x"), digest_with("FROM a:2", "sha256:x"));
+    assert_ne!(digest_with("FROM a:1", "sha256:x"), digest_with("FROM a:1", "sha256:y"));
 }
 
 #[test]
 fn a_link_stands_by_itself_where_the_builder_merges() {
     let copies = |run: &str, rules| {
         let source = format!("FROM a\nRUN {run}\nCOPY --link x /\nRUN last\n");
-        let steps = digest(&plan(&source, &options(&[])), rules)
-            .pop()
-            .unwrap()
-            .steps;
+        let steps = digest(&plan(&source, &options(&[])), rules).pop().unwrap().steps;
         (steps[1].digest.clone(), steps[2].digest.clone())
     };
     let (one, other) = (copies("1", LINKS), copies("2", LINKS));
@@ -277,10 +217,7 @@ fn an_error_of_the_context_is_passed_on() {
 fn files_that_no_step_sees_are_not_asked_for() {
     let graph = plan(
         "FROM a AS s\nCOPY one /\nFROM b\nCOPY --from=s /x /\nCOPY --parents --exclude=e p/./q/*.c .\nADD https://h/x <<E /\nE\nRUN --mount=source=two,target=/t --mount=type=cache,target=/c y\nCOPY --from=ctx three /",
-        &BuildOptions {
-            named_contexts: ["ctx".to_owned()].into(),
-            ..options(&[])
-        },
+        &BuildOptions { named_contexts: ["ctx".to_owned()].into(), ..options(&[]) },
     );
     let mut asked = Vec::new();
     let mut context = |query: &ContextQuery| {
@@ -288,10 +225,7 @@ fn files_that_no_step_sees_are_not_asked_for() {
         Ok::<_, Infallible>(String::new())
     };
     digest_build(&graph, PLAIN, &mut context, &BTreeMap::new()).unwrap();
-    let sources: Vec<&str> = asked
-        .iter()
-        .map(|query| query.sources[0].as_str())
-        .collect();
+    let sources: Vec<&str> = asked.iter().map(|query| query.sources[0].as_str()).collect();
     assert_eq!(sources, ["/one", "/p/./q/*.c", "/two", "/three"]);
     assert!(asked[1].parents && asked[1].wildcards && !asked[2].wildcards);
     assert_eq!(asked[1].excludes, ["e"]);
@@ -412,22 +346,14 @@ fn model() -> impl Strategy<Value = Model> {
         (0_u8..3).prop_map(Op::Label),
         (0_u8..3).prop_map(Op::Workdir),
     ];
-    let start = prop_oneof![
-        (0_u8..3).prop_map(Start::Image),
-        (0_usize..9).prop_map(Start::Stage)
-    ];
+    let start = prop_oneof![(0_u8..3).prop_map(Start::Image), (0_usize..9).prop_map(Start::Stage)];
     prop::collection::vec((start, prop::collection::vec(op, 0..6)), 1..5).prop_map(Model)
 }
 
 fn digests_of(source: &str) -> BTreeMap<usize, Vec<String>> {
     digest(&plan(source, &options(&[])), PLAIN)
         .into_iter()
-        .map(|stage| {
-            (
-                stage.index,
-                stage.steps.into_iter().map(|step| step.digest).collect(),
-            )
-        })
+        .map(|stage| (stage.index, stage.steps.into_iter().map(|step| step.digest).collect()))
         .collect()
 }
 

@@ -57,14 +57,8 @@ fn only_stages_that_the_target_needs_are_planned() {
         graph.stages.iter().map(|stage| stage.index).collect()
     };
     assert_eq!(indexes(plan(source)), [0, 1, 2, 3]);
-    let target = |name: &str| BuildOptions {
-        target: Some(name.to_owned()),
-        ..options()
-    };
-    assert_eq!(
-        indexes(plan_with(source, &target("Three")).unwrap()),
-        [0, 1, 2]
-    );
+    let target = |name: &str| BuildOptions { target: Some(name.to_owned()), ..options() };
+    assert_eq!(indexes(plan_with(source, &target("Three")).unwrap()), [0, 1, 2]);
     assert_eq!(indexes(plan_with(source, &target("two")).unwrap()), [1]);
     let graph = plan_with(source, &target("three")).unwrap();
     assert_eq!(graph.stages[2].base, Base::Stage(0));
@@ -80,10 +74,7 @@ fn only_stages_that_the_target_needs_are_planned() {
 fn global_arguments_count_where_they_are_redeclared() {
     let source = "ARG V=1\nARG TAG=t$V\nFROM image:$TAG\nARG V\nARG W=w$V\nRUN x\nARG X\nRUN y\n";
     let graph = plan(source);
-    assert_eq!(
-        graph.stages[0].images[0].reference,
-        "docker.io/library/image:t1"
-    );
+    assert_eq!(graph.stages[0].images[0].reference, "docker.io/library/image:t1");
     let first = &runs(&graph)[0];
     assert_eq!(variable(first, "V").as_deref(), Some("1"));
     assert_eq!(variable(first, "W").as_deref(), Some("w1"));
@@ -92,25 +83,14 @@ fn global_arguments_count_where_they_are_redeclared() {
 
     let mut options = options();
     options.build_args.insert("V".to_owned(), "2".to_owned());
-    options
-        .build_args
-        .insert("UNKNOWN".to_owned(), "3".to_owned());
-    options
-        .build_args
-        .insert("HTTP_PROXY".to_owned(), "http://p".to_owned());
+    options.build_args.insert("UNKNOWN".to_owned(), "3".to_owned());
+    options.build_args.insert("HTTP_PROXY".to_owned(), "http://p".to_owned());
     let graph = plan_with(source, &options).unwrap();
-    assert_eq!(
-        graph.stages[0].images[0].reference,
-        "docker.io/library/image:t2"
-    );
+    assert_eq!(graph.stages[0].images[0].reference, "docker.io/library/image:t2");
     let first = &runs(&graph)[0];
     assert_eq!(variable(first, "W").as_deref(), Some("w2"));
     assert_eq!(variable(first, "UNKNOWN"), None);
-    assert_eq!(
-        variable(first, "HTTP_PROXY"),
-        None,
-        "a proxy counts only where it is declared"
-    );
+    assert_eq!(variable(first, "HTTP_PROXY"), None, "a proxy counts only where it is declared");
 }
 
 #[test]
@@ -127,11 +107,7 @@ fn platform_arguments_are_predefined() {
     assert_eq!(variable(run, "TARGETARCH").as_deref(), Some("arm"));
     assert_eq!(variable(run, "TARGETVARIANT").as_deref(), Some("v7"));
     assert_eq!(variable(run, "TARGETSTAGE").as_deref(), Some("b"));
-    assert_eq!(
-        variable(run, "TARGETOS"),
-        None,
-        "only what is declared is seen"
-    );
+    assert_eq!(variable(run, "TARGETOS"), None, "only what is declared is seen");
 }
 
 #[test]
@@ -144,17 +120,10 @@ fn state_passes_from_stage_to_stage() {
     assert_eq!(run.user.as_deref(), Some("u"));
     assert_eq!(run.workdir, "/v");
     let environment: Vec<_> = run.environment.iter().map(|(name, _)| name).collect();
-    assert_eq!(
-        environment,
-        ["A", "PATH", "E"],
-        "what the image holds comes last"
-    );
+    assert_eq!(environment, ["A", "PATH", "E"], "what the image holds comes last");
     assert_eq!(
         graph.stages[1].steps[0].action,
-        Action::Workdir {
-            path: "/v".to_owned(),
-            owner: Some("u".to_owned())
-        }
+        Action::Workdir { path: "/v".to_owned(), owner: Some("u".to_owned()) }
     );
 }
 
@@ -185,20 +154,11 @@ fn triggers_run_in_the_next_stage_only() {
     let graph = plan(
         "FROM x AS tools\nFROM a AS base\nONBUILD COPY --from=tools <<E /t/\nb\nE\nONBUILD RUN <<E\none\nE\nFROM base AS mid\nFROM mid\nRUN last",
     );
-    assert_eq!(
-        graph
-            .stages
-            .iter()
-            .map(|stage| stage.index)
-            .collect::<Vec<_>>(),
-        [0, 1, 2, 3]
-    );
+    assert_eq!(graph.stages.iter().map(|stage| stage.index).collect::<Vec<_>>(), [0, 1, 2, 3]);
     assert_eq!(graph.stages[2].dependencies, [0, 1]);
     assert_eq!(graph.stages[2].steps.len(), 2);
     assert_eq!(graph.stages[3].steps.len(), 1);
-    let Action::Run(run) = &graph.stages[2].steps[1].action else {
-        panic!()
-    };
+    let Action::Run(run) = &graph.stages[2].steps[1].action else { panic!() };
     assert_eq!(run.arguments, ["/bin/sh", "-c", "one\n"]);
 }
 
@@ -211,10 +171,7 @@ fn commands_come_in_all_forms() {
     assert_eq!(runs[0].arguments, ["a", "b c"]);
     assert_eq!(runs[1].arguments, ["/bin/sh", "-c", "$x\n"]);
     assert_eq!(runs[2].arguments, ["/dev/pipes/EOF"]);
-    assert_eq!(
-        runs[2].script,
-        Some(("EOF".to_owned(), "#!/bin/x\ny\n".to_owned()))
-    );
+    assert_eq!(runs[2].script, Some(("EOF".to_owned(), "#!/bin/x\ny\n".to_owned())));
     assert_eq!(runs[3].arguments[2], "cat <<A <<B\n1\nA\n2\nB");
     assert_eq!(runs[4].arguments, ["/bin/sh", "-c", ""]);
 }
@@ -225,13 +182,7 @@ fn copies_are_expanded() {
         "FROM a\nENV D=dir X=x\nWORKDIR /w\nCOPY --chown=$X --exclude=*.$X $D/../f* \"$D\"/\nADD https://h/f git@h:r.git <<E <<'F' /d\n$X '$X'\nE\n$X\nF\nCOPY --from=img:1 --parents a/./b/c .\n",
     );
     let copies = copies(&graph);
-    assert_eq!(
-        copies[0].sources,
-        [CopySource::Files {
-            path: "/f*".to_owned(),
-            below: None
-        }]
-    );
+    assert_eq!(copies[0].sources, [CopySource::Files { path: "/f*".to_owned(), below: None }]);
     assert_eq!(copies[0].destination, "/w/dir/");
     assert_eq!(copies[0].owner.as_deref(), Some("x"));
     assert_eq!(copies[0].exclude, ["*.x"]);
@@ -240,18 +191,9 @@ fn copies_are_expanded() {
         name: name.to_owned(),
         content: content.to_owned(),
     };
-    assert_eq!(
-        copies[1].sources[0],
-        CopySource::Url("https://h/f".to_owned())
-    );
-    assert_eq!(
-        copies[1].sources[1],
-        CopySource::Git("git@h:r.git".to_owned())
-    );
-    assert_eq!(
-        copies[1].sources[2..],
-        [inline("E", "x 'x'\n"), inline("F", "$X\n")]
-    );
+    assert_eq!(copies[1].sources[0], CopySource::Url("https://h/f".to_owned()));
+    assert_eq!(copies[1].sources[1], CopySource::Git("git@h:r.git".to_owned()));
+    assert_eq!(copies[1].sources[2..], [inline("E", "x 'x'\n"), inline("F", "$X\n")]);
     assert!(
         matches!(&copies[2].origin, Some(Base::Image(image)) if image.reference.ends_with("img:1"))
     );
@@ -263,15 +205,8 @@ fn mounts_are_resolved() {
         "FROM a AS s\nFROM b\nWORKDIR /w\nENV T=t\nRUN --mount=from=S,source=x,target=$T --mount=type=cache,target=/c --mount=type=bind,target=. --mount=type=secret,id=i --mount=from=img,target=/i true\n",
     );
     let run = &runs(&graph)[0];
-    let origins: Vec<_> = run
-        .mounts
-        .iter()
-        .map(|mount| mount.origin.clone())
-        .collect();
-    assert_eq!(
-        origins[..4],
-        [Some(Base::Stage(0)), Some(Base::Scratch), None, None]
-    );
+    let origins: Vec<_> = run.mounts.iter().map(|mount| mount.origin.clone()).collect();
+    assert_eq!(origins[..4], [Some(Base::Stage(0)), Some(Base::Scratch), None, None]);
     assert!(matches!(origins[4], Some(Base::Image(_))));
     assert_eq!(run.mounts[0].mount.target, "/w/t");
     assert_eq!(run.mounts[0].mount.source, "/x");
@@ -286,20 +221,10 @@ fn named_contexts_take_the_place_of_stages_and_images() {
     let mut options = options();
     options.named_contexts = ["one", "b", "ctx"].map(str::to_owned).into();
     let graph = plan_with(source, &options).unwrap();
-    assert_eq!(
-        graph.stages.len(),
-        1,
-        "nothing needs the stage that is replaced"
-    );
+    assert_eq!(graph.stages.len(), 1, "nothing needs the stage that is replaced");
     assert_eq!(graph.stages[0].base, Base::NamedContext("b".to_owned()));
-    assert_eq!(
-        copies(&graph)[0].origin,
-        Some(Base::NamedContext("one".to_owned()))
-    );
-    assert_eq!(
-        copies(&graph)[1].origin,
-        Some(Base::NamedContext("ctx".to_owned()))
-    );
+    assert_eq!(copies(&graph)[0].origin, Some(Base::NamedContext("one".to_owned())));
+    assert_eq!(copies(&graph)[1].origin, Some(Base::NamedContext("ctx".to_owned())));
 }
 
 #[test]
@@ -354,17 +279,10 @@ fn errors_of_the_whole_are_found() {
             "Dockerfile: dockerfile parse error on line 3: COPY requires at least two arguments, but only one was provided. Destination could not be determined",
         ),
     ] {
-        assert_eq!(
-            plan_with(source, &options()).unwrap_err(),
-            expected,
-            "{source}"
-        );
+        assert_eq!(plan_with(source, &options()).unwrap_err(), expected, "{source}");
     }
     let unneeded = "FROM a AS x\nCOPY --from=y / /\nFROM b AS y\nFROM c";
-    assert!(
-        plan_with(unneeded, &options()).is_ok(),
-        "the target does not need it"
-    );
+    assert!(plan_with(unneeded, &options()).is_ok(), "the target does not need it");
 }
 
 #[test]
