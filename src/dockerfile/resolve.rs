@@ -82,7 +82,9 @@ impl<'a> Resolver<'a> {
             globals.set(&format!("{side}ARCH"), &platform.architecture);
             globals.set(&format!("{side}VARIANT"), &platform.variant);
         }
-        globals.set("TARGETSTAGE", target.or(last).unwrap_or("default"));
+        if self.options.knows_target_stage {
+            globals.set("TARGETSTAGE", target.or(last).unwrap_or("default"));
+        }
         let predefined: Vec<String> = globals.iter().map(|(name, _)| name.to_owned()).collect();
         for name in predefined {
             if let Some(value) = self.options.build_args.get(&name) {
