@@ -78,11 +78,13 @@ impl<'a> Resolver<'a> {
         {
             globals.set(&format!("{side}PLATFORM"), &platform.to_string());
             globals.set(&format!("{side}OS"), &platform.os);
-            globals.set(&format!("{side}OSVERSION"), "");
+            if self.options.knows_newer_arguments {
+                globals.set(&format!("{side}OSVERSION"), "");
+            }
             globals.set(&format!("{side}ARCH"), &platform.architecture);
             globals.set(&format!("{side}VARIANT"), &platform.variant);
         }
-        if self.options.knows_target_stage {
+        if self.options.knows_newer_arguments {
             globals.set("TARGETSTAGE", target.or(last).unwrap_or("default"));
         }
         let predefined: Vec<String> = globals.iter().map(|(name, _)| name.to_owned()).collect();

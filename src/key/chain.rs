@@ -22,8 +22,9 @@ use std::collections::{BTreeMap, HashMap};
 /// What differs between builders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// Whether `COPY --link` makes a layer that does not depend on those below it. The stock engine
-    /// with the graph driver can't, and takes it for a plain copy.
+    /// Whether `COPY --link` makes a layer that does not depend on those below it. Engines with the
+    /// graph driver can't, and take it for a plain copy. Plain progress output shows such a step as
+    /// cached only if what it is merged with is cached too; raw output tells the two apart.
     pub independent_links: bool,
 }
 
