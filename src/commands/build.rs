@@ -138,6 +138,10 @@ fn uncached(
 fn summarise(finished: &Finished, strategy: Strategy, reporter: Reporter) {
     let count =
         |outcome| finished.steps.iter().filter(|s| !s.is_from() && s.outcome == outcome).count();
+    if finished.steps.is_empty() {
+        // Some forms of progress say nothing that can be counted.
+        return;
+    }
     reporter.info(format!(
         "build: {} steps cached, {} executed ({strategy})",
         count(Outcome::Cached),

@@ -21,9 +21,6 @@ use crate::layout::digest::Digest;
 use crate::layout::directory::Layout;
 use crate::report::Reporter;
 
-/// Flags of the user's build that reading its log again must not repeat.
-const NOT_REPEATED: &[&str] = &["cache-from", "iidfile", "no-cache", "quiet", "tag"];
-
 /// An image of the engine that belongs to the cache.
 #[derive(Clone, Debug)]
 struct Wanted {
@@ -50,7 +47,7 @@ pub fn capture(
             let _task = reporter.task("reading the build's images from cache");
             let mut words: Vec<OsString> =
                 request.offer.iter().map(|id| format!("--cache-from={id}").into()).collect();
-            words.extend(request.arguments.without(NOT_REPEATED));
+            words.extend(request.arguments.for_repetition(&[]));
             let finished = run::classic(&engine.client, &words, Echo::Hidden)?;
             if !finished.status.success() {
                 let last = finished.tail.last().cloned().unwrap_or_default();

@@ -26,31 +26,6 @@ use crate::report::Reporter;
 /// Carrier builds at a time; each is a client that mostly waits.
 const AT_ONCE: usize = 4;
 
-/// Flags of the user's build that a carrier build must not repeat.
-const NOT_REPEATED: &[&str] = &[
-    "annotation",
-    "attest",
-    "cache-from",
-    "cache-to",
-    "check",
-    "call",
-    "file",
-    "iidfile",
-    "load",
-    "metadata-file",
-    "no-cache",
-    "no-cache-filter",
-    "output",
-    "print",
-    "progress",
-    "provenance",
-    "push",
-    "quiet",
-    "sbom",
-    "tag",
-    "target",
-];
-
 /// Takes the changed stages out of the engine and keeps the others from `old`.
 pub fn capture(
     engine: &Engine,
@@ -161,7 +136,7 @@ fn build_carriers(
         common.push("--provenance=false".into());
     }
     common.extend(request.offer.iter().map(|offer| format!("--cache-from={offer}").into()));
-    let rest = request.arguments.without(NOT_REPEATED);
+    let rest = request.arguments.for_repetition(&["file", "target"]);
     let named = request.arguments.value("builder").is_some();
 
     let queue = Mutex::new(stages.iter().enumerate());

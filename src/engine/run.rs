@@ -126,7 +126,7 @@ fn tee(
     loop {
         bytes.clear();
         // A line without end is taken in pieces, so that memory stays bounded.
-        let n = (&mut input).take(64 * 1024).read_until(b'\n', &mut bytes)?;
+        let n = (&mut input).take(4 << 20).read_until(b'\n', &mut bytes)?;
         if n == 0 {
             return Ok(tail.into());
         }
