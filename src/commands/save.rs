@@ -181,6 +181,7 @@ fn capture(
     let request = &Request {
         arguments: &subject.arguments,
         dockerfile: project.map_or(&nothing, |p| &p.named),
+        target_stage: project.and_then(|p| p.target_stage.as_deref()),
         ignore_file: project.and_then(|p| p.ignore_file.clone()),
         stages: &stages,
         images: subject.images.as_deref(),

@@ -141,6 +141,7 @@ fn build_carriers(
     if engine.facts.buildx.is_some() {
         common.push("--provenance=false".into());
     }
+    common.extend(request.target_stage.map(|s| format!("--build-arg=TARGETSTAGE={s}").into()));
     common.extend(request.offer.iter().map(|offer| format!("--cache-from={offer}").into()));
     let rest = request.arguments.for_repetition(&["file", "target"]);
     let named = request.arguments.value("builder").is_some();
