@@ -87,6 +87,13 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
             args.engine.strategy,
         )?,
     };
+    if strategy.is_buildkit() && subject.arguments.reads_stdin() {
+        reporter.info(
+            "save: nothing to save: the build came from standard input, which can't be read again",
+        );
+        output_nothing(args);
+        return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
+    }
     let layout = Layout::at(&dir);
     // What is bad must not be built upon.
     let offer = match offer::make(&layout, &engine, strategy, &mut journal, reporter) {

@@ -78,9 +78,15 @@ pub fn capture(
         ));
     }
     let names = |stages: &[&Stage]| stages.iter().map(|s| s.about.name.clone()).collect();
+    // A stage that could not be built again is not there to be taken.
+    let taken: Vec<&Stage> = changed
+        .iter()
+        .filter(|stage| exported.iter().any(|(index, _)| *index == stage.index))
+        .copied()
+        .collect();
     Ok(Captured {
         archive: Archive { about: Some(about), cache: cache.descriptor, images },
-        taken: names(&changed),
+        taken: names(&taken),
         kept: names(&kept),
         warnings,
     })

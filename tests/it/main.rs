@@ -8,6 +8,8 @@ mod engines;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod json;
+#[cfg(test)]
 mod lazy;
 #[cfg(test)]
 mod round_trip;
