@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::context::{self, BuildContext};
-use crate::dockerfile::{BuildGraph, BuildOptions, Dockerfile, Platform};
+use crate::context::{self, BuildContext, ListForm};
+use crate::dockerfile::{BuildOptions, Dockerfile, Platform};
+use crate::engine::Engine;
 use crate::engine::arguments::{BuildArguments, ContextSource};
+use crate::engine::facts::Version;
 use crate::engine::strategy::Strategy;
 use crate::key::{ContextQuery, Rules, StageDigest, digest_build};
 
@@ -28,6 +30,49 @@ pub struct Project {
     pub name: String,
 }
 
+/// The builder that a project is read for.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    strategy: Strategy,
+    platform: String,
+    /// The engine's version, if one answers.
+    server: Option<Version>,
+}
+
+impl Builder {
+    /// Describes a builder; `platform` is the engine's own.
+    pub fn new(
+        strategy: Strategy,
+        platform: impl Into<String>,
+        server: impl Into<Option<Version>>,
+    ) -> Self {
+        Self { strategy, platform: platform.into(), server: server.into() }
+    }
+
+    /// The builder of an engine.
+    pub fn of(engine: &Engine, strategy: Strategy) -> Self {
+        Self::new(strategy, engine.facts.platform.clone(), engine.facts.server)
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            // `COPY --link` makes an independent layer where the builder can merge, which the stock
+            // engine with the graph driver can't.
+            independent_links: self.strategy == Strategy::BuildkitLocal,
+            every_instruction: self.strategy == Strategy::Classic,
+        }
+    }
+
+    /// How the builder writes down what a wildcard or a filter lets through.
+    fn form(&self) -> ListForm {
+        match self.strategy {
+            Strategy::Classic => ListForm::Sources,
+            _ if self.server.is_some_and(Version::lists_sources_by_name) => ListForm::Names,
+            _ => ListForm::Paths,
+        }
+    }
+}
+
 /// Why a project can't be read. The builder may still be able to build it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -35,11 +80,7 @@ pub struct ProjectError(String);
 
 impl Project {
     /// Reads what `arguments` name.
-    pub fn read(
-        arguments: &BuildArguments,
-        platform: &str,
-        strategy: Strategy,
-    ) -> Result<Self, ProjectError> {
+    pub fn read(arguments: &BuildArguments, builder: &Builder) -> Result<Self, ProjectError> {
         let root = match arguments.context() {
             ContextSource::Directory(dir) => dir,
             ContextSource::Stdin => {
@@ -59,15 +100,15 @@ impl Project {
             .map_err(|e| wrong(format!("failed to read `{}`: {e}", path.display())))?;
         let dockerfile = Dockerfile::parse(&source, &path.display().to_string())
             .map_err(|e| wrong(e.to_string()))?;
-        let options = options(arguments, platform)?;
-        let graph = plan(&dockerfile, &options, strategy)?;
+        let options = options(arguments, builder)?;
+        let graph = dockerfile.plan(&options).map_err(|e| wrong(e.to_string()))?;
         let context = BuildContext::open(&root, Some(&path)).map_err(|e| wrong(e.to_string()))?;
-        let mut contexts = Contexts { main: &context, named: named_contexts(arguments)? };
+        let named = named_contexts(arguments)?;
+        let mut contexts = Contexts { main: &context, named, form: builder.form() };
         let mut inputs = BTreeSet::new();
-        let rules = Rules { independent_links: independent_links(strategy) };
         let stages = digest_build(
             &graph,
-            rules,
+            builder.rules(),
             &mut |query| contexts.digest(query, &mut inputs),
             &BTreeMap::new(),
         )?;
@@ -87,15 +128,16 @@ fn wrong(message: impl Into<String>) -> ProjectError {
     ProjectError(message.into())
 }
 
-fn options(arguments: &BuildArguments, platform: &str) -> Result<BuildOptions, ProjectError> {
+fn options(arguments: &BuildArguments, builder: &Builder) -> Result<BuildOptions, ProjectError> {
     let text = |value: &std::ffi::OsStr| value.to_string_lossy().into_owned();
-    let own = Platform::parse(platform).unwrap_or_else(|_| Platform::host());
+    let own = Platform::parse(&builder.platform).unwrap_or_else(|_| Platform::host());
     let target_platform = match arguments.value("platform") {
         Some(asked) => Platform::parse(&text(asked)).map_err(|e| wrong(e.to_string()))?,
         None => own.clone(),
     };
     Ok(BuildOptions {
         target: arguments.value("target").map(text),
+        every_stage: builder.strategy == Strategy::Classic,
         build_args: arguments.build_args(|name| std::env::var(name).ok()),
         target_platform,
         build_platform: own,
@@ -111,38 +153,11 @@ fn options(arguments: &BuildArguments, platform: &str) -> Result<BuildOptions, P
     })
 }
 
-/// The stages that the builder builds: those that the target needs, or, by the classic builder,
-/// all up to it.
-fn plan(
-    dockerfile: &Dockerfile,
-    options: &BuildOptions,
-    strategy: Strategy,
-) -> Result<BuildGraph, ProjectError> {
-    let plan = |options: &BuildOptions| dockerfile.plan(options).map_err(|e| wrong(e.to_string()));
-    let mut graph = plan(options)?;
-    if strategy == Strategy::Classic {
-        for index in 0..graph.target {
-            if graph.stages.iter().all(|s| s.index != index) {
-                let options = BuildOptions { target: Some(index.to_string()), ..options.clone() };
-                graph.stages.extend(plan(&options)?.stages);
-                graph.stages.sort_by_key(|s| s.index);
-                graph.stages.dedup_by_key(|s| s.index);
-            }
-        }
-    }
-    Ok(graph)
-}
-
-/// `COPY --link` makes an independent layer where the builder can merge, which the stock engine
-/// with the graph driver can't.
-fn independent_links(strategy: Strategy) -> bool {
-    strategy == Strategy::BuildkitLocal
-}
-
 /// The build context and those that `--build-context` names.
 struct Contexts<'a> {
     main: &'a BuildContext,
     named: BTreeMap<String, BuildContext>,
+    form: ListForm,
 }
 
 impl Contexts<'_> {
@@ -163,7 +178,7 @@ impl Contexts<'_> {
                 excludes: query.excludes.clone(),
                 parents: query.parents,
                 wildcards: query.wildcards,
-                form: context::ListForm::default(),
+                form: self.form,
             })
             .map_err(|e| wrong(e.to_string()))?;
         let prefix = query.named_context.as_ref().map(PathBuf::from).unwrap_or_default();

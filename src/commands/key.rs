@@ -10,10 +10,11 @@ use crate::engine::Engine;
 use crate::engine::arguments::BuildArguments;
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
+use crate::engine::facts::Version;
 use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
 use crate::key::{KeyScope, Keys};
-use crate::project::Project;
+use crate::project::{Builder, Project};
 use crate::report::{Reporter, output};
 
 /// Level files that always exist, so that a key made of checksums never misses one.
@@ -39,8 +40,8 @@ pub(super) fn run(args: &KeyArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
     let arguments = BuildArguments::parse(args.arguments.iter().cloned());
     let target = target(&arguments, args.engine.strategy, reporter)?;
-    let project = Project::read(&arguments, &target.platform, target.strategy)
-        .map_err(|e| Failure::usage(e.to_string()))?;
+    let builder = Builder::new(target.strategy, target.platform.clone(), target.server);
+    let project = Project::read(&arguments, &builder).map_err(|e| Failure::usage(e.to_string()))?;
     if args.list_inputs {
         project.inputs.iter().for_each(|path| output::line(&path.to_string_lossy()));
         return Ok(Exit::Ok);
@@ -63,6 +64,7 @@ pub(super) fn run(args: &KeyArgs) -> Result<Exit, Failure> {
 /// What the key is for, besides the project.
 struct Target {
     generation: String,
+    server: Option<Version>,
     platform: String,
     strategy: Strategy,
 }
@@ -86,12 +88,14 @@ fn target(
             // Records of 20.10 are other ones; from 23 on they are the same.
             generation: if engine.facts.server.reads_zstd() { "23plus" } else { "pre23" }
                 .to_owned(),
+            server: Some(engine.facts.server),
             platform: engine.facts.platform,
         }),
         Err(error @ (EngineError::Unreachable(_) | EngineError::NoClient { .. })) => {
             reporter.warn(format!("the keys name no engine generation: {error}"));
             Ok(Target {
                 generation: "unknown".to_owned(),
+                server: None,
                 platform: crate::dockerfile::Platform::host().to_string(),
                 strategy: forced.unwrap_or(Strategy::BuildkitReplay),
             })

@@ -19,7 +19,7 @@ use crate::exit::{Exit, Failure};
 use crate::layout::archive::{self, About, Archive, FORMAT, StageAbout, StepAbout};
 use crate::layout::directory::Layout;
 use crate::layout::live;
-use crate::project::Project;
+use crate::project::{Builder, Project};
 use crate::report::{Reporter, bytes, output, timestamp};
 use crate::store::file;
 use crate::store::journal::Journal;
@@ -298,7 +298,7 @@ fn project(
     engine: &Engine,
     reporter: Reporter,
 ) -> Option<Project> {
-    match Project::read(&subject.arguments, &engine.facts.platform, strategy) {
+    match Project::read(&subject.arguments, &Builder::of(engine, strategy)) {
         Ok(project) => Some(project),
         Err(error) => {
             reporter.warn(format!("only the built stage is saved, not the others: {error}"));

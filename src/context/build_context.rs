@@ -122,6 +122,9 @@ impl BuildContext {
 
     /// Computes the digest of what an instruction sees.
     pub fn digest(&self, query: &ContextQuery) -> Result<ContextDigest, ContextError> {
+        if query.form == ListForm::Sources {
+            return self.digest_by_source(query);
+        }
         let mut joined = Vec::new();
         let mut entries = BTreeMap::new();
         for selector in selectors(query)? {
@@ -133,6 +136,30 @@ impl BuildContext {
             for place in &selection.places {
                 self.collect(place, &mut entries)?;
             }
+        }
+        let bytes = entries.values().map(|entry: &ContextEntry| entry.size).sum();
+        let entries = entries.into_values().collect();
+        Ok(ContextDigest { digest: ContentDigest::of(&joined), entries, bytes })
+    }
+
+    /// Each source's entries by path, in the order of the sources.
+    fn digest_by_source(&self, query: &ContextQuery) -> Result<ContextDigest, ContextError> {
+        let mut joined = Vec::new();
+        let mut entries = BTreeMap::new();
+        for source in &query.sources {
+            let selection =
+                selector(source, query)?.select(&self.tree).map_err(|error| self.explain(error))?;
+            let mut own = BTreeMap::new();
+            for place in &selection.places {
+                self.collect(place, &mut own)?;
+            }
+            for (path, entry) in &own {
+                joined.extend_from_slice(path);
+                joined.push(0);
+                joined.extend(entry.digest.to_string().bytes());
+            }
+            joined.push(0);
+            entries.extend(own);
         }
         let bytes = entries.values().map(|entry: &ContextEntry| entry.size).sum();
         let entries = entries.into_values().collect();

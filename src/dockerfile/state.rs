@@ -92,61 +92,68 @@ impl StageState {
             InstructionKind::Workdir(directory) => {
                 self.workdir = path::join(&self.workdir, &expand(directory)?);
                 match self.workdir.as_str() {
-                    "/" => Action::Metadata,
+                    "/" => metadata(["WORKDIR", "/"]),
                     path => Action::Workdir { path: path.to_owned(), owner: self.user.clone() },
                 }
             }
             InstructionKind::Env(pairs) => {
                 // All values see the environment before the instruction.
-                let pairs = pairs
-                    .iter()
-                    .map(|(name, value)| Ok((expand(name)?, expand(value)?)))
-                    .collect::<Result<Vec<_>, Problem>>()?;
-                for (name, value) in pairs {
-                    self.environment.set(&name, &value);
-                    self.image_environment.set_in_place(&name, &value);
+                let pairs = expand_pairs(pairs, &expand)?;
+                for (name, value) in &pairs {
+                    self.environment.set(name, value);
+                    self.image_environment.set_in_place(name, value);
                 }
-                Action::Metadata
+                metadata(std::iter::once("ENV").chain(both(&pairs)))
             }
             InstructionKind::Arg(arguments) => {
+                let mut words = vec!["ARG".to_owned()];
+                for argument in arguments {
+                    words.push(argument.name.clone());
+                    // Not the value that the command line gives: it counts where it is used.
+                    words.extend(argument.default.as_deref().map(expand).transpose()?);
+                }
                 for argument in arguments {
                     self.declare(argument, surroundings)?;
                 }
-                Action::Metadata
+                Action::Metadata { words }
             }
             InstructionKind::User(user) => {
                 self.user = Some(expand(user)?).filter(|user| !user.is_empty());
-                Action::Metadata
+                metadata(std::iter::once("USER").chain(self.user.as_deref()))
             }
             InstructionKind::Shell(shell) => {
                 self.shell = Some(shell.clone());
-                Action::Metadata
+                metadata(std::iter::once("SHELL").chain(shell.iter().map(String::as_str)))
             }
             InstructionKind::Label(pairs) => {
-                for (name, value) in pairs {
-                    expand(name)?;
-                    expand(value)?;
-                }
-                Action::Metadata
+                let pairs = expand_pairs(pairs, &expand)?;
+                metadata(std::iter::once("LABEL").chain(both(&pairs)))
             }
             InstructionKind::Volume(volumes) => {
+                let mut words = vec!["VOLUME".to_owned()];
                 for volume in volumes {
-                    if expand(volume)?.is_empty() {
+                    let volume = expand(volume)?;
+                    if volume.is_empty() {
                         return Err(Problem::EmptyVolume);
                     }
+                    words.push(volume);
                 }
-                Action::Metadata
+                Action::Metadata { words }
             }
-            InstructionKind::StopSignal(signal) => {
-                expand(signal)?;
-                Action::Metadata
+            InstructionKind::StopSignal(signal) => metadata(["STOPSIGNAL", &expand(signal)?]),
+            InstructionKind::Expose(ports) => {
+                let mut words = vec!["EXPOSE".to_owned()];
+                for port in ports {
+                    // The builder says itself what is wrong with a port.
+                    words.push(expand(port).unwrap_or_else(|_| port.clone()));
+                }
+                Action::Metadata { words }
             }
             InstructionKind::Cmd(_)
             | InstructionKind::Entrypoint(_)
-            | InstructionKind::Expose(_)
             | InstructionKind::Healthcheck(_)
             | InstructionKind::Maintainer(_)
-            | InstructionKind::Onbuild(_) => Action::Metadata,
+            | InstructionKind::Onbuild(_) => metadata([instruction.text.as_str()]),
         };
         Ok(Step { lines: instruction.lines, text: instruction.text.clone(), on_build, action })
     }
@@ -296,6 +303,21 @@ impl StageState {
             is_add,
         })
     }
+}
+
+fn metadata<'a>(words: impl IntoIterator<Item = &'a str>) -> Action {
+    Action::Metadata { words: words.into_iter().map(str::to_owned).collect() }
+}
+
+fn expand_pairs(
+    pairs: &[(String, String)],
+    expand: &dyn Fn(&str) -> Result<String, Problem>,
+) -> Result<Vec<(String, String)>, Problem> {
+    pairs.iter().map(|(name, value)| Ok((expand(name)?, expand(value)?))).collect()
+}
+
+fn both(pairs: &[(String, String)]) -> impl Iterator<Item = &str> {
+    pairs.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()])
 }
 
 /// Tells paths, URLs, and git references apart.

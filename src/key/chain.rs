@@ -25,6 +25,8 @@ pub struct Rules {
     /// Whether `COPY --link` makes a layer that does not depend on those below it. The stock engine
     /// with the graph driver can't, and takes it for a plain copy.
     pub independent_links: bool,
+    /// Whether every instruction makes a step of its own, as with the classic builder.
+    pub every_instruction: bool,
 }
 
 /// The digests of one step.
@@ -62,7 +64,12 @@ impl<E> Chain<'_, E> {
         platform: &Platform,
     ) -> Result<ChainStep, E> {
         let encoder = match &step.action {
-            Action::Metadata => {
+            Action::Metadata { words } if self.rules.every_instruction => {
+                let mut encoder = on(parent, "metadata");
+                encoder.list("word", words.iter().map(String::as_str));
+                encoder
+            }
+            Action::Metadata { .. } => {
                 return Ok(ChainStep { own: parent, state: parent, parts: Vec::new() });
             }
             Action::Workdir { path, owner } => {

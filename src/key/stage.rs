@@ -31,7 +31,8 @@ pub struct StepDigest {
     /// Equal for two builds if the builder would take the one's step for the other's. A step that
     /// makes no layer has the digest of the step before it.
     pub digest: String,
-    /// Whether the step makes a layer, so that the builder runs it or takes it from its cache.
+    /// Whether the builder runs the step or takes it from its cache: it makes a layer, or the
+    /// builder is the classic one.
     pub is_layer: bool,
     /// What was counted, in order; `parent` is all that came before.
     pub parts: Vec<StepPart>,

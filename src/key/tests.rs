@@ -33,8 +33,8 @@ fn digest(graph: &BuildGraph, rules: Rules) -> Vec<StageDigest> {
     digest_build(graph, rules, &mut context, &BTreeMap::new()).unwrap()
 }
 
-const PLAIN: Rules = Rules { independent_links: false };
-const LINKS: Rules = Rules { independent_links: true };
+const PLAIN: Rules = Rules { independent_links: false, every_instruction: false };
+const LINKS: Rules = Rules { independent_links: true, every_instruction: false };
 
 /// Returns the digest of the target.
 #[track_caller]

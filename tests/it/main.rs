@@ -7,3 +7,5 @@
 mod engines;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod prediction;

@@ -5,7 +5,7 @@ mod engine;
 mod invocation;
 mod project;
 
-pub(crate) use build_report::BuildReport;
+pub(crate) use build_report::{BuildReport, Outcome};
 pub(crate) use engine::{Engine, Generation};
 pub(crate) use invocation::dockercache;
 pub(crate) use project::Project;

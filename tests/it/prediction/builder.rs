@@ -1,0 +1,91 @@
+//! What the builder did with each step, by its own word.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::harness::{BuildReport, Engine, Outcome};
+
+/// A step by its stage, as the builder calls it, and its place among the steps that it counts.
+pub(super) type Place = (String, usize);
+
+/// What became of a build.
+#[derive(Debug)]
+pub(super) struct Built {
+    pub(super) succeeded: bool,
+    /// Whether each step was a hit.
+    pub(super) steps: BTreeMap<Place, bool>,
+    pub(super) log: String,
+}
+
+/// One object of `--progress=rawjson`.
+#[derive(Deserialize)]
+struct Status {
+    #[serde(default)]
+    vertexes: Option<Vec<Vertex>>,
+}
+
+#[derive(Deserialize)]
+struct Vertex {
+    name: String,
+    #[serde(default)]
+    cached: bool,
+    completed: Option<String>,
+    #[serde(default)]
+    error: String,
+}
+
+/// Builds with BuildKit, whose own record of each step is read.
+pub(super) fn buildkit(engine: &Engine, dir: &Path, arguments: &[String]) -> Built {
+    let run = engine
+        .docker(["buildx", "build", "--progress=rawjson", "--output=type=cacheonly"])
+        .args(arguments.iter().map(String::as_str))
+        .in_dir(dir)
+        .silently()
+        .run();
+    let mut steps = BTreeMap::new();
+    // One object after the other, on one line or on many; last comes a message if it failed.
+    let objects = serde_json::Deserializer::from_str(&run.stderr).into_iter::<Status>();
+    for status in objects.map_while(Result::ok) {
+        for vertex in status.vertexes.into_iter().flatten() {
+            let ended = vertex.completed.is_some() && vertex.error.is_empty();
+            if let Some(place) = place(&vertex.name).filter(|_| ended || vertex.cached) {
+                // A step of two builds at once, or one whose layer is fetched, is told of twice.
+                *steps.entry(place).or_insert(false) |= vertex.cached;
+            }
+        }
+    }
+    Built { succeeded: run.code == Some(0), steps, log: format!("{}{}", run.stdout, run.stderr) }
+}
+
+/// The place in a name such as `[build 2/4] RUN make`; `FROM`, which is no step, is the first.
+fn place(name: &str) -> Option<Place> {
+    let (label, _) = name.strip_prefix('[')?.split_once("] ")?;
+    let (stage, count) = label.rsplit_once(' ').unwrap_or(("", label));
+    let at: usize = count.split_once('/')?.0.parse().ok()?;
+    let stage = stage.rsplit(' ').next().unwrap_or_default();
+    (at > 1).then(|| (stage.to_owned(), at - 2))
+}
+
+/// Builds with the classic builder, which numbers all instructions in the order of the file.
+pub(super) fn classic(engine: &Engine, dir: &Path, arguments: &[String]) -> Built {
+    let run = engine
+        .docker(["build"])
+        .args(arguments.iter().map(String::as_str))
+        .env("DOCKER_BUILDKIT", "0")
+        .in_dir(dir)
+        .silently()
+        .run();
+    let report: BuildReport = run.build_report();
+    let steps = report
+        .steps
+        .iter()
+        // Before the first stage there are arguments, which make no step.
+        .filter(|step| !step.stage.is_empty())
+        .filter(|step| matches!(step.outcome, Outcome::Cached | Outcome::Ran))
+        .enumerate()
+        .map(|(at, step)| ((String::new(), at), step.outcome == Outcome::Cached))
+        .collect();
+    Built { succeeded: run.code == Some(0), steps, log: format!("{}{}", run.stdout, run.stderr) }
+}
