@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::engine::strategy::Strategy;
+use crate::key::MaxAge;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -61,6 +62,11 @@ pub enum Verb {
     Restore(RestoreArgs),
     /// Print cache keys, known before the build, most exact first
     Key(KeyArgs),
+    /// Say which steps of a build are in the archive, and what has changed for the others
+    ///
+    /// Compares the project as it is now with the one that was saved: the first changed file,
+    /// argument, instruction or base of each step. Reads no layer and runs no build.
+    Explain(ExplainArgs),
     /// Show what is in the directory: stages, layers, sizes, what is shared and what is dead
     Inspect(InspectArgs),
     /// Delete what an OCI image layout no longer uses; also works on a buildx local cache
@@ -176,12 +182,36 @@ pub struct KeyArgs {
     /// Anything else that shall change all keys
     #[arg(long, value_name = "TEXT", default_value = "", env = "DOCKERCACHE_SALT")]
     pub salt: String,
+    /// Let base images count by what they are, not by their names: looked up in the engine, or
+    /// else in their registry; where that fails, the name counts after a warning
+    #[arg(long)]
+    pub resolve_base: bool,
+    /// Make other keys after this time, such as 7d, so that updates of base images get in
+    #[arg(long, value_name = "TIME", env = "DOCKERCACHE_MAX_AGE")]
+    pub max_age: Option<MaxAge>,
     /// Also write one file per level into this directory, for keys made of checksums
     #[arg(long, value_name = "DIR")]
     pub write: Option<PathBuf>,
     /// Print the files that count, one per line, instead of keys
     #[arg(long)]
     pub list_inputs: bool,
+    /// The engine
+    #[command(flatten)]
+    pub engine: Engine,
+    /// The output
+    #[command(flatten)]
+    pub speech: Speech,
+    /// Arguments of the `docker build` to come
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BUILD ARGUMENTS")]
+    pub arguments: Vec<OsString>,
+}
+
+/// `explain`
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The directory
+    #[command(flatten)]
+    pub directory: Directory,
     /// The engine
     #[command(flatten)]
     pub engine: Engine,
@@ -232,7 +262,8 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Err
 
 fn own_options_first(words: Vec<OsString>) -> Vec<OsString> {
     let command = Cli::command();
-    let verb = words.get(1).and_then(|w| w.to_str()).filter(|v| ["save", "key"].contains(v));
+    let verb =
+        words.get(1).and_then(|w| w.to_str()).filter(|v| ["save", "key", "explain"].contains(v));
     let Some(verb) = verb.and_then(|v| command.find_subcommand(v)) else { return words };
     let takes_value = |name: &str| {
         let argument = verb.get_arguments().find(|a| a.get_long() == Some(name))?;

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::context::{self, BuildContext, ListForm};
-use crate::dockerfile::{BuildOptions, Dockerfile, Platform};
-use crate::engine::Engine;
+use crate::builder::{Builder, FoundBase};
+use crate::context::{self, BuildContext, ContextEntry, ListForm};
+use crate::dockerfile::{
+    Base, BuildGraph, BuildOptions, Dockerfile, Image, PlannedStage, Platform,
+};
 use crate::engine::arguments::{BuildArguments, ContextSource};
-use crate::engine::facts::Version;
 use crate::engine::strategy::Strategy;
-use crate::key::{ContextQuery, Rules, StageDigest, digest_build};
+use crate::key::{ContextQuery, StageDigest, digest_build};
+use crate::layout::archive::BaseAbout;
 
 /// Flags whose value the builder counts for every `RUN`.
 const RUN_SETTINGS: &[&str] = &["network", "add-host", "shm-size", "ulimit", "cgroup-parent"];
@@ -24,53 +26,23 @@ pub struct Project {
     pub ignore_file: Option<PathBuf>,
     /// The stages that the build needs, dependencies first, with their digests.
     pub stages: Vec<StageDigest>,
-    /// Every file of the context that counts, relative to it.
-    pub inputs: Vec<PathBuf>,
+    /// What each stage starts from, in the order of `stages`.
+    pub bases: Vec<BaseAbout>,
+    /// The files that count, by the question that asked for them; empty without [`Detail::Files`].
+    pub files: BTreeMap<ContextQuery, Vec<ContextEntry>>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
     /// A name for the project, if the user gives none: the context's directory.
     pub name: String,
 }
 
-/// The builder that a project is read for.
-#[derive(Clone, Debug)]
-pub struct Builder {
-    strategy: Strategy,
-    platform: String,
-    /// The engine's version, if one answers.
-    server: Option<Version>,
-}
-
-impl Builder {
-    /// Describes a builder; `platform` is the engine's own.
-    pub fn new(
-        strategy: Strategy,
-        platform: impl Into<String>,
-        server: impl Into<Option<Version>>,
-    ) -> Self {
-        Self { strategy, platform: platform.into(), server: server.into() }
-    }
-
-    /// The builder of an engine.
-    pub fn of(engine: &Engine, strategy: Strategy) -> Self {
-        Self::new(strategy, engine.facts.platform.clone(), engine.facts.server)
-    }
-
-    fn rules(&self) -> Rules {
-        Rules {
-            // `COPY --link` makes an independent layer where the builder can merge, which the stock
-            // engine with the graph driver can't.
-            independent_links: self.strategy == Strategy::BuildkitLocal,
-            every_instruction: self.strategy == Strategy::Classic,
-        }
-    }
-
-    /// How the builder writes down what a wildcard or a filter lets through.
-    fn form(&self) -> ListForm {
-        match self.strategy {
-            Strategy::Classic => ListForm::Sources,
-            _ if self.server.is_some_and(Version::lists_sources_by_name) => ListForm::Names,
-            _ => ListForm::Paths,
-        }
-    }
+/// How much of a project is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Digests alone, which takes the least time and memory.
+    Digests,
+    /// Every file that counts as well.
+    Files,
 }
 
 /// Why a project can't be read. The builder may still be able to build it.
@@ -80,7 +52,11 @@ pub struct ProjectError(String);
 
 impl Project {
     /// Reads what `arguments` name.
-    pub fn read(arguments: &BuildArguments, builder: &Builder) -> Result<Self, ProjectError> {
+    pub fn read(
+        arguments: &BuildArguments,
+        builder: &Builder,
+        detail: Detail,
+    ) -> Result<Self, ProjectError> {
         let root = match arguments.context() {
             ContextSource::Directory(dir) => dir,
             ContextSource::Stdin => {
@@ -100,17 +76,20 @@ impl Project {
             .map_err(|e| wrong(format!("failed to read `{}`: {e}", path.display())))?;
         let dockerfile = Dockerfile::parse(&source, &path.display().to_string())
             .map_err(|e| wrong(e.to_string()))?;
-        let options = options(arguments, builder)?;
-        let graph = dockerfile.plan(&options).map_err(|e| wrong(e.to_string()))?;
+        let planned = Planned::new(&dockerfile, options(arguments, builder)?, builder)?;
         let context = BuildContext::open(&root, Some(&path)).map_err(|e| wrong(e.to_string()))?;
-        let named = named_contexts(arguments)?;
-        let mut contexts = Contexts { main: &context, named, form: builder.form() };
-        let mut inputs = BTreeSet::new();
+        let mut contexts = Contexts {
+            main: &context,
+            named: named_contexts(arguments)?,
+            form: builder.form(),
+            detail,
+            files: BTreeMap::new(),
+        };
         let stages = digest_build(
-            &graph,
+            &planned.graph,
             builder.rules(),
-            &mut |query| contexts.digest(query, &mut inputs),
-            &BTreeMap::new(),
+            &mut |query| contexts.digest(query),
+            &planned.counted(builder),
         )?;
         let (named, targets) = dockerfile.with_names();
         Ok(Self {
@@ -118,9 +97,85 @@ impl Project {
             targets,
             ignore_file: own_ignore_file(&context, &root),
             stages,
-            inputs: inputs.into_iter().collect(),
+            bases: planned.graph.stages.iter().map(|stage| planned.base_of(stage)).collect(),
+            files: contexts.files,
+            warnings: planned.warnings,
             name: name_of(&root),
         })
+    }
+
+    /// Every file of a context that counts, relative to it.
+    pub fn inputs(&self) -> Vec<PathBuf> {
+        let mut inputs = BTreeSet::new();
+        for (query, entries) in &self.files {
+            let prefix = query.named_context.as_ref().map(PathBuf::from).unwrap_or_default();
+            inputs.extend(entries.iter().map(|entry| prefix.join(&entry.path)));
+        }
+        inputs.into_iter().collect()
+    }
+}
+
+/// A build that is planned with all that is known of its base images.
+struct Planned {
+    graph: BuildGraph,
+    bases: BTreeMap<Image, FoundBase>,
+    warnings: Vec<String>,
+}
+
+impl Planned {
+    fn new(
+        dockerfile: &Dockerfile,
+        mut options: BuildOptions,
+        builder: &Builder,
+    ) -> Result<Self, ProjectError> {
+        let mut bases = BTreeMap::new();
+        let mut asked = BTreeSet::new();
+        let mut warnings = Vec::new();
+        loop {
+            let graph = dockerfile.plan(&options).map_err(|e| wrong(e.to_string()))?;
+            let new: Vec<Image> =
+                graph.images().into_iter().filter(|i| !asked.contains(*i)).cloned().collect();
+            let known = bases.len();
+            for image in new {
+                match builder.base(&image) {
+                    Ok(Some(found)) => {
+                        options.base_configs.insert(image.clone(), found.image.config.clone());
+                        bases.insert(image.clone(), found);
+                    }
+                    Ok(None) => {}
+                    Err(reason) => {
+                        warnings
+                            .push(format!("`{}` counts by its name: {reason}", image.reference));
+                    }
+                }
+                asked.insert(image);
+            }
+            // A base's triggers may read further images.
+            if bases.len() == known {
+                return Ok(Self { graph, bases, warnings });
+            }
+        }
+    }
+
+    /// What external images count by, where not by their names.
+    fn counted(&self, builder: &Builder) -> BTreeMap<String, String> {
+        let counted = self.bases.iter().filter(|_| builder.resolves_bases());
+        counted.map(|(image, found)| (image.reference.clone(), found.identity.clone())).collect()
+    }
+
+    fn base_of(&self, stage: &PlannedStage) -> BaseAbout {
+        let (name, identity) = match &stage.base {
+            Base::Image(image) => {
+                (image.reference.clone(), self.bases.get(image).map(|b| b.identity.clone()))
+            }
+            Base::Stage(index) => {
+                let base = self.graph.stages.iter().find(|s| s.index == *index);
+                (base.and_then(|b| b.name.clone()).unwrap_or(format!("stage-{index}")), None)
+            }
+            Base::Scratch => ("scratch".to_owned(), None),
+            Base::NamedContext(name) => (name.clone(), None),
+        };
+        BaseAbout { name, identity }
     }
 }
 
@@ -137,7 +192,7 @@ fn options(arguments: &BuildArguments, builder: &Builder) -> Result<BuildOptions
     };
     Ok(BuildOptions {
         target: arguments.value("target").map(text),
-        every_stage: builder.strategy == Strategy::Classic,
+        classic: builder.strategy == Strategy::Classic,
         build_args: arguments.build_args(|name| std::env::var(name).ok()),
         target_platform,
         build_platform: own,
@@ -158,31 +213,31 @@ struct Contexts<'a> {
     main: &'a BuildContext,
     named: BTreeMap<String, BuildContext>,
     form: ListForm,
+    detail: Detail,
+    files: BTreeMap<ContextQuery, Vec<ContextEntry>>,
 }
 
 impl Contexts<'_> {
-    fn digest(
-        &mut self,
-        query: &ContextQuery,
-        inputs: &mut BTreeSet<PathBuf>,
-    ) -> Result<String, ProjectError> {
+    fn digest(&mut self, query: &ContextQuery) -> Result<String, ProjectError> {
         let context = match &query.named_context {
             None => self.main,
             Some(name) => self.named.get(name).ok_or_else(|| {
                 wrong(format!("the build context `{name}` is no directory of this machine"))
             })?,
         };
-        let found = context
-            .digest(&context::ContextQuery {
-                sources: query.sources.clone(),
-                excludes: query.excludes.clone(),
-                parents: query.parents,
-                wildcards: query.wildcards,
-                form: self.form,
-            })
-            .map_err(|e| wrong(e.to_string()))?;
-        let prefix = query.named_context.as_ref().map(PathBuf::from).unwrap_or_default();
-        inputs.extend(found.entries.into_iter().map(|e| prefix.join(e.path)));
+        let question = context::ContextQuery {
+            sources: query.sources.clone(),
+            excludes: query.excludes.clone(),
+            parents: query.parents,
+            wildcards: query.wildcards,
+            form: self.form,
+        };
+        let failed = |e: context::ContextError| wrong(e.to_string());
+        if self.detail == Detail::Digests {
+            return Ok(context.digest_alone(&question).map_err(failed)?.hex());
+        }
+        let found = context.digest(&question).map_err(failed)?;
+        self.files.insert(query.clone(), found.entries);
         Ok(found.digest.hex())
     }
 }

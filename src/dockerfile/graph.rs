@@ -22,7 +22,7 @@ impl Dockerfile {
         let mut planner = Planner { dockerfile: self, options, resolver, reachable };
         let target = planner.target()?;
         planner.refuse_circles()?;
-        let first = if options.every_stage { 0 } else { target };
+        let first = if options.classic { 0 } else { target };
         for stage in first..=target {
             planner.reach(stage)?;
         }

@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct BuildOptions {
     /// The stage to build; the last one if not given.
     pub target: Option<String>,
-    /// Whether every stage up to the target is built, as the classic builder does, not just those
-    /// that the target needs.
-    pub every_stage: bool,
+    /// Whether the classic builder does the build. It builds every stage up to the target, not just
+    /// those that the target needs.
+    pub classic: bool,
     /// The values of `--build-arg`.
     pub build_args: BTreeMap<String, String>,
     /// What the result is for.
@@ -31,7 +31,7 @@ impl Default for BuildOptions {
     fn default() -> Self {
         Self {
             target: None,
-            every_stage: false,
+            classic: false,
             build_args: BTreeMap::new(),
             target_platform: Platform::host(),
             build_platform: Platform::host(),

@@ -15,6 +15,20 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// Arguments that steer the builder's scanners and never reach a command.
 const SCANNER_ARGUMENTS: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
+/// Arguments that every command gets without an `ARG`.
+const PROXIES: [&str; 10] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
 /// What all stages of a build share.
 pub(crate) struct Surroundings<'a> {
     pub(crate) options: &'a BuildOptions,
@@ -217,8 +231,24 @@ impl StageState {
             network: run.network.clone(),
             security: run.security.clone(),
             devices: run.devices.clone(),
-            settings: surroundings.options.run_settings.clone(),
+            settings: self.settings(surroundings.options),
         })
+    }
+
+    fn settings(&self, options: &BuildOptions) -> Vec<(String, String)> {
+        let mut settings = options.run_settings.clone();
+        // The classic builder writes the number of arguments before the command where there are
+        // any. Proxies are left out, but where there are no others it writes a zero.
+        let has_arguments =
+            self.environment.iter().any(|(name, _)| self.image_environment.get(name).is_none());
+        let has_proxies = options
+            .build_args
+            .keys()
+            .any(|name| PROXIES.contains(&name.as_str()) && self.environment.get(name).is_none());
+        if options.classic && has_proxies && !has_arguments {
+            settings.push(("arguments".to_owned(), "0".to_owned()));
+        }
+        settings
     }
 
     /// Returns the whole command, and the heredoc that it runs as a script, if it does.

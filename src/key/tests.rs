@@ -242,6 +242,7 @@ fn a_whole_build_has_a_stable_key() {
         platform: "linux/amd64".to_owned(),
         project: "Example".to_owned(),
         salt: String::new(),
+        ..KeyScope::default()
     };
     assert_eq!(
         Keys::new(&scope, &stages).exact(),

@@ -33,10 +33,11 @@ use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use builder::{Built, Place};
+use dockercache::builder::Builder;
 use dockercache::dockerfile::Platform;
 use dockercache::engine::arguments::BuildArguments;
 use dockercache::engine::strategy::Strategy;
-use dockercache::project::{Builder, Project};
+use dockercache::project::{Detail, Project};
 use generate::{BASES, Dialect, Generator};
 use scenario::Scenario;
 
@@ -269,14 +270,18 @@ fn predict(subject: &Subject<'_>, dir: &Path, words: &[String]) -> Result<Vec<Pr
         Platform::host().to_string(),
         subject.engine.generation().version(),
     );
-    let project = Project::read(&arguments, &builder).map_err(|error| error.to_string())?;
+    let project =
+        Project::read(&arguments, &builder, Detail::Digests).map_err(|error| error.to_string())?;
     let mut steps = Vec::new();
     for stage in &project.stages {
         let name = stage.name.clone().unwrap_or_else(|| format!("stage-{}", stage.index));
-        for (at, step) in stage.steps.iter().filter(|step| step.is_layer).enumerate() {
+        let counted = stage.steps.iter().filter(|step| step.is_layer);
+        let mut after = counted.clone().count();
+        for step in counted {
+            after -= 1;
             let place = match subject.strategy {
                 Strategy::Classic => (String::new(), steps.len()),
-                _ => (name.clone(), at),
+                _ => (name.clone(), after),
             };
             let (instruction, digest) = (step.instruction.clone(), step.digest.clone());
             steps.push(Predicted { place, instruction, digest });

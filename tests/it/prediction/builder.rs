@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use crate::harness::{BuildReport, Engine, Outcome};
 
-/// A step by its stage, as the builder calls it, and its place among the steps that it counts.
+/// A step by its stage, as the builder calls it, and how many of its steps come after it; with the
+/// classic builder, how many came before it in the whole build.
 pub(super) type Place = (String, usize);
 
 /// What became of a build.
@@ -59,13 +60,15 @@ pub(super) fn buildkit(engine: &Engine, dir: &Path, arguments: &[String]) -> Bui
     Built { succeeded: run.code == Some(0), steps, log: format!("{}{}", run.stdout, run.stderr) }
 }
 
-/// The place in a name such as `[build 2/4] RUN make`; `FROM`, which is no step, is the first.
+/// The place in a name such as `[build 2/4] RUN make`. `FROM` is no step: it has a number, but not
+/// where it names a stage, which is why numbers are taken from the end.
 fn place(name: &str) -> Option<Place> {
-    let (label, _) = name.strip_prefix('[')?.split_once("] ")?;
-    let (stage, count) = label.rsplit_once(' ').unwrap_or(("", label));
-    let at: usize = count.split_once('/')?.0.parse().ok()?;
+    let (label, instruction) = name.strip_prefix('[')?.split_once("] ")?;
+    let (stage, number) = label.rsplit_once(' ').unwrap_or(("", label));
+    let (at, count) = number.split_once('/')?;
+    let (at, count): (usize, usize) = (at.parse().ok()?, count.parse().ok()?);
     let stage = stage.rsplit(' ').next().unwrap_or_default();
-    (at > 1).then(|| (stage.to_owned(), at - 2))
+    (!instruction.starts_with("FROM ")).then(|| (stage.to_owned(), count - at))
 }
 
 /// Builds with the classic builder, which numbers all instructions in the order of the file.

@@ -1,0 +1,1 @@
+//! Each cause, told apart.
