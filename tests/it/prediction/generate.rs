@@ -41,7 +41,7 @@ impl Generator {
 
     /// A few words, so that other instructions may well have the same.
     pub(super) fn common_word(&mut self) -> &'static str {
-        *self.random.pick(&["red", "green", "blue"])
+        self.random.pick::<&str>(&["red", "green", "blue"])
     }
 
     pub(super) fn scenario(&mut self) -> Scenario {
@@ -199,7 +199,8 @@ impl Generator {
         let mut mount_from = None;
         let mut script = None;
         if self.dialect.buildkit {
-            if self.random.once_in(2) {
+            let choice = self.random.below(4);
+            if choice < 2 {
                 let mount = *self.random.pick(&[
                     "--mount=type=cache,target=/cache",
                     "--mount=type=cache,id=own,target=/cache",
@@ -211,7 +212,7 @@ impl Generator {
                     "--network=none",
                 ]);
                 flags.push(mount.to_owned());
-            } else if self.random.once_in(2) {
+            } else if choice == 2 {
                 let named: Vec<_> =
                     usable.iter().copied().filter(|&s| scenario.stages[s].name.is_some()).collect();
                 mount_from = self.random.maybe_pick(&named);

@@ -1,6 +1,6 @@
 //! Random numbers from a seed that a failed test prints: the same seed gives the same test.
 
-/// A small generator (SplitMix64).
+/// A small generator (`SplitMix64`).
 #[derive(Clone, Debug)]
 pub(super) struct Random(u64);
 
