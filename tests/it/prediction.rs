@@ -8,10 +8,13 @@
 //!
 //! - What a `RUN` leaves behind is the builder's to see, and no one's to know beforehand. A copy
 //!   from a stage that was built again is a hit when the stage gave the same files. So every stage
-//!   ends with a `RUN` that never gives the same twice; `a_stage_that_gives_the_same_files` shows
+//!   ends with a `RUN` that never gives the same twice; `a_copy_from_a_stage_that_gives_the_same_files` shows
 //!   the other case.
 //! - Of two equal steps in one build, BuildKit runs one and gives it to both. Which one it is
 //!   depends on which stage is faster; they count as one here.
+//! - An engine that has the context from a build before is not told when only the mode of a
+//!   directory changes, and goes on with the old one; an empty engine sees the new one. So a context
+//!   is moved when that happens. `an_engine_that_has_the_context_misses_a_directory_s_mode` shows it.
 //! - A build that fails may have run any of its steps before it did. Where we refuse a project,
 //!   BuildKit must refuse it as well, and then starts from nothing.
 //!
@@ -29,6 +32,8 @@ mod scenario;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -92,6 +97,67 @@ fn docker_26_1() {
 #[test]
 fn docker_28_5_classic() {
     check(Generation::V28_5, Strategy::Classic, 40, 15);
+}
+
+/// The prediction is for an empty engine, which takes the mode into account.
+#[test]
+fn an_engine_that_has_the_context_misses_a_directory_s_mode() {
+    let engine = Engine::shared(Generation::V28_5);
+    base_images(&engine);
+    let subject =
+        &mut Subject { engine: &engine, strategy: Strategy::BuildkitReplay, seen: BTreeSet::new() };
+    let dir = tempfile::tempdir().expect("a directory");
+    let dockerfile = "FROM base:1\nCOPY d /d\n";
+    let context = |name: &str, mode: u32| {
+        let context = dir.path().join(name);
+        fs::create_dir_all(context.join("d")).expect("a directory");
+        fs::write(context.join("Dockerfile"), dockerfile).expect("a Dockerfile");
+        fs::set_permissions(context.join("d"), Permissions::from_mode(mode)).expect("a mode");
+        vec![context.display().to_string()]
+    };
+    let here = context("here", 0o755);
+    let (then, _) = both(subject, &here);
+    let now = context("here", 0o750);
+    assert_eq!(both(subject, &here).1, [true], "the builder is told of the mode now");
+    let (predicted, hits) = both(subject, &context("there", 0o750));
+    assert_eq!(hits, [false], "where the context is new, the mode counts");
+    assert_eq!(predicted, both(subject, &now).0);
+    assert_ne!(predicted, then);
+}
+
+/// What a stage will give is not known before it runs: a miss is predicted where the builder, which
+/// looks at the files, may find a hit. It is never the other way round.
+#[test]
+fn a_copy_from_a_stage_that_gives_the_same_files() {
+    let engine = Engine::shared(Generation::V28_5);
+    base_images(&engine);
+    let subject =
+        &mut Subject { engine: &engine, strategy: Strategy::BuildkitReplay, seen: BTreeSet::new() };
+    let dir = tempfile::tempdir().expect("a directory");
+    let words = [dir.path().display().to_string()];
+    let write = |text: &str| {
+        let dockerfile = format!(
+            "FROM base:1 AS build\nRUN echo same > /file # {text}\n\
+             FROM base:1\nCOPY --from=build /file /file\n"
+        );
+        fs::write(dir.path().join("Dockerfile"), dockerfile).expect("a Dockerfile");
+    };
+    write("one");
+    let (before, hits) = both(subject, &words);
+    assert_eq!(hits, [false, false]);
+    write("two");
+    let (after, hits) = both(subject, &words);
+    assert_eq!(hits, [false, true], "the builder saw the same file");
+    assert!(before.iter().all(|digest| !after.contains(digest)));
+}
+
+/// The predicted digests of a build's steps, and which of them were hits.
+fn both(subject: &Subject<'_>, words: &[String]) -> (Vec<String>, Vec<bool>) {
+    let predicted = predict(subject, words).expect("a project");
+    let built = build(subject, words);
+    assert!(built.succeeded, "{}", built.log);
+    let hits = predicted.iter().map(|step| built.steps[&step.place]).collect();
+    (predicted.into_iter().map(|step| step.digest).collect(), hits)
 }
 
 /// Applies so many changes with the fixed seed and so many with a fresh one.
@@ -183,15 +249,15 @@ fn compare(
     scenario: &Scenario,
     tally: &mut Tally,
 ) -> Result<(), String> {
-    let words = scenario.arguments();
-    let predicted = match predict(subject, dir, &words) {
+    let words = scenario.arguments(dir);
+    let predicted = match predict(subject, &words) {
         Ok(predicted) => predicted,
         Err(error) => {
             tally.refused += 1;
-            return refused(subject, dir, &words, &error);
+            return refused(subject, &words, &error);
         }
     };
-    let built = build(subject, dir, &words);
+    let built = build(subject, &words);
     if !built.succeeded {
         return Err(format!("the build fails:\n{}", built.log));
     }
@@ -231,13 +297,8 @@ fn compare(
 }
 
 /// What we refuse, the builder must refuse, too.
-fn refused(
-    subject: &mut Subject<'_>,
-    dir: &Path,
-    words: &[String],
-    error: &str,
-) -> Result<(), String> {
-    if build(subject, dir, words).succeeded {
+fn refused(subject: &mut Subject<'_>, words: &[String], error: &str) -> Result<(), String> {
+    if build(subject, words).succeeded {
         return Err(format!("the builder builds what we refuse: {error}"));
     }
     // What ran before it failed is not known.
@@ -250,21 +311,16 @@ fn refused(
     Ok(())
 }
 
-fn build(subject: &Subject<'_>, dir: &Path, words: &[String]) -> Built {
+fn build(subject: &Subject<'_>, words: &[String]) -> Built {
     match subject.strategy {
-        Strategy::Classic => builder::classic(subject.engine, dir, words),
-        _ => builder::buildkit(subject.engine, dir, words),
+        Strategy::Classic => builder::classic(subject.engine, words),
+        _ => builder::buildkit(subject.engine, words),
     }
 }
 
 /// The steps with the digests that we predict by.
-fn predict(subject: &Subject<'_>, dir: &Path, words: &[String]) -> Result<Vec<Predicted>, String> {
-    // The builder runs in `dir`; this process does not.
-    let words = words.iter().map(|word| match word.as_str() {
-        "Dockerfile" | "context/Dockerfile" | "context" => dir.join(word).into_os_string(),
-        word => OsString::from(word),
-    });
-    let arguments = BuildArguments::parse(words);
+fn predict(subject: &Subject<'_>, words: &[String]) -> Result<Vec<Predicted>, String> {
+    let arguments = BuildArguments::parse(words.iter().map(OsString::from));
     let builder = Builder::new(
         subject.strategy,
         Platform::host().to_string(),

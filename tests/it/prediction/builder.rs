@@ -1,7 +1,6 @@
 //! What the builder did with each step, by its own word.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::Deserialize;
 
@@ -38,11 +37,10 @@ struct Vertex {
 }
 
 /// Builds with BuildKit, whose own record of each step is read.
-pub(super) fn buildkit(engine: &Engine, dir: &Path, arguments: &[String]) -> Built {
+pub(super) fn buildkit(engine: &Engine, arguments: &[String]) -> Built {
     let run = engine
         .docker(["buildx", "build", "--progress=rawjson", "--output=type=cacheonly"])
         .args(arguments.iter().map(String::as_str))
-        .in_dir(dir)
         .silently()
         .run();
     let mut steps = BTreeMap::new();
@@ -72,12 +70,11 @@ fn place(name: &str) -> Option<Place> {
 }
 
 /// Builds with the classic builder, which numbers all instructions in the order of the file.
-pub(super) fn classic(engine: &Engine, dir: &Path, arguments: &[String]) -> Built {
+pub(super) fn classic(engine: &Engine, arguments: &[String]) -> Built {
     let run = engine
         .docker(["build"])
         .args(arguments.iter().map(String::as_str))
         .env("DOCKER_BUILDKIT", "0")
-        .in_dir(dir)
         .silently()
         .run();
     let report: BuildReport = run.build_report();

@@ -149,7 +149,7 @@ impl Generator {
             3 if !usable.is_empty() => BaseName::Scratch,
             _ => self
                 .random
-                .maybe_pick(&usable)
+                .maybe_pick(&named(scenario, &usable))
                 .map_or_else(|| BaseName::Image(BASES[0].to_owned()), BaseName::Stage),
         };
         let id = self.fresh();
@@ -213,9 +213,7 @@ impl Generator {
                 ]);
                 flags.push(mount.to_owned());
             } else if choice == 2 {
-                let named: Vec<_> =
-                    usable.iter().copied().filter(|&s| scenario.stages[s].name.is_some()).collect();
-                mount_from = self.random.maybe_pick(&named);
+                mount_from = self.random.maybe_pick(&named(scenario, usable));
             }
             script = self.random.once_in(5).then(|| format!("true {word}\ntrue $SHARED"));
         }
@@ -314,6 +312,11 @@ impl Generator {
             ),
         }
     }
+}
+
+/// Those that have a name: `FROM` and mounts take no index.
+fn named(scenario: &Scenario, stages: &[usize]) -> Vec<usize> {
+    stages.iter().copied().filter(|&stage| scenario.stages[stage].name.is_some()).collect()
 }
 
 /// The stages before one that others can copy from and stand on.

@@ -74,7 +74,9 @@ fn file(scenario: &mut Scenario, generator: &mut Generator) -> Option<String> {
                 *generator.random.pick(&["src", "src/deep", "docs", "logs", "node_modules"]);
             scenario.files.get_mut(directory)?.mode =
                 *generator.random.pick(&[0o755, 0o750, 0o777]);
-            Some(format!("chmod {directory}"))
+            // See `an_engine_that_has_the_context_misses_a_directory_s_mode`.
+            scenario.place = generator.fresh();
+            Some(format!("chmod {directory}, and move the context"))
         }
         _ => None,
     }
@@ -241,15 +243,18 @@ fn writing(scenario: &mut Scenario, generator: &mut Generator) -> Option<String>
     let count = scenario.stages[index].lines.len();
     let at = generator.random.below(count.max(1));
     let word = generator.word();
-    let is_mounted = scenario.stages.iter().flat_map(|s| &s.lines).any(|line| {
-        matches!(&line.instruction, Instruction::Run { mount_from: Some(from), .. } if *from == index)
+    let needs_name = scenario.stages.iter().any(|stage| {
+        stage.base == BaseName::Stage(index)
+            || stage.lines.iter().any(|line| {
+                matches!(&line.instruction, Instruction::Run { mount_from: Some(from), .. } if *from == index)
+            })
     });
     match generator.random.below(6) {
         0 => {
             scenario.stages[index].name = Some(word);
             Some(format!("rename stage {index}"))
         }
-        1 if !is_mounted => {
+        1 if !needs_name => {
             scenario.stages[index].name = None;
             Some(format!("stage {index} has no name"))
         }

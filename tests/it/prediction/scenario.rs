@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File, FileTimes, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// A whole project, and what a build of it is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Scenario {
+    /// Tells places of the context apart.
+    pub(super) place: u64,
     /// Files, directories, and links of the context, by path.
     pub(super) files: BTreeMap<String, Entry>,
     pub(super) ignore: Vec<String>,
@@ -139,8 +141,12 @@ impl Entry {
 impl Scenario {
     /// Writes the context and the Dockerfile, where they differ from what is there already.
     pub(super) fn write(&self, dir: &Path, before: Option<&Self>) {
-        let context = dir.join("context");
-        fs::create_dir_all(&context).expect("a context");
+        let context = self.context(dir);
+        match before {
+            Some(before) if before.place == self.place => {}
+            Some(before) => fs::rename(before.context(dir), &context).expect("a moved context"),
+            None => fs::create_dir(&context).expect("a context"),
+        }
         let nothing = BTreeMap::new();
         let old = before.map_or(&nothing, |b| &b.files);
         let other = |kind: &EntryKind, then: &Entry| {
@@ -168,23 +174,35 @@ impl Scenario {
         } else {
             fs::write(ignore, self.ignore.join("\n")).expect("an ignore file");
         }
-        let (here, there) = (dir.join("Dockerfile"), context.join("Dockerfile"));
-        let (used, unused) = if self.inside { (there, here) } else { (here, there) };
-        fs::write(used, self.dockerfile()).expect("a Dockerfile");
-        let _ = fs::remove_file(unused);
+        for inside in [false, true] {
+            let file = self.file(dir, inside);
+            if inside == self.inside {
+                fs::write(file, self.dockerfile()).expect("a Dockerfile");
+            } else {
+                let _ = fs::remove_file(file);
+            }
+        }
     }
 
-    /// The words after `docker build`, from the directory that [`Self::write`] wrote to.
-    pub(super) fn arguments(&self) -> Vec<String> {
-        let file = if self.inside { "context/Dockerfile" } else { "Dockerfile" };
-        let mut words = vec!["--file".to_owned(), file.to_owned()];
+    fn context(&self, dir: &Path) -> PathBuf {
+        dir.join(format!("context{}", self.place))
+    }
+
+    fn file(&self, dir: &Path, inside: bool) -> PathBuf {
+        if inside { self.context(dir) } else { dir.to_owned() }.join("Dockerfile")
+    }
+
+    /// The words after `docker build`, for the directory that [`Self::write`] wrote to.
+    pub(super) fn arguments(&self, dir: &Path) -> Vec<String> {
+        let file = self.file(dir, self.inside);
+        let mut words = vec!["--file".to_owned(), file.display().to_string()];
         if let Some(target) = self.target {
             words.extend(["--target".to_owned(), self.name_of(target)]);
         }
         for (name, value) in &self.build_args {
             words.extend(["--build-arg".to_owned(), format!("{name}={value}")]);
         }
-        words.push("context".to_owned());
+        words.push(self.context(dir).display().to_string());
         words
     }
 
@@ -272,7 +290,7 @@ impl Scenario {
 
     /// The project as one text, for the report of a mismatch.
     pub(super) fn describe(&self) -> String {
-        let mut text = format!("docker build {}\n", self.arguments().join(" "));
+        let mut text = format!("docker build {}\n", self.arguments(Path::new("")).join(" "));
         for (path, Entry { kind, mode, age }) in &self.files {
             let _ = writeln!(text, "  {mode:o} {path} {kind:?} {age}");
         }
