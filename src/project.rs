@@ -22,6 +22,8 @@ pub struct Project {
     pub named: Vec<u8>,
     /// The names for `--target`, by the stage's place in the file; `None` if it can't be reached.
     pub targets: Vec<Option<String>>,
+    /// What the builder predefines as `TARGETSTAGE`, if the Dockerfile mentions it.
+    pub target_stage: Option<String>,
     /// `<Dockerfile>.dockerignore`, if that is what is in force.
     pub ignore_file: Option<PathBuf>,
     /// The stages that the build needs, dependencies first, with their digests.
@@ -95,6 +97,7 @@ impl Project {
         Ok(Self {
             named,
             targets,
+            target_stage: target_stage(&dockerfile, &options),
             ignore_file: own_ignore_file(&context, &root),
             stages,
             bases: planned.graph.stages.iter().map(|stage| planned.base_of(stage)).collect(),
@@ -208,6 +211,47 @@ fn options(arguments: &BuildArguments, builder: &Builder) -> Result<BuildOptions
     })
 }
 
+<<<<<<< HEAD
+=======
+/// The stages that the builder builds: those that the target needs, or, by the classic builder,
+/// all up to it.
+fn plan(
+    dockerfile: &Dockerfile,
+    options: &BuildOptions,
+    strategy: Strategy,
+) -> Result<BuildGraph, ProjectError> {
+    let plan = |options: &BuildOptions| dockerfile.plan(options).map_err(|e| wrong(e.to_string()));
+    let mut graph = plan(options)?;
+    if strategy == Strategy::Classic {
+        for index in 0..graph.target {
+            if graph.stages.iter().all(|s| s.index != index) {
+                let options = BuildOptions { target: Some(index.to_string()), ..options.clone() };
+                graph.stages.extend(plan(&options)?.stages);
+                graph.stages.sort_by_key(|s| s.index);
+                graph.stages.dedup_by_key(|s| s.index);
+            }
+        }
+    }
+    Ok(graph)
+}
+
+/// The target as it was asked for, else the last stage's name, else `default`.
+fn target_stage(dockerfile: &Dockerfile, options: &BuildOptions) -> Option<String> {
+    let mentioned = dockerfile.source().windows(11).any(|w| w == b"TARGETSTAGE");
+    let given = options.build_args.contains_key("TARGETSTAGE");
+    (mentioned && !given).then(|| {
+        let last = dockerfile.stages().last().and_then(|stage| stage.name.clone());
+        options.target.clone().or(last).unwrap_or_else(|| "default".to_owned())
+    })
+}
+
+/// `COPY --link` makes an independent layer where the builder can merge, which the stock engine
+/// with the graph driver can't.
+fn independent_links(strategy: Strategy) -> bool {
+    strategy == Strategy::BuildkitLocal
+}
+
+>>>>>>> main
 /// The build context and those that `--build-context` names.
 struct Contexts<'a> {
     main: &'a BuildContext,

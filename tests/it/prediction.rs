@@ -107,7 +107,7 @@ fn an_engine_that_has_the_context_misses_a_directory_s_mode() {
     let subject =
         &mut Subject { engine: &engine, strategy: Strategy::BuildkitReplay, seen: BTreeSet::new() };
     let dir = tempfile::tempdir().expect("a directory");
-    let dockerfile = "FROM base:1\nCOPY d /d\n";
+    let dockerfile = "FROM base:2 AS other\nFROM base:1\nCOPY d /d\n";
     let context = |name: &str, mode: u32| {
         let context = dir.path().join(name);
         fs::create_dir_all(context.join("d")).expect("a directory");
