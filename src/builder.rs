@@ -95,6 +95,11 @@ impl Builder {
         }
     }
 
+    /// Whether it predefines `TARGETSTAGE` and the like.
+    pub(crate) fn knows_newer_arguments(&self) -> bool {
+        self.server.is_none_or(|server| server.major > 26)
+    }
+
     /// How the builder writes down what a wildcard or a filter lets through.
     pub(crate) fn form(&self) -> ListForm {
         match self.strategy {

@@ -211,7 +211,6 @@ pub struct KeyArgs {
     /// Any text that shall change all keys, such as a date to start anew
     #[arg(long, value_name = "TEXT", default_value = "", env = "DOCKERCACHE_SALT")]
     pub salt: String,
-<<<<<<< HEAD
     /// Let base images count by what they are, not by their names: looked up in the engine, or
     /// else in their registry; where that fails, the name counts after a warning
     #[arg(long)]
@@ -219,11 +218,8 @@ pub struct KeyArgs {
     /// Make other keys after this time, such as 7d, so that updates of base images get in
     #[arg(long, value_name = "TIME", env = "DOCKERCACHE_MAX_AGE")]
     pub max_age: Option<MaxAge>,
-    /// Also write one file per level into this directory, for keys made of checksums
-=======
     /// Also write the keys into this directory, for CI keys made of file checksums: `level-1`,
     /// the most exact, to `level-8`, the project's; always all eight
->>>>>>> main
     #[arg(long, value_name = "DIR")]
     pub write: Option<PathBuf>,
     /// Print the context's files that count, one per line, instead of keys
@@ -295,16 +291,11 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Err
 }
 
 fn own_options_first(words: Vec<OsString>) -> Vec<OsString> {
-<<<<<<< HEAD
-    let command = Cli::command();
-    let verb =
-        words.get(1).and_then(|w| w.to_str()).filter(|v| ["save", "key", "explain"].contains(v));
-=======
     let mut command = Cli::command();
     // Only then it has --help.
     command.build();
-    let verb = words.get(1).and_then(|w| w.to_str()).filter(|v| ["save", "key"].contains(v));
->>>>>>> main
+    let verb =
+        words.get(1).and_then(|w| w.to_str()).filter(|v| ["save", "key", "explain"].contains(v));
     let Some(verb) = verb.and_then(|v| command.find_subcommand(v)) else { return words };
     // Whether one of our options takes a value; `None` if it is not ours.
     let takes_value = |word: &str| {

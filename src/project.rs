@@ -78,7 +78,9 @@ impl Project {
             .map_err(|e| wrong(format!("failed to read `{}`: {e}", path.display())))?;
         let dockerfile = Dockerfile::parse(&source, &path.display().to_string())
             .map_err(|e| wrong(e.to_string()))?;
-        let planned = Planned::new(&dockerfile, options(arguments, builder)?, builder)?;
+        let options = options(arguments, builder)?;
+        let target_stage = target_stage(&dockerfile, &options);
+        let planned = Planned::new(&dockerfile, options, builder)?;
         let context = BuildContext::open(&root, Some(&path)).map_err(|e| wrong(e.to_string()))?;
         let mut contexts = Contexts {
             main: &context,
@@ -97,7 +99,7 @@ impl Project {
         Ok(Self {
             named,
             targets,
-            target_stage: target_stage(&dockerfile, &options),
+            target_stage,
             ignore_file: own_ignore_file(&context, &root),
             stages,
             bases: planned.graph.stages.iter().map(|stage| planned.base_of(stage)).collect(),
@@ -196,6 +198,7 @@ fn options(arguments: &BuildArguments, builder: &Builder) -> Result<BuildOptions
     Ok(BuildOptions {
         target: arguments.value("target").map(text),
         classic: builder.strategy == Strategy::Classic,
+        knows_newer_arguments: builder.knows_newer_arguments(),
         build_args: arguments.build_args(|name| std::env::var(name).ok()),
         target_platform,
         build_platform: own,
@@ -211,30 +214,6 @@ fn options(arguments: &BuildArguments, builder: &Builder) -> Result<BuildOptions
     })
 }
 
-<<<<<<< HEAD
-=======
-/// The stages that the builder builds: those that the target needs, or, by the classic builder,
-/// all up to it.
-fn plan(
-    dockerfile: &Dockerfile,
-    options: &BuildOptions,
-    strategy: Strategy,
-) -> Result<BuildGraph, ProjectError> {
-    let plan = |options: &BuildOptions| dockerfile.plan(options).map_err(|e| wrong(e.to_string()));
-    let mut graph = plan(options)?;
-    if strategy == Strategy::Classic {
-        for index in 0..graph.target {
-            if graph.stages.iter().all(|s| s.index != index) {
-                let options = BuildOptions { target: Some(index.to_string()), ..options.clone() };
-                graph.stages.extend(plan(&options)?.stages);
-                graph.stages.sort_by_key(|s| s.index);
-                graph.stages.dedup_by_key(|s| s.index);
-            }
-        }
-    }
-    Ok(graph)
-}
-
 /// The target as it was asked for, else the last stage's name, else `default`.
 fn target_stage(dockerfile: &Dockerfile, options: &BuildOptions) -> Option<String> {
     let mentioned = dockerfile.source().windows(11).any(|w| w == b"TARGETSTAGE");
@@ -245,13 +224,6 @@ fn target_stage(dockerfile: &Dockerfile, options: &BuildOptions) -> Option<Strin
     })
 }
 
-/// `COPY --link` makes an independent layer where the builder can merge, which the stock engine
-/// with the graph driver can't.
-fn independent_links(strategy: Strategy) -> bool {
-    strategy == Strategy::BuildkitLocal
-}
-
->>>>>>> main
 /// The build context and those that `--build-context` names.
 struct Contexts<'a> {
     main: &'a BuildContext,

@@ -91,29 +91,18 @@ fn directory() -> PathBuf {
         .map_or_else(|| PathBuf::from("/tmp/dockercache"), PathBuf::from)
 }
 
-/// What `--cache-from` may name, and what the archive is of. No trouble with the cache gets any further than a warning.
+/// What `--cache-from` may name, and what the archive is of. No trouble with the cache gets any
+/// further than a warning.
 fn offered(
     layout: &Layout,
     engine: &Engine,
     strategy: Strategy,
     journal: &mut Journal,
     reporter: Reporter,
-<<<<<<< HEAD
 ) -> (Vec<String>, Option<About>) {
-    match offer::make(layout, engine, strategy, journal, reporter) {
-        Ok(offer) => {
-            reporter.info(format!("build: {}", offer::summary(&offer, strategy)));
-            let about = offer.archive.about.filter(|_| offer.miss.is_none());
-            (offer.cache_from, about)
-        }
-        Err(error) => {
-            reporter.warn(format!("the build runs without cache: {error}"));
-            (Vec::new(), None)
-=======
-) -> Vec<String> {
     let without = |error: String| {
         reporter.warn(format!("the build runs without cache: {error}"));
-        Vec::new()
+        (Vec::new(), None)
     };
     let offer = match offer::make(layout, engine, strategy, journal, reporter) {
         Ok(offer) => offer,
@@ -124,10 +113,10 @@ fn offered(
         let loaded = ready::load_missing(engine, strategy, layout, &offer.archive, reporter);
         if let Err(error) = loaded {
             return without(error.to_string());
->>>>>>> main
         }
     }
-    offer.cache_from
+    let about = offer.archive.about.filter(|_| offer.miss.is_none());
+    (offer.cache_from, about)
 }
 
 fn build(

@@ -59,13 +59,8 @@ pub fn digest_build<E>(
     context: &mut dyn FnMut(&ContextQuery) -> Result<String, E>,
     bases: &BTreeMap<String, String>,
 ) -> Result<Vec<StageDigest>, E> {
-<<<<<<< HEAD
-    let epoch = graph.epoch.as_deref();
     let (stages, asked) = (HashMap::new(), Vec::new());
-    let mut chain = Chain { rules, context, bases, epoch, stages, asked };
-=======
-    let mut chain = Chain { rules, context, bases, stages: HashMap::new() };
->>>>>>> main
+    let mut chain = Chain { rules, context, bases, stages, asked };
     let mut digests = Vec::with_capacity(graph.stages.len());
     for stage in &graph.stages {
         let base = chain.base(stage)?;
