@@ -6,11 +6,17 @@
 #[cfg(test)]
 mod engines;
 #[cfg(test)]
+mod explain;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod json;
 #[cfg(test)]
+mod key;
+#[cfg(test)]
 mod lazy;
+#[cfg(test)]
+mod prediction;
 #[cfg(test)]
 mod round_trip;
 #[cfg(test)]

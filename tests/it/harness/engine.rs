@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use dockercache::engine::facts::Version;
 use tempfile::TempDir;
 use walkdir::{DirEntry, WalkDir};
 
@@ -34,6 +35,15 @@ impl Generation {
             Self::V26_1 => "26.1",
             Self::V28_5 => "28.5",
             Self::V28_5Containerd => "28.5-containerd",
+        }
+    }
+
+    /// The release, as far as what a builder counts depends on it.
+    pub(crate) fn version(self) -> Version {
+        match self {
+            Self::V20_10 => Version::new(20, 10, 24),
+            Self::V26_1 => Version::new(26, 1, 5),
+            Self::V28_5 | Self::V28_5Containerd => Version::new(28, 5, 2),
         }
     }
 

@@ -8,7 +8,7 @@ mod invocation;
 mod machine;
 mod project;
 
-pub(crate) use build_report::BuildReport;
+pub(crate) use build_report::{BuildReport, Outcome};
 pub(crate) use builder::{Builder, on_buildkit, on_every_builder};
 pub(crate) use engine::{Engine, Generation};
 pub(crate) use image::Image;
