@@ -328,6 +328,7 @@ fn stages(project: Option<&Project>, subject: &Subject) -> Vec<Stage> {
                 steps: Vec::new(),
             },
             executed: true,
+            has_layers: true,
         }];
     };
     let executed = |name: &str| {
@@ -346,6 +347,7 @@ fn stages(project: Option<&Project>, subject: &Subject) -> Vec<Stage> {
                 index: stage.index,
                 target: project.targets.get(stage.index).cloned().flatten(),
                 executed: executed(&name),
+                has_layers: stage.steps.iter().any(|step| step.is_layer),
                 about: StageAbout {
                     name,
                     digest: stage.digest.clone(),
