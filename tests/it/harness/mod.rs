@@ -6,6 +6,6 @@ mod invocation;
 mod project;
 
 pub(crate) use build_report::BuildReport;
-pub(crate) use engine::{Engine, Generation};
-pub(crate) use invocation::dockercache;
+pub(crate) use engine::{Engine, Generation, busybox_tree};
+pub(crate) use invocation::{Run, dockercache};
 pub(crate) use project::Project;
