@@ -11,3 +11,11 @@ mod engines;
 mod harness;
 #[cfg(test)]
 mod json;
+#[cfg(test)]
+mod lazy;
+#[cfg(test)]
+mod round_trip;
+#[cfg(test)]
+mod words;
+#[cfg(test)]
+mod wrapperless;

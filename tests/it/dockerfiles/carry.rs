@@ -10,12 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use serde_json::Value;
-use tempfile::TempDir;
 
-use super::builder::Builder;
+use super::builders::CONTAINERD_28_5;
 use super::case::Case;
 use super::{arguments, bases, contexts, instructions, stages};
-use crate::harness::{BuildReport, Engine, Project, Run, dockercache};
+use crate::harness::{BuildReport, Builder, Engine, Image, Project, Run, dockercache};
 
 /// Cases at a time on one engine: clients mostly wait.
 const AT_ONCE: usize = 3;
@@ -181,7 +180,7 @@ impl<'a> Machine<'a> {
         unwarned(&run);
         let saved: Value = serde_json::from_str(&run.stdout).expect("JSON");
         // A log without steps doesn't say that all were cached: the builder exports them again.
-        let unknown = self.case.silent && self.builder == Builder::Containerd28_5;
+        let unknown = self.case.silent && self.builder == CONTAINERD_28_5;
         assert!(saved["changed"] == changed || unknown, "{saved:#}");
         assert_eq!(saved["warnings"], Value::Array(Vec::new()), "{saved:#}");
     }
@@ -196,36 +195,22 @@ impl<'a> Machine<'a> {
     fn dockercache(&self, words: &[&str]) -> Run {
         let run = dockercache(self.engine, words.iter().copied())
             .in_dir(&self.project.path().join(self.case.directory))
-            .env("DOCKER_BUILDKIT", self.builder.docker_buildkit())
             .env("DOCKERCACHE_DIR", &self.cache)
             .stdin(self.case.stdin.clone());
+        let run = self.builder.choose(run);
         self.case.environment.iter().fold(run, |run, (name, value)| run.env(name, value)).run()
     }
 
-    /// The image's ID; on the containerd store, which counts how layers are compressed, that of
-    /// its configuration.
+    /// What is the same for equal images: the ID; on the containerd store, which counts how layers
+    /// are compressed, the configuration.
     fn image(&self) -> String {
         let tag = self.case.tag();
-        if self.builder != Builder::Containerd28_5 {
-            return self.engine.image_id(&tag);
+        if self.builder == CONTAINERD_28_5 {
+            Image::of(self.engine, &tag).config
+        } else {
+            self.engine.image_id(&tag)
         }
-        let dir = TempDir::new().expect("a directory");
-        let file = dir.path().join("image.tar");
-        let path = file.to_str().expect("a UTF-8 path");
-        self.engine.docker(["save", "--output", path, &tag]).run().success();
-        config_in(&file)
     }
-}
-
-/// The path of the configuration in what `docker save` wrote, which is its digest.
-fn config_in(archive: &Path) -> String {
-    let file = std::fs::File::open(archive).expect("an archive");
-    let mut archive = tar::Archive::new(file);
-    let mut entries = archive.entries().expect("entries").map(|entry| entry.expect("an entry"));
-    let manifest = entries.find(|entry| entry.path_bytes().as_ref() == b"manifest.json");
-    let manifest: Value =
-        serde_json::from_reader(manifest.expect("a manifest")).expect("a manifest");
-    manifest[0]["Config"].as_str().expect("a configuration").to_owned()
 }
 
 /// Asserts that a command succeeded and had nothing to warn of.

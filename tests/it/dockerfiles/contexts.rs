@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 
-use super::builder::{BUILDKIT, CLASSIC, SYNTAX_1_4};
+use super::builders::{BUILDKIT, CLASSIC, SYNTAX_1_4};
 use super::case::Case;
 use crate::harness::Project;
 

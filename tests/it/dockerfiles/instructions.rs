@@ -1,6 +1,6 @@
 //! What a stage can say.
 
-use super::builder::{BUILDKIT, CLASSIC, SYNTAX_1_4};
+use super::builders::{BUILDKIT, CLASSIC, SYNTAX_1_4};
 use super::case::Case;
 
 pub(super) fn cases() -> Vec<Case> {

@@ -2,7 +2,7 @@
 //! Dockerfile can say, on every builder that understands it.
 
 mod bases;
-mod builder;
+mod builders;
 mod case;
 
 mod arguments;
@@ -12,34 +12,36 @@ mod stages;
 
 mod carry;
 
-use builder::Builder;
+use builders::{
+    BUILDKIT_20_10, BUILDKIT_26_1, BUILDKIT_28_5, CLASSIC_20_10, CLASSIC_28_5, CONTAINERD_28_5,
+};
 
 #[test]
 fn docker_20_10() {
-    carry::all(Builder::Buildkit20_10);
+    carry::all(BUILDKIT_20_10);
 }
 
 #[test]
 fn docker_20_10_classic() {
-    carry::all(Builder::Classic20_10);
+    carry::all(CLASSIC_20_10);
 }
 
 #[test]
 fn docker_26_1() {
-    carry::all(Builder::Buildkit26_1);
+    carry::all(BUILDKIT_26_1);
 }
 
 #[test]
 fn docker_28_5() {
-    carry::all(Builder::Buildkit28_5);
+    carry::all(BUILDKIT_28_5);
 }
 
 #[test]
 fn docker_28_5_classic() {
-    carry::all(Builder::Classic28_5);
+    carry::all(CLASSIC_28_5);
 }
 
 #[test]
 fn docker_28_5_containerd() {
-    carry::all(Builder::Containerd28_5);
+    carry::all(CONTAINERD_28_5);
 }

@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::builder::Builder::{
-    self, Buildkit20_10, Buildkit26_1, Buildkit28_5, Classic20_10, Classic28_5, Containerd28_5,
+use super::builders::{
+    BUILDKIT, BUILDKIT_20_10, BUILDKIT_26_1, BUILDKIT_28_5, CLASSIC, CLASSIC_20_10, CLASSIC_28_5,
+    CONTAINERD_28_5,
 };
-use super::builder::{BUILDKIT, CLASSIC};
 use super::case::Case;
+use crate::harness::Builder;
 
 /// The builders that carry a stage with equal steps, or with the first steps of another.
 ///
@@ -14,7 +15,7 @@ use super::case::Case;
 /// names, it looks at no other image in the stage. And the containerd store keeps the layers of
 /// steps that change nothing; equal layers have but one time of creation in a cache, so that the
 /// image comes back with other times in its history.
-const EQUAL_STEPS: &[Builder] = &[Buildkit20_10, Classic20_10, Buildkit26_1, Buildkit28_5];
+const EQUAL_STEPS: &[Builder] = &[BUILDKIT_20_10, CLASSIC_20_10, BUILDKIT_26_1, BUILDKIT_28_5];
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -117,7 +118,7 @@ COPY --from=two /input /two
         .file("input", "text"),
         // The carriers of so many take long: one engine with each way to carry them is enough.
         Case::new("sixty stages", &chain(60))
-            .on(&[Classic20_10, Buildkit28_5, Classic28_5, Containerd28_5])
+            .on(&[CLASSIC_20_10, BUILDKIT_28_5, CLASSIC_28_5, CONTAINERD_28_5])
             .file("input", "{case}"),
     ]
 }
