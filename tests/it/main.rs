@@ -4,6 +4,8 @@
 //! runs the engines. A test whose engine can't run fails and says why; none is skipped.
 
 #[cfg(test)]
+mod dockerfiles;
+#[cfg(test)]
 mod engines;
 #[cfg(test)]
 mod explain;

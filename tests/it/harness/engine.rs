@@ -182,6 +182,11 @@ impl Drop for Engine {
     }
 }
 
+/// The directory of a busybox root file system, to make images of.
+pub(crate) fn busybox_tree() -> PathBuf {
+    script(&["busybox"]).trim().into()
+}
+
 /// Runs `engine.sh` and returns what it printed.
 fn script(args: &[&str]) -> String {
     try_script(args).unwrap_or_else(|error| panic!("{error}"))

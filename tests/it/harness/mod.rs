@@ -10,8 +10,8 @@ mod project;
 
 pub(crate) use build_report::{BuildReport, Outcome};
 pub(crate) use builder::{Builder, on_buildkit, on_every_builder};
-pub(crate) use engine::{Engine, Generation};
+pub(crate) use engine::{Engine, Generation, busybox_tree};
 pub(crate) use image::Image;
-pub(crate) use invocation::dockercache;
+pub(crate) use invocation::{Run, dockercache};
 pub(crate) use machine::{Files, Machine};
 pub(crate) use project::Project;
