@@ -547,6 +547,7 @@ mod tests {
             digest: "equal".to_owned(),
             image: Some(image.descriptor.digest.clone()),
             steps: Vec::new(),
+            base: None,
         };
         let stages = vec![stage(&images[0], "one"), stage(&images[1], "two")];
         let about = About { stages: stages.clone(), ..About::default() };
