@@ -24,13 +24,19 @@ pub fn capture(
     request: &Request<'_>,
     reporter: Reporter,
 ) -> Result<Captured, EngineError> {
-    let staging = layout.aside().join("export");
-    share_blobs(layout, &staging)?;
+    // With a name of its own: the client of a save that was killed may still write into its own.
+    let aside = layout.aside();
+    let staging = tempfile::Builder::new()
+        .prefix("export-")
+        .tempdir_in(&aside)
+        .map_err(LayoutError::io("create a directory in", &aside))?;
+    let staging = staging.path();
+    share_blobs(layout, staging)?;
     let mut words: Vec<OsString> = vec![
         "--progress=plain".into(),
         "--provenance=false".into(),
         "--output=type=cacheonly".into(),
-        format!("--cache-to={},mode=max", local_cache("dest", &staging)).into(),
+        format!("--cache-to={},mode=max", local_cache("dest", staging)).into(),
     ];
     words.extend(request.offer.iter().map(|offer| format!("--cache-from={offer}").into()));
     words.extend(request.arguments.for_repetition(&[]));
@@ -45,8 +51,8 @@ pub fn capture(
             last.cloned().unwrap_or_else(|| "it gave no reason".into()),
         ));
     }
-    let exported = Archive::read(&Layout::at(&staging))?.unwrap_or_default();
-    take_new_blobs(layout, &staging)?;
+    let exported = Archive::read(&Layout::at(staging))?.unwrap_or_default();
+    take_new_blobs(layout, staging)?;
     let mut about = request.about.clone();
     about.stages.extend(request.stages.iter().map(|s| s.about.clone()));
     Ok(Captured {
