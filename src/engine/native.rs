@@ -46,10 +46,8 @@ pub fn capture(
     drop(task);
     if !finished.status.success() {
         let last = finished.tail.iter().rev().find(|l| !l.trim().is_empty());
-        return Err(EngineError::failed(
-            "export the build cache",
-            last.cloned().unwrap_or_else(|| "it gave no reason".into()),
-        ));
+        let reason = last.cloned().unwrap_or_else(|| "it gave no reason".into());
+        return Err(export_failure(staging, reason));
     }
     let exported = Archive::read(&Layout::at(staging))?.unwrap_or_default();
     take_new_blobs(layout, staging)?;
@@ -61,6 +59,19 @@ pub fn capture(
         kept: Vec::new(),
         warnings: Vec::new(),
     })
+}
+
+/// The client writes the export for us: when our own disk is full, that is not the engine's fault.
+fn export_failure(staging: &Path, reason: String) -> EngineError {
+    let is_ours = reason.contains(&*staging.to_string_lossy());
+    let signs = [
+        ("no space left on device", io::ErrorKind::StorageFull),
+        ("disk quota exceeded", io::ErrorKind::QuotaExceeded),
+    ];
+    match signs.iter().find(|(sign, _)| is_ours && reason.contains(sign)) {
+        Some(&(_, kind)) => LayoutError::io("export into", staging)(kind.into()).into(),
+        None => EngineError::failed("export the build cache", reason),
+    }
 }
 
 /// Makes a layout with the same blobs, without copying them.
