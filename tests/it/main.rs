@@ -4,6 +4,16 @@
 //! runs the engines. A test whose engine can't run fails and says why; none is skipped.
 
 #[cfg(test)]
+mod archives;
+#[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod engines;
 #[cfg(test)]
+mod exit_codes;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod kills;
+#[cfg(test)]
+mod transports;

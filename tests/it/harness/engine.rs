@@ -1,7 +1,7 @@
 //! Real Docker engines, started and emptied by `tests/engines/engine.sh`.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -117,6 +117,16 @@ impl Engine {
         self.generation
     }
 
+    /// Where the engine listens: a `unix://` address.
+    pub(crate) fn docker_host(&self) -> &str {
+        &self.docker_host
+    }
+
+    /// The directory that holds the engine's `docker` client.
+    pub(crate) fn bin(&self) -> &Path {
+        &self.bin
+    }
+
     /// Returns a command with nothing in its environment but what reaches this engine.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
@@ -159,6 +169,11 @@ impl Drop for Engine {
             eprintln!("{error}");
         }
     }
+}
+
+/// Installs programs on this machine that are missing, each given as `PROGRAM=PACKAGE`.
+pub(crate) fn need_programs(programs: &[&str]) {
+    script(&[&["programs"], programs].concat());
 }
 
 /// Runs `engine.sh` and returns what it printed.
