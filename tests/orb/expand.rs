@@ -95,7 +95,7 @@ impl<'a> Scope<'a> {
             .collect();
         let (scope, definition) =
             self.find("jobs", name).ok_or_else(|| format!("there is no job named {name}"))?;
-        let parameters = bind(definition, arguments)?;
+        let parameters = bind(definition, &arguments)?;
         let mut settings = replaced(definition, &parameters)?;
         let settings = settings.as_mapping_mut().ok_or("a job is a mapping")?;
         settings.remove("parameters");
@@ -107,7 +107,7 @@ impl<'a> Scope<'a> {
                 .iter()
                 .find_map(|scope| scope.find("executors", &name))
                 .ok_or_else(|| format!("there is no executor named {name}"))?;
-            let parameters = bind(definition, arguments)?;
+            let parameters = bind(definition, &arguments)?;
             for (key, value) in mapping(&replaced(definition, &parameters)?) {
                 if key != "parameters" && key != "description" {
                     settings.insert(key, value);
@@ -143,7 +143,7 @@ impl<'a> Scope<'a> {
                         if calls.iter().any(|call| std::ptr::eq(*call, definition)) {
                             return Err(format!("command {name} calls itself"));
                         }
-                        let parameters = bind(definition, arguments)
+                        let parameters = bind(definition, &arguments)
                             .map_err(|e| format!("command {name}: {e}"))?;
                         let body = definition.get("steps").unwrap_or(&Value::Null);
                         let body = replaced(body, &parameters)
@@ -180,7 +180,7 @@ fn short_form(step: &Value, arguments: Mapping) -> Mapping {
 }
 
 /// Gives every declared parameter a value of its type.
-fn bind(definition: &Value, arguments: Mapping) -> Result<Parameters, String> {
+fn bind(definition: &Value, arguments: &Mapping) -> Result<Parameters, String> {
     let declared = section(definition, "parameters");
     for key in arguments.keys() {
         if !declared.iter().any(|(name, _)| name == key) {

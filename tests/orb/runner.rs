@@ -1,14 +1,9 @@
 //! Runs an expanded job, as CircleCI's agent does: each step in a shell of its own.
 //!
-//! A job has a /tmp, a home, and a /usr/local/bin of its own, in a mount namespace, so that its
-//! absolute paths are nobody else's. In a docker executor the engine is out of reach until
-//! `setup_remote_docker`.
+//! In a docker executor the engine is out of reach until `setup_remote_docker`.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
 
 use serde_yaml::{Mapping, Value};
 use tempfile::TempDir;
@@ -17,30 +12,14 @@ use crate::cache::Cache;
 use crate::expand::{Job, Step, plain};
 use crate::harness::{BuildReport, Engine};
 use crate::keys::{self, Facts};
+use crate::sandbox::{PROJECT, Sandbox, Shell};
 
-const WORKING_DIRECTORY: &str = "/tmp/project";
-
-/// What the job's image has for a shell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shell {
-    /// `bash -eo pipefail`, with `BASH_ENV`.
-    Bash,
-    /// Debian's POSIX shell, which knows no `pipefail`.
-    Dash,
-    /// Alpine's shell, with Alpine's programs and no others.
-    Busybox,
-}
-
-impl Shell {
-    /// What the image of the job's first container has.
-    fn of(job: &Job) -> Self {
-        let image = job.settings.get("docker").and_then(|d| d.get(0)).and_then(|d| d.get("image"));
-        match image.and_then(Value::as_str) {
-            Some(image) if image.starts_with("docker:") || image.contains("alpine") => {
-                Self::Busybox
-            }
-            _ => Self::Bash,
-        }
+/// What the image of the job's first container has.
+fn shell_of(job: &Job) -> Shell {
+    let image = job.settings.get("docker").and_then(|d| d.get(0)).and_then(|d| d.get("image"));
+    match image.and_then(Value::as_str) {
+        Some(image) if image.starts_with("docker:") || image.contains("alpine") => Shell::Busybox,
+        _ => Shell::Bash,
     }
 }
 
@@ -99,66 +78,54 @@ impl Finished {
 
 /// Runs the job to its end.
 pub(crate) fn run(job: &Job, machine: &Machine<'_>) -> Finished {
-    let root = tempfile::tempdir().expect("a directory");
-    let bin = root.path().join("bin");
-    for dir in [&bin, &root.path().join("tmp/home"), &root.path().join("tmp/project")] {
-        fs::create_dir_all(dir).expect("a directory");
-    }
-    fs::write(root.path().join("tmp/bash_env"), "").expect("a file");
-    let agent = bin.join("circleci");
-    fs::write(&agent, include_str!("circleci.sh")).expect("a program");
-    fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).expect("a mode");
-    let mut running = Running {
-        machine,
-        root,
-        shell: machine.shell.unwrap_or_else(|| Shell::of(job)),
-        has_engine: job.settings.contains_key("machine"),
-        environment: job.settings.get("environment").map(environment).unwrap_or_default(),
-    };
+    let shell = machine.shell.unwrap_or_else(|| shell_of(job));
+    let mut sandbox = Sandbox::new(machine.engine, shell);
+    sandbox.has_engine = job.settings.contains_key("machine");
+    sandbox.program("circleci", include_str!("circleci.sh"));
+    sandbox.environment.extend(machine.environment.clone());
+    sandbox.environment.insert("CIRCLECI".to_owned(), "true".to_owned());
+    sandbox
+        .environment
+        .extend(job.settings.get("environment").map(environment).unwrap_or_default());
+    let mut running = Running { machine, sandbox };
     let mut finished = Vec::new();
     let mut succeeded = true;
-    for (number, step) in job.steps.iter().enumerate() {
+    for step in &job.steps {
         let when = step.arguments.get("when").and_then(Value::as_str).unwrap_or("on_success");
         let due = when == "always" || (when == "on_success") == succeeded;
         if !due {
             continue;
         }
-        let done = running.step(step, number);
+        let done = running.step(step);
         eprintln!("--- {} ({})\n{}", done.name, job.name, done.output);
         succeeded &= done.succeeded;
         finished.push(done);
     }
-    Finished { steps: finished, succeeded, root: running.root }
+    Finished { steps: finished, succeeded, root: running.sandbox.into_root() }
 }
 
 /// A job that is under way.
 struct Running<'a> {
     machine: &'a Machine<'a>,
-    root: TempDir,
-    shell: Shell,
-    has_engine: bool,
-    environment: BTreeMap<String, String>,
+    sandbox: Sandbox<'a>,
 }
 
 impl Running<'_> {
-    fn step(&mut self, step: &Step, number: usize) -> Done {
+    fn step(&mut self, step: &Step) -> Done {
         let text = |key: &str| step.arguments.get(key).and_then(Value::as_str);
         let name = text("name").unwrap_or(&step.kind).to_owned();
         let done = |output: String| Done { name: name.clone(), output, succeeded: true };
         match step.kind.as_str() {
             "run" => {
-                let (output, succeeded) = self.script(&step.arguments, number);
+                let (output, succeeded) = self.script(&step.arguments);
                 Done { name, output, succeeded }
             }
             "checkout" => {
-                let source = format!("{}/.", self.machine.project.display());
-                let target = self.root.path().join("tmp/project");
-                let copied = Command::new("cp").arg("-R").arg(source).arg(target).status();
-                assert!(copied.expect("cp").success());
+                self.sandbox.checkout(self.machine.project);
                 done(String::new())
             }
             "setup_remote_docker" => {
-                self.has_engine = true;
+                self.sandbox.has_engine = true;
                 done(String::new())
             }
             "restore_cache" => {
@@ -168,7 +135,7 @@ impl Running<'_> {
                 // A key that can't be computed loses the cache, not the job.
                 match templates.map(|t| self.key(&t)).collect::<Result<Vec<_>, _>>() {
                     Ok(keys) => {
-                        let tar = self.command(&["tar", "-xPf", "-"], WORKING_DIRECTORY);
+                        let tar = self.sandbox.command(&["tar", "-xPf", "-"]);
                         done(self.machine.cache.restore(&keys, tar))
                     }
                     Err(error) => done(error),
@@ -180,7 +147,7 @@ impl Running<'_> {
                     let paths: Vec<_> = paths.expect("paths").iter().map(plain).collect();
                     let mut words = vec!["tar", "-cPf", "-"];
                     words.extend(paths.iter().map(String::as_str));
-                    done(self.machine.cache.save(&key, self.command(&words, WORKING_DIRECTORY)))
+                    done(self.machine.cache.save(&key, self.sandbox.command(&words)))
                 }
                 Err(error) => done(error),
             },
@@ -190,59 +157,21 @@ impl Running<'_> {
 
     fn key(&self, template: &str) -> Result<String, String> {
         let read = |file: &str| {
-            let command = self.command(&["cat", file], WORKING_DIRECTORY).output();
+            let command = self.sandbox.command(&["cat", file]).output();
             let output = command.map_err(|e| e.to_string())?;
             if output.status.success() { Ok(output.stdout) } else { Err("missing".to_owned()) }
         };
         keys::key(template, &Facts { environment: &self.machine.environment, read: &read })
     }
 
-    fn script(&self, arguments: &Mapping, number: usize) -> (String, bool) {
-        let command = arguments.get("command").map(plain).expect("a command");
-        let file = format!("/tmp/step-{number}");
-        fs::write(self.root.path().join(&file[1..]), command).expect("a script");
-        let busybox = format!("{}/busybox", busybox_programs());
-        let words = match self.shell {
-            Shell::Bash => vec!["bash", "-eo", "pipefail", &file],
-            Shell::Dash => vec!["dash", "-e", &file],
-            Shell::Busybox => vec![&busybox, "sh", "-eo", "pipefail", &file],
-        };
+    fn script(&self, arguments: &Mapping) -> (String, bool) {
+        let text = arguments.get("command").map(plain).expect("a command");
         let dir = arguments.get("working_directory").map(plain);
-        let mut command = self.command(&words, dir.as_deref().unwrap_or(WORKING_DIRECTORY));
+        let mut command = self.sandbox.script(&text, dir.as_deref().unwrap_or(PROJECT));
         command.envs(arguments.get("environment").map(environment).unwrap_or_default());
         let output = command.output().expect("a shell");
         (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.success())
     }
-
-    /// A program that sees the job's own directories; all of its output goes to one place.
-    fn command(&self, words: &[&str], dir: &str) -> Command {
-        const ENTER: &str = "mount --bind \"$1/bin\" /usr/local/bin && \
-            mount --bind \"$1/tmp\" /tmp && cd \"$2\" && PATH=$3 && shift 3 && exec \"$@\"";
-        let merged = if words[0] == "tar" { ENTER.to_owned() } else { format!("{ENTER} 2>&1") };
-        let mut command = self.machine.engine.command("unshare");
-        let path = command.get_envs().find(|(name, _)| *name == "PATH").and_then(|(_, path)| path);
-        let path = path.expect("a PATH").to_string_lossy().into_owned();
-        let (client, system) = path.split_once(':').expect("two directories");
-        let path = match self.shell {
-            Shell::Busybox => format!("/usr/local/bin:{client}:{}", busybox_programs()),
-            _ => format!("/usr/local/bin:{client}:{system}"),
-        };
-        command.args(["--mount", "--propagation", "private", "sh", "-c", &merged, "sandbox"]);
-        command.arg(self.root.path()).args([dir, &path]).args(words);
-        command.env("HOME", "/tmp/home").env("BASH_ENV", "/tmp/bash_env").env("CI", "true");
-        command.env("CIRCLECI", "true").envs(&self.machine.environment).envs(&self.environment);
-        if !self.has_engine {
-            command.env_remove("DOCKER_HOST");
-        }
-        command
-    }
-}
-
-/// The directory of busybox's programs, which `engine.sh` has made for base images.
-fn busybox_programs() -> String {
-    let home = std::env::var("DOCKERCACHE_ENGINES");
-    let home = home.unwrap_or_else(|_| "/var/lib/dockercache-engines".to_owned());
-    format!("{home}/busybox/bin")
 }
 
 fn environment(map: &Value) -> BTreeMap<String, String> {

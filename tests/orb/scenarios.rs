@@ -3,7 +3,8 @@
 use serde_yaml::Value;
 
 use crate::harness::{Engine, Generation};
-use crate::runner::{Finished, Shell};
+use crate::runner::Finished;
+use crate::sandbox::{Shell, outside};
 use crate::world::{World, example};
 
 const KEYS: &str = "Compute cache keys";
@@ -210,13 +211,14 @@ fn a_cache_of_another_format_is_replaced() {
     let world = World::new();
     world.run(&engine, "remote_docker").success();
     // As a release with another format would have left it.
-    tamper(
-        &world,
-        r#"sed -i -E 's/("dev\.dockercache[^"]*format[^"]*": *")[0-9]+/\199/' index.json"#,
-    );
+    let newer = r#"sed -i 's/\\"format\\":1/\\"format\\":99/' index.json && grep -q 99 index.json"#;
+    tamper(&world, newer);
     let job = world.run(&engine, "remote_docker");
     job.success();
     assert!(job.output(CHECK).contains("newer dockercache"), "{}", job.output(CHECK));
+    assert_cold(&job, BUILD);
+    assert_saved(&job);
+    world.run(&engine, "remote_docker").success().build(BUILD).assert_all_cached();
 }
 
 #[test]
@@ -283,7 +285,7 @@ fn the_helper_is_verified_before_it_is_a_program() {
     assert!(!job.succeeded);
     let step = job.steps.last().expect("a step");
     assert!(step.output.contains("wrong SHA-256"), "{}", step.output);
-    assert!(!job.root.path().join("bin/dockercache").exists());
+    assert!(!outside(job.root.path(), "/usr/local/bin/dockercache").exists());
 
     let unknown = with(&[("version", "9.9.9".into()), ("sha256", "1".repeat(64).into())], false);
     let job = world.run_config(&engine, &unknown);
@@ -355,14 +357,16 @@ fn odd_parameters_are_taken_as_they_are() {
     let first = world.run_config(&engine, &config);
     assert_cold(&first, BUILD);
     assert_saved(&first);
-    assert!(!first.root.path().join("tmp/pwned").exists());
+    assert!(!outside(first.root.path(), "/tmp/pwned").exists());
     let printed =
         engine.docker(["run", "--rm", "localhost:5000/acme/sub_dir/app:1.0", "cat", "/a"]).run();
     assert_eq!(printed.success().stdout, format!("{odd}\n"));
     for step in &first.steps {
         assert!(!step.output.contains("s3cr3t"), "{}: {}", step.name, step.output);
     }
-    for file in std::fs::read_dir(first.root.path().join("tmp/dockercache.keys")).expect("keys") {
+    for file in
+        std::fs::read_dir(outside(first.root.path(), "/tmp/dockercache.keys")).expect("keys")
+    {
         let text = std::fs::read(file.expect("a file").path()).expect("a file");
         assert!(!String::from_utf8_lossy(&text).contains("s3cr3t"));
     }

@@ -1,6 +1,7 @@
 //! What a scenario happens in: the packed orb, a server with the helper, a project, and a cache.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -11,7 +12,8 @@ use crate::cache::Cache;
 use crate::expand::{Job, expand};
 use crate::harness::{Engine, Project};
 use crate::pack::{self, pack};
-use crate::runner::{self, Finished, Machine, Shell};
+use crate::runner::{self, Finished, Machine};
+use crate::sandbox::Shell;
 use crate::server::serve;
 
 /// The orb's directory.
@@ -27,7 +29,10 @@ static RELEASE: LazyLock<Value> = LazyLock::new(|| {
     let helper = std::fs::read(env!("CARGO_BIN_EXE_dockercache")).expect("the helper");
     let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
     let file = format!("dockercache-linux-{arch}");
-    let sum = Sha256::digest(&helper).iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let sum = Sha256::digest(&helper).iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    });
     let version = env!("CARGO_PKG_VERSION");
     let url = serve([(format!("/v{version}/{file}"), helper)].into());
 
