@@ -83,15 +83,15 @@ impl<'a> Sandbox<'a> {
             Shell::Dash => vec!["dash", "-e", &file],
             Shell::Busybox => vec![&busybox, "sh", "-eo", "pipefail", &file],
         };
-        self.enter("2>&1", &words, dir)
+        self.enter("2>&1", self.shell, &words, dir)
     }
 
-    /// Prepares a program.
+    /// Prepares a program of the agent's own: the image need not have it.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
-        self.enter("", words, PROJECT)
+        self.enter("", Shell::Bash, words, PROJECT)
     }
 
-    fn enter(&self, redirection: &str, words: &[&str], dir: &str) -> Command {
+    fn enter(&self, redirection: &str, shell: Shell, words: &[&str], dir: &str) -> Command {
         let enter = format!(
             "mount --bind \"$1/bin\" /usr/local/bin && mount --bind \"$1/tmp\" /tmp && \
              cd \"$2\" && PATH=$3 && shift 3 && exec \"$@\" {redirection}"
@@ -100,7 +100,7 @@ impl<'a> Sandbox<'a> {
         let path = command.get_envs().find(|(name, _)| *name == "PATH").and_then(|(_, path)| path);
         let path = path.expect("a PATH").to_string_lossy().into_owned();
         let (client, system) = path.split_once(':').expect("two directories");
-        let path = match self.shell {
+        let path = match shell {
             Shell::Busybox => format!("/usr/local/bin:{client}:{}", busybox_programs()),
             Shell::Bash | Shell::Dash => format!("/usr/local/bin:{client}:{system}"),
         };
