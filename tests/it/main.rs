@@ -7,3 +7,13 @@
 mod engines;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod json;
+#[cfg(test)]
+mod lazy;
+#[cfg(test)]
+mod round_trip;
+#[cfg(test)]
+mod words;
+#[cfg(test)]
+mod wrapperless;

@@ -1,12 +1,13 @@
 //! Real Docker engines, started and emptied by `tests/engines/engine.sh`.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tempfile::TempDir;
+use walkdir::{DirEntry, WalkDir};
 
 use super::invocation::Invocation;
 
@@ -124,6 +125,7 @@ impl Engine {
             .env_clear()
             .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.bin.display()))
             .env("HOME", self.home.path())
+            .env("TMPDIR", self.home.path())
             .env("DOCKER_HOST", &self.docker_host)
             .env("DOCKER_CONFIG", &self.docker_config);
         command
@@ -143,6 +145,15 @@ impl Engine {
         ids.sort();
         ids.dedup();
         ids
+    }
+
+    /// Where the layers that the engine has unpacked hold a file of this name.
+    pub(crate) fn files_named(&self, name: &str) -> Vec<PathBuf> {
+        let socket = self.docker_host.strip_prefix("unix://").expect("a socket");
+        let data = Path::new(socket).with_file_name("data");
+        // What the engine deletes meanwhile is no error.
+        let entries = WalkDir::new(data).into_iter().flatten();
+        entries.filter(|entry| entry.file_name() == name).map(DirEntry::into_path).collect()
     }
 
     /// The ID of the image with this name.

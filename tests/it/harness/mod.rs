@@ -1,11 +1,17 @@
 //! What integration tests share: engines, projects, commands and readers of build logs.
 
 mod build_report;
+mod builder;
 mod engine;
+mod image;
 mod invocation;
+mod machine;
 mod project;
 
 pub(crate) use build_report::BuildReport;
+pub(crate) use builder::{Builder, on_buildkit, on_every_builder};
 pub(crate) use engine::{Engine, Generation};
+pub(crate) use image::Image;
 pub(crate) use invocation::dockercache;
+pub(crate) use machine::{Files, Machine};
 pub(crate) use project::Project;
