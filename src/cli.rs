@@ -56,7 +56,7 @@ pub enum Verb {
     /// Takes the arguments of `docker build` and `docker buildx build` and adds --cache-from.
     /// The image and its tags are those of your own build. A cache that is missing, damaged or
     /// of no use to this engine is left out, and the build runs without it. All arguments are the
-    /// build's: the directory comes from DOCKERCACHE_DIR alone. Ends with the build's exit code.
+    /// build's: the directory comes from `DOCKERCACHE_DIR` alone. Ends with the build's exit code.
     Build(BuildArgs),
     /// Write the last build's cache into the directory
     ///
