@@ -12,7 +12,12 @@ mod expand;
 mod expand_tests;
 #[cfg(test)]
 #[path = "../it/harness/mod.rs"]
-#[expect(dead_code, unused_imports, reason = "shared with the tests of the command line")]
+#[expect(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "shared with the tests of the command line"
+)]
 mod harness;
 #[cfg(test)]
 mod keys;
@@ -20,6 +25,8 @@ mod keys;
 mod other_ci;
 #[cfg(test)]
 mod pack;
+#[cfg(test)]
+mod remote;
 #[cfg(test)]
 mod review;
 #[cfg(test)]

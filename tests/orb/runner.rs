@@ -3,7 +3,7 @@
 //! In a docker executor the engine is out of reach until `setup_remote_docker`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_yaml::{Mapping, Value};
 use tempfile::TempDir;
@@ -31,6 +31,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) project: &'a Path,
     /// Overrides the image's shell.
     pub(crate) shell: Option<Shell>,
+    /// Directories of programs that the image has besides.
+    pub(crate) programs: Vec<PathBuf>,
     /// What CircleCI exports, besides what every job has.
     pub(crate) environment: BTreeMap<String, String>,
 }
@@ -82,6 +84,7 @@ pub(crate) fn run(job: &Job, machine: &Machine<'_>) -> Finished {
     let mut sandbox = Sandbox::new(machine.engine, shell);
     sandbox.has_engine = job.settings.contains_key("machine");
     sandbox.program("circleci", include_str!("circleci.sh"));
+    sandbox.programs.clone_from(&machine.programs);
     sandbox.environment.extend(machine.environment.clone());
     sandbox.environment.insert("CIRCLECI".to_owned(), "true".to_owned());
     sandbox

@@ -35,6 +35,8 @@ pub(crate) struct Sandbox<'a> {
     /// Whether the engine can be reached.
     pub(crate) has_engine: bool,
     pub(crate) environment: BTreeMap<String, String>,
+    /// More directories of programs.
+    pub(crate) programs: Vec<PathBuf>,
 }
 
 impl<'a> Sandbox<'a> {
@@ -44,7 +46,14 @@ impl<'a> Sandbox<'a> {
             fs::create_dir_all(root.path().join(dir)).expect("a directory");
         }
         fs::write(root.path().join("tmp/bash_env"), "").expect("a file");
-        Self { engine, root, shell, has_engine: true, environment: BTreeMap::new() }
+        Self {
+            engine,
+            root,
+            shell,
+            has_engine: true,
+            environment: BTreeMap::new(),
+            programs: Vec::new(),
+        }
     }
 
     /// Where a path of the job is, seen from outside: one in /tmp or in /usr/local/bin.
@@ -100,14 +109,15 @@ impl<'a> Sandbox<'a> {
         let path = command.get_envs().find(|(name, _)| *name == "PATH").and_then(|(_, path)| path);
         let path = path.expect("a PATH").to_string_lossy().into_owned();
         let (client, system) = path.split_once(':').expect("two directories");
+        let more: String = self.programs.iter().map(|dir| format!("{}:", dir.display())).collect();
         let path = match shell {
-            Shell::Busybox => format!("/usr/local/bin:{client}:{}", busybox_programs()),
-            Shell::Bash | Shell::Dash => format!("/usr/local/bin:{client}:{system}"),
+            Shell::Busybox => format!("/usr/local/bin:{more}{client}:{}", busybox_programs()),
+            Shell::Bash | Shell::Dash => format!("/usr/local/bin:{more}{client}:{system}"),
         };
         command.args(["--mount", "--propagation", "private", "sh", "-c", &enter, "sandbox"]);
         command.arg(self.root.path()).args([dir, &path]).args(words);
         command.env("HOME", "/tmp/home").env("BASH_ENV", "/tmp/bash_env").env("CI", "true");
-        command.envs(&self.environment);
+        command.env("TMPDIR", "/tmp").envs(&self.environment);
         if !self.has_engine {
             command.env_remove("DOCKER_HOST");
         }

@@ -81,6 +81,8 @@ pub(crate) struct World {
     pub(crate) cache: Cache,
     pub(crate) project: Project,
     pub(crate) shell: Option<Shell>,
+    /// Directories of programs that the job's image has besides.
+    pub(crate) programs: Vec<PathBuf>,
     /// More variables of the project's settings.
     pub(crate) environment: BTreeMap<String, String>,
 }
@@ -110,7 +112,13 @@ impl World {
             ("worker/Dockerfile", "FROM busybox:1 AS worker\nCOPY job /job\nRUN wc /job > /size\n"),
             ("worker/job", "job\n"),
         ]);
-        Self { cache: Cache::new(), project, shell: None, environment: BTreeMap::new() }
+        Self {
+            cache: Cache::new(),
+            project,
+            shell: None,
+            programs: Vec::new(),
+            environment: BTreeMap::new(),
+        }
     }
 
     /// Runs an example's only job on a fresh machine.
@@ -133,8 +141,14 @@ impl World {
         environment.entry("CIRCLE_SHA1".to_owned()).or_insert_with(|| "0123abcd".to_owned());
         environment.entry("CIRCLE_BRANCH".to_owned()).or_insert_with(|| "main".to_owned());
         let project = self.project.path();
-        let machine =
-            Machine { engine, cache: &self.cache, project, shell: self.shell, environment };
+        let machine = Machine {
+            engine,
+            cache: &self.cache,
+            project,
+            shell: self.shell,
+            programs: self.programs.clone(),
+            environment,
+        };
         runner::run(job, &machine)
     }
 }
