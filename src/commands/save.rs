@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::offer;
+use crate::builder::Builder;
 use crate::cli::{Format, SaveArgs};
 use crate::engine::Engine;
 use crate::engine::arguments::BuildArguments;
@@ -16,10 +17,11 @@ use crate::engine::error::EngineError;
 use crate::engine::strategy::{self, Strategy};
 use crate::engine::{classic, native, replay};
 use crate::exit::{Exit, Failure};
-use crate::layout::archive::{self, About, Archive, FORMAT, StageAbout, StepAbout};
+use crate::explain::notes;
+use crate::layout::archive::{self, About, Archive, FORMAT, StageAbout};
 use crate::layout::directory::Layout;
 use crate::layout::live;
-use crate::project::Project;
+use crate::project::{Detail, Project};
 use crate::report::{Reporter, bytes, output, timestamp};
 use crate::store::file;
 use crate::store::journal::Journal;
@@ -111,11 +113,20 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         &offer,
         &subject,
         project.as_ref(),
-    )?;
+    )
+    .map_err(Failure::from)
+    .and_then(|captured| Ok((commit(&layout, &captured, &offer)?, captured)));
+    let (changed, captured) = match captured {
+        Ok(done) => done,
+        Err(failure) => {
+            // What was written so far is dead, and the disk may be full of it.
+            let _ = live::sweep(&layout);
+            return Err(failure);
+        }
+    };
     for warning in &captured.warnings {
         reporter.warn(warning);
     }
-    let changed = commit(&layout, &captured, &offer)?;
     let pruned = live::sweep(&layout)?;
     drop(lock);
 
@@ -306,7 +317,7 @@ fn project(
     engine: &Engine,
     reporter: Reporter,
 ) -> Option<Project> {
-    match Project::read(&subject.arguments, &engine.facts.platform, strategy) {
+    match Project::read(&subject.arguments, &Builder::of(engine, strategy), Detail::Files) {
         Ok(project) => Some(project),
         Err(error) => {
             reporter.warn(format!("only the built stage is saved, not the others: {error}"));
@@ -326,6 +337,7 @@ fn stages(project: Option<&Project>, subject: &Subject) -> Vec<Stage> {
                 digest: String::new(),
                 image: None,
                 steps: Vec::new(),
+                base: None,
             },
             executed: true,
             has_layers: true,
@@ -338,30 +350,15 @@ fn stages(project: Option<&Project>, subject: &Subject) -> Vec<Stage> {
                 && (step.stage.is_empty() || step.stage.eq_ignore_ascii_case(name))
         })
     };
-    project
-        .stages
-        .iter()
-        .map(|stage| {
-            let name = stage.name.clone().unwrap_or_else(|| format!("stage-{}", stage.index));
-            Stage {
-                index: stage.index,
-                target: project.targets.get(stage.index).cloned().flatten(),
-                executed: executed(&name),
-                has_layers: stage.steps.iter().any(|step| step.is_layer),
-                about: StageAbout {
-                    name,
-                    digest: stage.digest.clone(),
-                    image: None,
-                    steps: stage
-                        .steps
-                        .iter()
-                        .map(|s| StepAbout {
-                            text: s.instruction.chars().take(100).collect(),
-                            digest: s.digest.clone(),
-                        })
-                        .collect(),
-                },
-            }
+    notes(project)
+        .into_iter()
+        .zip(&project.stages)
+        .map(|(about, stage)| Stage {
+            index: stage.index,
+            target: project.targets.get(stage.index).cloned().flatten(),
+            executed: executed(&about.name),
+            has_layers: stage.steps.iter().any(|step| step.is_layer),
+            about,
         })
         .collect()
 }

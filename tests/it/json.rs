@@ -42,11 +42,13 @@ fn the_examples_have_the_fields_that_are_printed() {
     let restored = print("restore", &[]);
     let inspected = print("inspect", &[]);
     let pruned = print("prune", &[]);
+    project.write("words", "other words");
+    let explained = print("explain", &["-t", "app", "."]);
 
     let text = reference();
     let documented = documented();
     let mut undocumented = BTreeSet::new();
-    for printed in [&key, &saved, &restored, &inspected, &pruned] {
+    for printed in [&key, &saved, &restored, &inspected, &pruned, &explained] {
         let schema = printed["schema"].as_str().expect("a schema");
         let example = documented
             .iter()

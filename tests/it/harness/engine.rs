@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use dockercache::engine::facts::Version;
 use tempfile::TempDir;
 use walkdir::{DirEntry, WalkDir};
 
@@ -34,6 +35,15 @@ impl Generation {
             Self::V26_1 => "26.1",
             Self::V28_5 => "28.5",
             Self::V28_5Containerd => "28.5-containerd",
+        }
+    }
+
+    /// The release, as far as what a builder counts depends on it.
+    pub(crate) fn version(self) -> Version {
+        match self {
+            Self::V20_10 => Version::new(20, 10, 24),
+            Self::V26_1 => Version::new(26, 1, 5),
+            Self::V28_5 | Self::V28_5Containerd => Version::new(28, 5, 2),
         }
     }
 
@@ -118,6 +128,16 @@ impl Engine {
         self.generation
     }
 
+    /// Where the engine listens: a `unix://` address.
+    pub(crate) fn docker_host(&self) -> &str {
+        &self.docker_host
+    }
+
+    /// The directory that holds the engine's `docker` client.
+    pub(crate) fn bin(&self) -> &Path {
+        &self.bin
+    }
+
     /// Returns a command with nothing in its environment but what reaches this engine.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
@@ -175,6 +195,11 @@ impl Drop for Engine {
 /// The directory of a busybox root file system, to make images of.
 pub(crate) fn busybox_tree() -> PathBuf {
     script(&["busybox"]).trim().into()
+}
+
+/// Installs programs on this machine that are missing, each given as `PROGRAM=PACKAGE`.
+pub(crate) fn need_programs(programs: &[&str]) {
+    script(&[&["programs"], programs].concat());
 }
 
 /// Runs `engine.sh` and returns what it printed.

@@ -23,11 +23,18 @@ pub(crate) fn dockercache<'a>(
 pub(crate) struct Invocation {
     command: Command,
     stdin: Vec<u8>,
+    silent: bool,
 }
 
 impl Invocation {
     pub(crate) fn new(command: Command) -> Self {
-        Self { command, stdin: Vec::new() }
+        Self { command, stdin: Vec::new(), silent: false }
+    }
+
+    /// Leaves the transcript out of the test's output, for runs by the thousand.
+    pub(crate) fn silently(mut self) -> Self {
+        self.silent = true;
+        self
     }
 
     pub(crate) fn args<'a>(mut self, args: impl IntoIterator<Item = &'a str>) -> Self {
@@ -51,6 +58,11 @@ impl Invocation {
     pub(crate) fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = bytes.into();
         self
+    }
+
+    /// The command itself, for a caller that wants to end it early.
+    pub(crate) fn into_command(self) -> Command {
+        self.command
     }
 
     /// Runs the program to its end and echoes it.
@@ -77,7 +89,9 @@ impl Invocation {
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
             took: started.elapsed(),
         };
-        eprintln!("{}", run.transcript());
+        if !self.silent {
+            eprintln!("{}", run.transcript());
+        }
         run
     }
 
