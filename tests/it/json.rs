@@ -94,7 +94,9 @@ fn fields(value: &Value) -> BTreeSet<String> {
                 }
             }
             Value::Array(values) => {
-                values.iter().for_each(|value| add(&format!("{prefix}[]"), value, paths));
+                for value in values {
+                    add(&format!("{prefix}[]"), value, paths);
+                }
             }
             _ => {}
         }
