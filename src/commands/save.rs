@@ -113,11 +113,20 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         &offer,
         &subject,
         project.as_ref(),
-    )?;
+    )
+    .map_err(Failure::from)
+    .and_then(|captured| Ok((commit(&layout, &captured, &offer)?, captured)));
+    let (changed, captured) = match captured {
+        Ok(done) => done,
+        Err(failure) => {
+            // What was written so far is dead, and the disk may be full of it.
+            let _ = live::sweep(&layout);
+            return Err(failure);
+        }
+    };
     for warning in &captured.warnings {
         reporter.warn(warning);
     }
-    let changed = commit(&layout, &captured, &offer)?;
     let pruned = live::sweep(&layout)?;
     drop(lock);
 
@@ -331,6 +340,7 @@ fn stages(project: Option<&Project>, subject: &Subject) -> Vec<Stage> {
                 base: None,
             },
             executed: true,
+            has_layers: true,
         }];
     };
     let executed = |name: &str| {
@@ -347,6 +357,7 @@ fn stages(project: Option<&Project>, subject: &Subject) -> Vec<Stage> {
             index: stage.index,
             target: project.targets.get(stage.index).cloned().flatten(),
             executed: executed(&about.name),
+            has_layers: stage.steps.iter().any(|step| step.is_layer),
             about,
         })
         .collect()

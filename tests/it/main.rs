@@ -4,7 +4,15 @@
 //! runs the engines. A test whose engine can't run fails and says why; none is skipped.
 
 #[cfg(test)]
+mod archives;
+#[cfg(test)]
+mod damage;
+#[cfg(test)]
+mod dockerfiles;
+#[cfg(test)]
 mod engines;
+#[cfg(test)]
+mod exit_codes;
 #[cfg(test)]
 mod explain;
 #[cfg(test)]
@@ -14,11 +22,15 @@ mod json;
 #[cfg(test)]
 mod key;
 #[cfg(test)]
+mod kills;
+#[cfg(test)]
 mod lazy;
 #[cfg(test)]
 mod prediction;
 #[cfg(test)]
 mod round_trip;
+#[cfg(test)]
+mod transports;
 #[cfg(test)]
 mod words;
 #[cfg(test)]
