@@ -110,6 +110,25 @@ pub struct StoredImage {
     pub note: ImageNote,
 }
 
+impl StoredImage {
+    /// The same image under another name: a stage can be renamed and its content stay.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Self {
+        self.noted(name, self.note.clone())
+    }
+
+    /// The same image with another name and note.
+    #[must_use]
+    pub fn noted(&self, name: &str, note: ImageNote) -> Self {
+        let Self { mut descriptor, manifest, .. } = self.clone();
+        descriptor.annotations.insert(REF_NAME.to_owned(), name.to_owned());
+        descriptor
+            .annotations
+            .insert(IMAGE.to_owned(), serde_json::to_string(&note).unwrap_or_default());
+        Self { descriptor, manifest, note }
+    }
+}
+
 /// An archive's content.
 #[derive(Clone, Debug, Default)]
 pub struct Archive {
@@ -275,11 +294,8 @@ pub fn write_image(
     descriptor.platform = Some(serde_json::json!({
         "architecture": config.architecture, "os": config.os,
     }));
-    descriptor.annotations.insert(REF_NAME.to_owned(), ref_name.to_owned());
-    descriptor
-        .annotations
-        .insert(IMAGE.to_owned(), serde_json::to_string(&note).unwrap_or_default());
-    Ok(StoredImage { descriptor, manifest, note })
+    let image = StoredImage { descriptor, manifest, note: note.clone() };
+    Ok(image.noted(ref_name, note))
 }
 
 /// What [`write_cache`] wrote.
