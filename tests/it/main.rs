@@ -4,6 +4,16 @@
 //! runs the engines. A test whose engine can't run fails and says why; none is skipped.
 
 #[cfg(test)]
+mod engine_move;
+#[cfg(test)]
 mod engines;
 #[cfg(test)]
+mod generations;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod interop;
+#[cfg(test)]
+mod prune;
+#[cfg(test)]
+mod recipes;

@@ -162,7 +162,7 @@ impl Drop for Engine {
 }
 
 /// Runs `engine.sh` and returns what it printed.
-fn script(args: &[&str]) -> String {
+pub(super) fn script(args: &[&str]) -> String {
     try_script(args).unwrap_or_else(|error| panic!("{error}"))
 }
 
