@@ -18,6 +18,8 @@ pub struct Project {
     pub named: Vec<u8>,
     /// The names for `--target`, by the stage's place in the file; `None` if it can't be reached.
     pub targets: Vec<Option<String>>,
+    /// What the builder predefines as `TARGETSTAGE`, if the Dockerfile mentions it.
+    pub target_stage: Option<String>,
     /// `<Dockerfile>.dockerignore`, if that is what is in force.
     pub ignore_file: Option<PathBuf>,
     /// The stages that the build needs, dependencies first, with their digests.
@@ -75,6 +77,7 @@ impl Project {
         Ok(Self {
             named,
             targets,
+            target_stage: target_stage(&dockerfile, &options),
             ignore_file: own_ignore_file(&context, &root),
             stages,
             inputs: inputs.into_iter().collect(),
@@ -131,6 +134,16 @@ fn plan(
         }
     }
     Ok(graph)
+}
+
+/// The target as it was asked for, else the last stage's name, else `default`.
+fn target_stage(dockerfile: &Dockerfile, options: &BuildOptions) -> Option<String> {
+    let mentioned = dockerfile.source().windows(11).any(|w| w == b"TARGETSTAGE");
+    let given = options.build_args.contains_key("TARGETSTAGE");
+    (mentioned && !given).then(|| {
+        let last = dockerfile.stages().last().and_then(|stage| stage.name.clone());
+        options.target.clone().or(last).unwrap_or_else(|| "default".to_owned())
+    })
 }
 
 /// `COPY --link` makes an independent layer where the builder can merge, which the stock engine

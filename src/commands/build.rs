@@ -11,6 +11,7 @@ use crate::engine::arguments::{BuildArguments, ContextSource};
 use crate::engine::build_log::Outcome;
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
+use crate::engine::ready;
 use crate::engine::run::{self, Echo, Finished};
 use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
@@ -85,16 +86,22 @@ fn offered(
     journal: &mut Journal,
     reporter: Reporter,
 ) -> Vec<String> {
-    match offer::make(layout, engine, strategy, journal, reporter) {
-        Ok(offer) => {
-            reporter.info(format!("build: {}", offer::summary(&offer, strategy)));
-            offer.cache_from
-        }
-        Err(error) => {
-            reporter.warn(format!("the build runs without cache: {error}"));
-            Vec::new()
+    let without = |error: String| {
+        reporter.warn(format!("the build runs without cache: {error}"));
+        Vec::new()
+    };
+    let offer = match offer::make(layout, engine, strategy, journal, reporter) {
+        Ok(offer) => offer,
+        Err(error) => return without(error.to_string()),
+    };
+    reporter.info(format!("build: {}", offer::summary(&offer, strategy)));
+    if offer.miss.is_none() {
+        let loaded = ready::load_missing(engine, strategy, layout, &offer.archive, reporter);
+        if let Err(error) = loaded {
+            return without(error.to_string());
         }
     }
+    offer.cache_from
 }
 
 fn build(
@@ -114,7 +121,7 @@ fn build(
         // The form that we can read; in a CI log it is the default anyway.
         words.insert(0, "--progress=plain".into());
     }
-    run::buildkit(&engine.client, &words, arguments.value("builder").is_some(), Echo::Shown)
+    run::buildkit(engine, &words, arguments.value("builder").is_some(), Echo::Shown)
 }
 
 /// Runs the build as it is, after saying why it has no cache.
@@ -131,6 +138,10 @@ fn uncached(
 fn summarise(finished: &Finished, strategy: Strategy, reporter: Reporter) {
     let count =
         |outcome| finished.steps.iter().filter(|s| !s.is_from() && s.outcome == outcome).count();
+    if finished.steps.is_empty() {
+        // Some forms of progress say nothing that can be counted.
+        return;
+    }
     reporter.info(format!(
         "build: {} steps cached, {} executed ({strategy})",
         count(Outcome::Cached),

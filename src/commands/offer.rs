@@ -6,8 +6,7 @@
 use std::path::Path;
 
 use crate::engine::Engine;
-use crate::engine::capture::local_cache;
-use crate::engine::classic;
+use crate::engine::ready;
 use crate::engine::strategy::Strategy;
 use crate::layout::archive::{self, Archive};
 use crate::layout::codec::Codec;
@@ -103,10 +102,9 @@ pub(super) fn make(
         return Ok(Offer { miss, ..nothing() });
     };
     let miss = reason_for_miss(&archive, engine, strategy, &reach);
-    let cache_from = match (&miss, strategy) {
-        (Some(_), _) => Vec::new(),
-        (None, Strategy::Classic) => classic::offer(engine, &archive),
-        (None, _) => vec![local_cache("src", &absolute(layout.root()))],
+    let cache_from = match &miss {
+        Some(_) => Vec::new(),
+        None => ready::cache_from(engine, strategy, &archive, &absolute(layout.root())),
     };
     let live = (reach.blobs.len(), reach.blobs.values().map(|d| d.size).sum());
     Ok(Offer { archive, cache_from, miss, bad, live })

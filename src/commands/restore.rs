@@ -6,8 +6,8 @@ use super::offer::{self, Offer};
 use crate::cli::{Format, RestoreArgs};
 use crate::engine::Engine;
 use crate::engine::arguments::BuildArguments;
-use crate::engine::classic;
 use crate::engine::client::Client;
+use crate::engine::ready;
 use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
 use crate::layout::directory::Layout;
@@ -51,9 +51,9 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
         args.engine.strategy,
     )?;
     let mut journal = Journal::read(dir);
-    let mut offer = offer::make(&layout, &engine, strategy, &mut journal, reporter)?;
-    if strategy == Strategy::Classic && offer.miss.is_none() {
-        offer.cache_from = classic::restore(&engine, &layout, &offer.archive, reporter)?;
+    let offer = offer::make(&layout, &engine, strategy, &mut journal, reporter)?;
+    if offer.miss.is_none() {
+        ready::load_missing(&engine, strategy, &layout, &offer.archive, reporter)?;
     }
     if let Err(error) = journal.write() {
         reporter.warn(format!("the build will verify again: failed to note the result: {error}"));

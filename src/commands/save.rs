@@ -97,6 +97,13 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
             args.engine.strategy,
         )?,
     };
+    if strategy.is_buildkit() && subject.arguments.reads_stdin() {
+        reporter.info(
+            "save: nothing to save: the build came from standard input, which can't be read again",
+        );
+        output_nothing(args);
+        return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
+    }
     let layout = Layout::at(&dir);
     // What is bad must not be built upon.
     let offer = match offer::make(&layout, &engine, strategy, &mut journal, reporter) {
@@ -184,6 +191,7 @@ fn capture(
     let request = &Request {
         arguments: &subject.arguments,
         dockerfile: project.map_or(&nothing, |p| &p.named),
+        target_stage: project.and_then(|p| p.target_stage.as_deref()),
         ignore_file: project.and_then(|p| p.ignore_file.clone()),
         stages: &stages,
         images: subject.images.as_deref(),

@@ -211,14 +211,7 @@ impl Planner<'_> {
             planned_stages.push(planned);
             ends.insert(*index, state);
         }
-        let epoch = self
-            .options
-            .build_args
-            .get("SOURCE_DATE_EPOCH")
-            .map(String::as_str)
-            .or_else(|| self.resolver.globals.get("SOURCE_DATE_EPOCH"));
-        let epoch = epoch.filter(|epoch| !epoch.is_empty()).map(str::to_owned);
-        Ok(BuildGraph { stages: planned_stages, target, epoch })
+        Ok(BuildGraph { stages: planned_stages, target })
     }
 }
 

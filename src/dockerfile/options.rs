@@ -18,6 +18,9 @@ pub struct BuildOptions {
     pub build_platform: Platform,
     /// The names that `--build-context` gives.
     pub named_contexts: BTreeSet<String>,
+    /// Whether the builder predefines `TARGETSTAGE`, `TARGETOSVERSION`, and `BUILDOSVERSION`: Docker
+    /// 28.5 does, Docker 26.1 does not.
+    pub knows_newer_arguments: bool,
     /// Settings that the builder counts for each `RUN`: network, extra hosts, limits, and so on.
     pub run_settings: Vec<(String, String)>,
     /// What is known of external images.
@@ -32,6 +35,7 @@ impl Default for BuildOptions {
             target_platform: Platform::host(),
             build_platform: Platform::host(),
             named_contexts: BTreeSet::new(),
+            knows_newer_arguments: true,
             run_settings: Vec::new(),
             base_configs: BTreeMap::new(),
         }

@@ -181,16 +181,18 @@ impl StageState {
             .map(|text| {
                 let mut mount = mount::parse(text, &expand)?;
                 let has_files = matches!(mount.kind, MountKind::Bind | MountKind::Cache);
-                if has_files {
-                    mount.target = path::join(workdir, &mount.target);
-                    mount.source = path::join("/", &mount.source);
-                    if mount.target == "/" {
-                        return Err(Problem::Mount {
-                            reason: format!("invalid mount target {:?}", mount.target),
-                        });
+                match mount.kind {
+                    MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => {
+                        mount.target = path::join(workdir, &mount.target);
+                        mount.source = path::join("/", &mount.source);
+                        if mount.target == "/" {
+                            return Err(Problem::Mount {
+                                reason: format!("invalid mount target {:?}", mount.target),
+                            });
+                        }
                     }
-                } else if !mount.target.is_empty() {
-                    mount.target = path::join(workdir, &mount.target);
+                    MountKind::Secret => mount.fill_secret_defaults(),
+                    MountKind::Ssh => {}
                 }
                 let origin = match &mount.from {
                     Some(from) if has_files => Some((surroundings.origin)(from, false)?),

@@ -12,8 +12,6 @@ pub struct BuildGraph {
     pub stages: Vec<PlannedStage>,
     /// The index of the stage that is built, in the file.
     pub target: usize,
-    /// The value of `SOURCE_DATE_EPOCH`, which newer builders stamp on what they write.
-    pub epoch: Option<String>,
 }
 
 impl BuildGraph {

@@ -71,6 +71,30 @@ const VALUES: &[&str] = &[
     "ulimit",
 ];
 
+/// Flags that say what becomes of a build's result, or how its steps are looked up. Whoever builds
+/// the same again from cache must not repeat them.
+const OF_THE_RESULT: &[&str] = &[
+    "annotation",
+    "attest",
+    "cache-from",
+    "cache-to",
+    "call",
+    "check",
+    "iidfile",
+    "load",
+    "metadata-file",
+    "no-cache",
+    "no-cache-filter",
+    "output",
+    "print",
+    "progress",
+    "provenance",
+    "push",
+    "quiet",
+    "sbom",
+    "tag",
+];
+
 /// One-letter forms.
 const SHORT: &[(u8, &str)] = &[
     (b'D', "debug"),
@@ -195,6 +219,11 @@ impl BuildArguments {
         }
     }
 
+    /// Whether the context or the Dockerfile comes from standard input.
+    pub fn reads_stdin(&self) -> bool {
+        self.context() == ContextSource::Stdin || self.value("file").is_some_and(|f| f == "-")
+    }
+
     /// Build arguments by name. One without a value is taken from the environment.
     pub fn build_args(
         &self,
@@ -215,9 +244,10 @@ impl BuildArguments {
         args
     }
 
-    /// The words again, without these flags.
-    pub fn without(&self, flags: &[&str]) -> Vec<OsString> {
-        self.words(|flag| !flags.contains(&flag))
+    /// The words for building the same again from cache: without what concerns the result, and
+    /// without the flags in `also`.
+    pub fn for_repetition(&self, also: &[&str]) -> Vec<OsString> {
+        self.words(|flag| !OF_THE_RESULT.contains(&flag) && !also.contains(&flag))
     }
 
     /// The words again.
@@ -318,13 +348,15 @@ mod tests {
         let arguments = parse(&["-f", "a", "--file=b", "--no-cache", "--no-cache=false", "."]);
         assert_eq!(arguments.value("file"), Some(OsStr::new("b")));
         assert!(!arguments.switch("no-cache"));
+        assert!(!arguments.reads_stdin());
+        assert!(parse(&["-t", "x", "-"]).reads_stdin() && parse(&["-f-", "."]).reads_stdin());
         assert!(parse(&["-q", "."]).switch("quiet"));
     }
 
     #[test]
     fn what_is_passed_on_means_the_same() {
         let arguments = parse(&["-qt", "app:1", "--build-arg", "A=b c", "--frobnicate", "ctx"]);
-        let words = arguments.without(&["tag", "quiet"]);
+        let words = arguments.for_repetition(&[]);
         assert_eq!(words, ["--build-arg=A=b c", "--frobnicate", "ctx"]);
         assert_eq!(BuildArguments::parse(arguments.all()), arguments);
     }

@@ -1,8 +1,9 @@
 //! What a builder's log says of each step: taken from the cache, or executed.
 //!
-//! Reads BuildKit's `--progress=plain` and the classic builder's output, line by line.
+//! Reads BuildKit's `--progress=plain` and `--progress=rawjson`, and the classic builder's
+//! output, line by line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -39,28 +40,79 @@ impl LoggedStep {
 /// A BuildKit log as it comes in.
 #[derive(Clone, Debug, Default)]
 pub struct BuildkitLog {
-    steps: BTreeMap<u32, LoggedStep>,
+    steps: BTreeMap<usize, LoggedStep>,
+    /// The numbers of the steps that `rawjson` names by digest.
+    numbers: HashMap<String, usize>,
+}
+
+/// A line of `--progress=rawjson`.
+#[derive(Deserialize)]
+struct RawStatus {
+    #[serde(default)]
+    vertexes: Vec<RawVertex>,
+}
+
+#[derive(Deserialize)]
+struct RawVertex {
+    digest: String,
+    name: String,
+    #[serde(default)]
+    cached: bool,
+    #[serde(default)]
+    completed: Option<String>,
+    #[serde(default)]
+    error: Option<String>,
 }
 
 impl BuildkitLog {
     /// Takes one line, without its end.
     pub fn line(&mut self, line: &str) {
+        if line.starts_with('{') {
+            self.raw_line(line);
+            return;
+        }
         let Some((number, rest)) = line.strip_prefix('#').and_then(|l| l.split_once(' ')) else {
             return;
         };
-        let Ok(number) = number.parse::<u32>() else { return };
-        if let Some((label, text)) = rest.strip_prefix('[').and_then(|r| r.split_once("] ")) {
-            if let Some(stage) = stage_of(label) {
-                self.steps.entry(number).or_insert_with(|| LoggedStep {
-                    stage: stage.to_owned(),
-                    text: text.to_owned(),
-                    outcome: Outcome::Unfinished,
-                });
-            }
+        let Ok(number) = number.parse::<usize>() else { return };
+        if rest.starts_with('[') {
+            self.named(number, rest);
         } else if let Some(step) = self.steps.get_mut(&number) {
             if rest == "CACHED" {
                 step.outcome = Outcome::Cached;
             } else if rest.starts_with("DONE ") && step.outcome == Outcome::Unfinished {
+                step.outcome = Outcome::Executed;
+            }
+        }
+    }
+
+    /// Takes a step's name, such as `[build 2/4] RUN make`.
+    fn named(&mut self, number: usize, name: &str) {
+        let Some((label, text)) = name.strip_prefix('[').and_then(|r| r.split_once("] ")) else {
+            return;
+        };
+        if let Some(stage) = stage_of(label) {
+            self.steps.entry(number).or_insert_with(|| LoggedStep {
+                stage: stage.to_owned(),
+                text: text.to_owned(),
+                outcome: Outcome::Unfinished,
+            });
+        }
+    }
+
+    fn raw_line(&mut self, line: &str) {
+        let Ok(status) = serde_json::from_str::<RawStatus>(line) else { return };
+        for vertex in status.vertexes {
+            let next = self.numbers.len();
+            let number = *self.numbers.entry(vertex.digest).or_insert(next);
+            self.named(number, &vertex.name);
+            let Some(step) = self.steps.get_mut(&number) else { continue };
+            if vertex.cached {
+                step.outcome = Outcome::Cached;
+            } else if vertex.completed.is_some()
+                && vertex.error.is_none_or(|e| e.is_empty())
+                && step.outcome == Outcome::Unfinished
+            {
                 step.outcome = Outcome::Executed;
             }
         }
@@ -188,6 +240,31 @@ mod tests {
                 step("build", "RUN make all", Outcome::Executed),
                 step("stage-1", "COPY --from=build /a /a", Outcome::Cached),
                 step("build", "RUN [ -e /x ] && echo", Outcome::Unfinished),
+            ]
+        );
+    }
+
+    #[test]
+    fn raw_json_says_the_same() {
+        let mut log = BuildkitLog::default();
+        for line in [
+            r#"{"vertexes":[{"digest":"sha256:1","name":"[internal] load metadata"}]}"#,
+            r#"{"vertexes":[{"digest":"sha256:2","name":"[a 1/2] RUN x","started":"t"}]}"#,
+            r#"{"vertexes":[{"digest":"sha256:2","name":"[a 1/2] RUN x","completed":"t"}]}"#,
+            r#"{"vertexes":[{"digest":"sha256:3","name":"[a 2/2] RUN y","completed":"t","cached":true}]}"#,
+            r#"{"vertexes":[{"digest":"sha256:4","name":"[b 1/1] RUN z","completed":"t","error":"no"}]}"#,
+            r#"{"logs":[{"vertex":"sha256:2","data":"e30="}]}"#,
+        ] {
+            log.line(line);
+        }
+        let outcomes: Vec<_> = log.into_steps().into_iter().map(|s| (s.stage, s.outcome)).collect();
+        let step = |stage: &str, outcome| (stage.to_owned(), outcome);
+        assert_eq!(
+            outcomes,
+            [
+                step("a", Outcome::Executed),
+                step("a", Outcome::Cached),
+                step("b", Outcome::Unfinished)
             ]
         );
     }

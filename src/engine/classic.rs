@@ -7,11 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::io::{self, Write};
 use std::path::Path;
-
-use bytes::Bytes;
-use tokio::sync::mpsc;
 
 use super::Engine;
 use super::build_log::ClassicStep;
@@ -23,11 +19,7 @@ use super::saved;
 use crate::layout::archive::{Archive, ImageNote, Role, StageAbout, StoredImage, write_image};
 use crate::layout::digest::Digest;
 use crate::layout::directory::Layout;
-use crate::layout::tarball::{self, Tags};
 use crate::report::Reporter;
-
-/// Flags of the user's build that reading its log again must not repeat.
-const NOT_REPEATED: &[&str] = &["cache-from", "iidfile", "no-cache", "quiet", "tag"];
 
 /// An image of the engine that belongs to the cache.
 #[derive(Clone, Debug)]
@@ -66,7 +58,7 @@ pub fn capture(
             let _task = reporter.task("reading the build's images from cache");
             let mut words: Vec<OsString> =
                 request.offer.iter().map(|id| format!("--cache-from={id}").into()).collect();
-            words.extend(request.arguments.without(NOT_REPEATED));
+            words.extend(request.arguments.for_repetition(&[]));
             let finished = run::classic(&engine.client, &words, Echo::Hidden)?;
             if !finished.status.success() {
                 let last = finished.tail.last().cloned().unwrap_or_default();
@@ -315,17 +307,6 @@ fn export(
     Ok(stored)
 }
 
-/// Loads the archive's images into the engine; gives what `--cache-from` must name.
-pub fn restore(
-    engine: &Engine,
-    layout: &Layout,
-    archive: &Archive,
-    reporter: Reporter,
-) -> Result<Vec<String>, EngineError> {
-    load(engine, layout, archive, reporter)?;
-    Ok(offer(engine, archive))
-}
-
 /// What `--cache-from` must name for a hit; nothing where parent links are enough.
 pub fn offer(engine: &Engine, archive: &Archive) -> Vec<String> {
     if engine.facts.server.trusts_loaded_parents() {
@@ -345,52 +326,6 @@ pub fn offer(engine: &Engine, archive: &Archive) -> Vec<String> {
         }
     }
     ids
-}
-
-fn load(
-    engine: &Engine,
-    layout: &Layout,
-    archive: &Archive,
-    reporter: Reporter,
-) -> Result<(), EngineError> {
-    let progress = reporter.progress("loading images", 0);
-    let (sender, mut receiver) = mpsc::channel(16);
-    std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            let out = io::BufWriter::with_capacity(1 << 18, ChannelWriter { sender });
-            let written =
-                tarball::write(layout, archive, Tags::Noted, out, &|n| progress.advance(n));
-            if let Err(error) = &written {
-                reporter.warn(error.to_string());
-            }
-            written
-        });
-        let chunks = futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx));
-        let loaded = engine.connection.load(chunks);
-        match writer.join() {
-            // The engine's word comes first: ours is only that it hung up.
-            Ok(Err(error)) if loaded.is_ok() => Err(error.into()),
-            _ => loaded,
-        }
-    })
-}
-
-/// Hands what is written to the request that sends it.
-struct ChannelWriter {
-    sender: mpsc::Sender<io::Result<Bytes>>,
-}
-
-impl Write for ChannelWriter {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.sender
-            .blocking_send(Ok(Bytes::copy_from_slice(buffer)))
-            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the engine hung up"))?;
-        Ok(buffer.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// The names of the stages in a classic build's log; one without a name is `stage-N`.

@@ -13,6 +13,7 @@ pub mod error;
 pub mod facts;
 pub mod images;
 pub mod native;
+pub mod ready;
 pub mod replay;
 pub mod run;
 pub mod saved;

@@ -17,29 +17,6 @@ use crate::layout::archive::Archive;
 use crate::layout::directory::{Layout, LayoutError};
 use crate::report::Reporter;
 
-/// Flags of the user's build that the export must not repeat.
-const NOT_REPEATED: &[&str] = &[
-    "annotation",
-    "attest",
-    "cache-from",
-    "cache-to",
-    "check",
-    "call",
-    "iidfile",
-    "load",
-    "metadata-file",
-    "no-cache",
-    "no-cache-filter",
-    "output",
-    "print",
-    "progress",
-    "provenance",
-    "push",
-    "quiet",
-    "sbom",
-    "tag",
-];
-
 /// Lets the builder export the whole build's cache.
 pub fn capture(
     engine: &Engine,
@@ -56,10 +33,10 @@ pub fn capture(
         format!("--cache-to={},mode=max", local_cache("dest", &staging)).into(),
     ];
     words.extend(request.offer.iter().map(|offer| format!("--cache-from={offer}").into()));
-    words.extend(request.arguments.without(NOT_REPEATED));
+    words.extend(request.arguments.for_repetition(&[]));
     let named = request.arguments.value("builder").is_some();
     let task = reporter.task("exporting the build cache");
-    let finished = run::buildkit(&engine.client, &words, named, Echo::Hidden)?;
+    let finished = run::buildkit(engine, &words, named, Echo::Hidden)?;
     drop(task);
     if !finished.status.success() {
         let last = finished.tail.iter().rev().find(|l| !l.trim().is_empty());

@@ -26,31 +26,6 @@ use crate::report::Reporter;
 /// Carrier builds at a time; each is a client that mostly waits.
 const AT_ONCE: usize = 4;
 
-/// Flags of the user's build that a carrier build must not repeat.
-const NOT_REPEATED: &[&str] = &[
-    "annotation",
-    "attest",
-    "cache-from",
-    "cache-to",
-    "check",
-    "call",
-    "file",
-    "iidfile",
-    "load",
-    "metadata-file",
-    "no-cache",
-    "no-cache-filter",
-    "output",
-    "print",
-    "progress",
-    "provenance",
-    "push",
-    "quiet",
-    "sbom",
-    "tag",
-    "target",
-];
-
 /// Takes the changed stages out of the engine and keeps the others from `old`.
 pub fn capture(
     engine: &Engine,
@@ -105,9 +80,15 @@ pub fn capture(
         ));
     }
     let names = |stages: &[&Stage]| stages.iter().map(|s| s.about.name.clone()).collect();
+    // A stage that could not be built again is not there to be taken.
+    let taken: Vec<&Stage> = changed
+        .iter()
+        .filter(|stage| exported.iter().any(|(index, _)| *index == stage.index))
+        .copied()
+        .collect();
     Ok(Captured {
         archive: Archive { about: Some(about), cache: cache.descriptor, images },
-        taken: names(&changed),
+        taken: names(&taken),
         kept: names(&kept),
         warnings,
     })
@@ -157,13 +138,14 @@ fn build_carriers(
     }
     let unique = dir.path().file_name().unwrap_or_default().to_string_lossy().to_lowercase();
 
-    let mut common: Vec<OsString> = vec![
-        "--progress=plain".into(),
-        "--provenance=false".into(),
-        "--cache-to=type=inline".into(),
-    ];
+    let mut common: Vec<OsString> =
+        vec!["--progress=plain".into(), "--build-arg=BUILDKIT_INLINE_CACHE=1".into()];
+    if engine.facts.buildx.is_some() {
+        common.push("--provenance=false".into());
+    }
+    common.extend(request.target_stage.map(|s| format!("--build-arg=TARGETSTAGE={s}").into()));
     common.extend(request.offer.iter().map(|offer| format!("--cache-from={offer}").into()));
-    let rest = request.arguments.without(NOT_REPEATED);
+    let rest = request.arguments.for_repetition(&["file", "target"]);
     let named = request.arguments.value("builder").is_some();
 
     let queue = Mutex::new(stages.iter().enumerate());
@@ -180,7 +162,7 @@ fn build_carriers(
                     words.extend(stage.target.iter().map(|t| format!("--target={t}").into()));
                     words.push(format!("--tag={tag}").into());
                     words.extend(rest.iter().cloned());
-                    let result = run::buildkit(&engine.client, &words, named, Echo::Hidden);
+                    let result = run::buildkit(engine, &words, named, Echo::Hidden);
                     results
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Command, ExitStatus, Stdio};
 
+use super::Engine;
 use super::build_log::{BuildkitLog, ClassicLog, ClassicStep, LoggedStep};
 use super::client::Client;
 use super::error::EngineError;
@@ -33,18 +34,24 @@ pub struct Finished {
     pub tail: Vec<String>,
 }
 
-/// Runs `docker buildx build`. `words` are its arguments.
+/// Runs a build with BuildKit: by buildx, or by the client itself where it has no buildx.
+/// `words` are its arguments.
 pub fn buildkit(
-    client: &Client,
+    engine: &Engine,
     words: &[OsString],
     builder_is_named: bool,
     echo: Echo,
 ) -> Result<Finished, EngineError> {
-    let mut command = client.command(["buildx", "build"]);
-    command.args(words);
+    let client = &engine.client;
     let named =
         builder_is_named || std::env::var_os("BUILDX_BUILDER").is_some_and(|b| !b.is_empty());
-    if !named {
+    let mut command = if engine.facts.buildx.is_some() {
+        client.command(["buildx", "build"])
+    } else {
+        client.command(["build"])
+    };
+    command.args(words).env("DOCKER_BUILDKIT", "1");
+    if engine.facts.buildx.is_some() && !named {
         // `docker build` takes the current context's own builder, `docker buildx build` the
         // selected one; we are the former.
         let context = client.output(&["context", "inspect", "--format", "{{.Name}}"])?;
@@ -119,7 +126,7 @@ fn tee(
     loop {
         bytes.clear();
         // A line without end is taken in pieces, so that memory stays bounded.
-        let n = (&mut input).take(64 * 1024).read_until(b'\n', &mut bytes)?;
+        let n = (&mut input).take(4 << 20).read_until(b'\n', &mut bytes)?;
         if n == 0 {
             return Ok(tail.into());
         }

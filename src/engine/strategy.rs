@@ -84,11 +84,15 @@ pub fn choose(
         };
     }
     if facts.buildx.is_none() {
-        return Err(EngineError::Unsupported(
-            "the docker client has no buildx plugin, without which BuildKit can't import a cache \
-             directory; install it (package docker-buildx or docker-buildx-plugin)"
-                .into(),
-        ));
+        // The client's own BuildKit imports images only, and these only with a graph driver.
+        return match facts.store {
+            ImageStore::GraphDriver if facts.client.major < 23 => Ok(Strategy::BuildkitReplay),
+            _ => Err(EngineError::Unsupported(
+                "the docker client has no buildx plugin, without which it can't build with \
+                 BuildKit; install it (package docker-buildx or docker-buildx-plugin)"
+                    .into(),
+            )),
+        };
     }
     let named = arguments.value("builder").map(|b| b.to_string_lossy().into_owned());
     let driver = match named.or_else(|| environment("BUILDX_BUILDER")).filter(|b| !b.is_empty()) {
@@ -164,6 +168,7 @@ mod tests {
         let containerd = facts(28, true, Containerd);
         assert_eq!(chosen(&containerd, None).unwrap(), Strategy::BuildkitLocal);
         assert!(chosen(&containerd, Some("0")).is_err());
-        assert!(chosen(&graph(20, false), Some("1")).is_err());
+        assert_eq!(chosen(&graph(20, false), Some("1")).unwrap(), Strategy::BuildkitReplay);
+        assert!(chosen(&graph(28, false), Some("1")).is_err());
     }
 }

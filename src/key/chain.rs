@@ -22,8 +22,9 @@ use std::collections::{BTreeMap, HashMap};
 /// What differs between builders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// Whether `COPY --link` makes a layer that does not depend on those below it. The stock engine
-    /// with the graph driver can't, and takes it for a plain copy.
+    /// Whether `COPY --link` makes a layer that does not depend on those below it. Engines with the
+    /// graph driver can't, and take it for a plain copy. Plain progress output shows such a step as
+    /// cached only if what it is merged with is cached too; raw output tells the two apart.
     pub independent_links: bool,
 }
 
@@ -43,7 +44,6 @@ pub(crate) struct Chain<'a, E> {
     pub(crate) context: &'a mut dyn FnMut(&ContextQuery) -> Result<String, E>,
     /// The digests of external images, by reference.
     pub(crate) bases: &'a BTreeMap<String, String>,
-    pub(crate) epoch: Option<&'a str>,
     /// The last digest of each stage that is done.
     pub(crate) stages: HashMap<usize, ChainDigest>,
 }
@@ -69,7 +69,6 @@ impl<E> Chain<'_, E> {
                 let mut encoder = on(parent, "workdir");
                 encoder.field("path", path);
                 encoder.optional("owner", owner.as_deref());
-                encoder.optional("epoch", self.epoch);
                 encoder
             }
             Action::Run(run) => self.run(parent, run, platform)?,
@@ -141,8 +140,6 @@ impl<E> Chain<'_, E> {
             }
             MountKind::Tmpfs => encoder.optional("mount size", mount.size.as_deref()),
             MountKind::Secret | MountKind::Ssh => {
-                let source = Some(mount.source.as_str()).filter(|source| !source.is_empty());
-                encoder.optional("mount source", source);
                 encoder.optional("mount identity", mount.id.as_deref());
                 encoder.optional("mount variable", mount.variable.as_deref());
                 encoder.field("mount required", if mount.required { "yes" } else { "no" });
@@ -163,11 +160,10 @@ impl<E> Chain<'_, E> {
 
     fn copy(&mut self, mut encoder: Encoder, copy: &CopyAction) -> Result<Encoder, E> {
         encoder.field("destination", &copy.destination);
-        encoder.optional("owner", copy.owner.as_deref());
+        encoder.optional("owner", copy.owner.as_deref().map(owner).as_deref());
         encoder.optional("mode", copy.mode.as_deref().map(octal).as_deref());
         encoder.list("exclude", copy.exclude.iter().map(String::as_str));
         encoder.optional("checksum", copy.checksum.as_deref());
-        encoder.optional("epoch", self.epoch);
         if let Some(query) = ContextQuery::of_copy(copy) {
             encoder.field("content", &(self.context)(&query)?);
         } else if let Some(origin @ (Base::Stage(_) | Base::Image(_))) = &copy.origin {
@@ -247,6 +243,14 @@ fn owner_and_mode(encoder: &mut Encoder, mount: &Mount) {
     {
         encoder.optional(name, value.map(|value| value.to_string()).as_deref());
     }
+}
+
+/// Brings numbers in an owner such as `01:02` to one form, and leaves names as they are.
+fn owner(owner: &str) -> String {
+    let number = |part: &str| {
+        part.parse::<u32>().map_or_else(|_| part.to_owned(), |number| number.to_string())
+    };
+    owner.split(':').map(number).collect::<Vec<_>>().join(":")
 }
 
 /// Brings an octal mode to one form, and leaves a symbolic one as it is.

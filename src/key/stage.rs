@@ -56,8 +56,7 @@ pub fn digest_build<E>(
     context: &mut dyn FnMut(&ContextQuery) -> Result<String, E>,
     bases: &BTreeMap<String, String>,
 ) -> Result<Vec<StageDigest>, E> {
-    let epoch = graph.epoch.as_deref();
-    let mut chain = Chain { rules, context, bases, epoch, stages: HashMap::new() };
+    let mut chain = Chain { rules, context, bases, stages: HashMap::new() };
     let mut digests = Vec::with_capacity(graph.stages.len());
     for stage in &graph.stages {
         let base = chain.base(stage)?;

@@ -6,6 +6,7 @@ use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
 use flate2::bufread::MultiGzDecoder;
+use zstd::zstd_safe::CParameter;
 
 /// A layer's compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,10 @@ pub enum Codec {
 
 /// zstd's own default: three times faster than gzip -6, and smaller.
 const ZSTD_LEVEL: i32 = 3;
+/// What one worker takes at a time, in bytes. Small, since each job in flight is held in memory.
+const ZSTD_JOB: u32 = 2 << 20;
+/// More workers would need more memory than we allow ourselves.
+const MAX_WORKERS: usize = 8;
 /// The largest window that we decode: 128 MiB, zstd's own limit without `--long`.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
@@ -48,11 +53,14 @@ impl Codec {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(match self {
             Self::Uncompressed => Encoder::Uncompressed(out),
-            Self::Gzip => Encoder::Gzip(super::gzip::ParallelGzip::new(out, cores)),
+            Self::Gzip => {
+                Encoder::Gzip(super::gzip::ParallelGzip::new(out, cores.min(MAX_WORKERS)))
+            }
             Self::Zstd => {
                 let mut encoder = zstd::Encoder::new(out, ZSTD_LEVEL)?;
                 // With workers the output does not depend on their number.
-                encoder.multithread(u32::try_from(cores).unwrap_or(1))?;
+                encoder.multithread(u32::try_from(cores.min(MAX_WORKERS)).unwrap_or(1))?;
+                encoder.set_parameter(CParameter::JobSize(ZSTD_JOB))?;
                 encoder.include_checksum(true)?;
                 Encoder::Zstd(Box::new(encoder))
             }

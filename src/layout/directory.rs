@@ -281,7 +281,7 @@ impl BlobWriter {
 }
 
 /// Temporary files are private; what a CI cache carries must be readable to the next job's user.
-fn world_readable(file: &File) -> io::Result<()> {
+pub(crate) fn world_readable(file: &File) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     file.set_permissions(fs::Permissions::from_mode(0o644))
 }

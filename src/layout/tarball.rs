@@ -146,14 +146,19 @@ fn uncompressed(
     })
 }
 
+/// The tag that a stage's image gets: `dockercache:STAGE`.
+pub fn stage_tag(stage: &str) -> String {
+    let stage: String = stage
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '-' })
+        .collect();
+    format!("dockercache:{}", stage.trim_start_matches(['.', '-']))
+}
+
 fn tags_of(image: &StoredImage, name: &str, tags: Tags) -> Vec<String> {
     let mut all = image.note.tags.clone();
     if tags == Tags::Stages && image.note.role == Role::Stage {
-        let name: String = name
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '-' })
-            .collect();
-        all.push(format!("dockercache:{}", name.trim_start_matches(['.', '-'])));
+        all.push(stage_tag(name));
     }
     all
 }

@@ -14,6 +14,8 @@ mod harness;
 #[cfg(test)]
 mod interop;
 #[cfg(test)]
+mod json;
+#[cfg(test)]
 mod prune;
 #[cfg(test)]
 mod recipes;
