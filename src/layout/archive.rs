@@ -367,11 +367,13 @@ pub fn write_records(
     descriptors: &BTreeMap<Digest, Descriptor>,
 ) -> Result<Option<(Descriptor, usize)>, LayoutError> {
     let mut allowed: Option<BTreeSet<Digest>> = None;
+    let mut wanted = None;
     loop {
         let Fitted { config, bytes, cut_records } = graph.to_config(|blob| {
             let is_allowed = allowed.as_ref().is_none_or(|a| a.contains(blob));
             (is_allowed && descriptors.contains_key(blob)).then(|| blob.clone())
         });
+        let wanted = *wanted.get_or_insert(config.records.len() + cut_records);
         if config.records.is_empty() {
             return Ok(None);
         }
@@ -394,7 +396,7 @@ pub fn write_records(
         sink.put(&manifest)?;
         let mut descriptor = Descriptor::of(oci::INDEX, &manifest);
         descriptor.annotations.insert(REF_NAME.to_owned(), CACHE_TAG.to_owned());
-        return Ok(Some((descriptor, cut_records)));
+        return Ok(Some((descriptor, wanted - config.records.len())));
     }
 }
 
@@ -464,4 +466,49 @@ pub fn reach(layout: &Layout) -> Result<Reach, LayoutError> {
 fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
     // Our own types have string keys only, so this can't fail.
     serde_json::to_vec(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::records::CacheResult;
+
+    #[test]
+    fn thousands_of_layers_are_cut_to_a_list_that_importers_accept() {
+        let blob = |n: usize| Digest::of(n.to_string().as_bytes());
+        let mut graph = RecordGraph::default();
+        let mut descriptors = BTreeMap::new();
+        for stage in 0..60 {
+            let steps = 80 * stage..80 * (stage + 1);
+            let records = steps.clone().map(|n| CacheRecord {
+                digest: format!("step {n}"),
+                results: vec![CacheResult { layer: n % 80, created_at: None }],
+                ..CacheRecord::default()
+            });
+            let blobs: Vec<Digest> = steps.clone().map(blob).collect();
+            let config = CacheConfig { layers: chain(blobs.iter()), records: records.collect() };
+            graph.add(&config).unwrap();
+            descriptors.extend(blobs.into_iter().map(|digest| {
+                let layer = LayerBlob {
+                    diff_id: digest.clone(),
+                    blob: digest.clone(),
+                    size: 32,
+                    unpacked_size: 1024,
+                    media_type: "application/vnd.oci.image.layer.v1.tar+zstd".to_owned(),
+                };
+                (digest, layer.descriptor(Some("2024-01-01T00:00:00.000000001Z")))
+            }));
+        }
+        let mut documents = Vec::new();
+        let (descriptor, cut) =
+            write_records(&mut documents, &graph, &descriptors).unwrap().unwrap();
+        assert!(documents.iter().all(|d| d.len() <= IMPORT_LIMIT));
+        let manifest: Index = serde_json::from_slice(&documents[1]).unwrap();
+        assert_eq!(descriptor.digest, Digest::of(&documents[1]));
+        let config: CacheConfig = serde_json::from_slice(&documents[0]).unwrap();
+        let listed: BTreeSet<_> = manifest.manifests.iter().map(|d| &d.digest).collect();
+        assert!(config.layers.iter().all(|l| listed.contains(&l.blob)));
+        assert_eq!(config.records.len() + cut, 60 * 80, "what is cut must be said");
+        assert!(config.records.len() > 1500, "only {} are left", config.records.len());
+    }
 }
