@@ -31,12 +31,22 @@ fi
 
 say "Installing tools"
 packages=()
-for tool in cc:gcc cc:libc6-dev shellcheck:shellcheck yamllint:yamllint jq:jq git:git; do
+for tool in cc:gcc cc:libc6-dev shellcheck:shellcheck yamllint:yamllint git:git; do
   command -v "${tool%:*}" >/dev/null || packages+=("${tool#*:}")
 done
+python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
 if [ "${#packages[@]}" != 0 ]; then
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${packages[@]}" >/dev/null
+fi
+if [ -d orb ] && ! command -v check-jsonschema >/dev/null; then
+  # Debian has no package of it.
+  tools=${CARGO_TARGET_DIR:-$PWD/target}/tools
+  PATH=$tools/bin:$PATH
+  if [ ! -x "$tools/bin/check-jsonschema" ]; then
+    python3 -m venv "$tools"
+    "$tools/bin/pip" install --quiet --disable-pip-version-check check-jsonschema
+  fi
 fi
 if ! cargo clippy --version >/dev/null 2>&1 || ! cargo fmt --version >/dev/null 2>&1; then
   rustup component add clippy rustfmt
@@ -53,12 +63,13 @@ done
 cargo fmt --check
 
 # Every file that a shell reads.
-mapfile -t scripts < <(git grep -lIE '^#!.*\b(ba|da)?sh\b' -- . ':!tests/corpus')
-mapfile -t sourced < <(git ls-files '*.sh')
-mapfile -t scripts < <(printf '%s\n' "${scripts[@]}" "${sourced[@]}" | sort -u)
+scripts=$({ git grep -lIE '^#!.*\b(ba|da)?sh\b' -- . ':!tests/corpus' && git ls-files '*.sh'; } | sort -u)
+mapfile -t scripts <<<"$scripts"
 shellcheck --external-sources "${scripts[@]}"
-mapfile -t yaml < <(git ls-files '*.yml' '*.yaml')
-[ "${#yaml[@]}" = 0 ] || yamllint --strict "${yaml[@]}"
+yaml=$(git ls-files '*.yml' '*.yaml')
+# shellcheck disable=SC2086 # a list of files without blanks
+[ -z "$yaml" ] || yamllint --strict $yaml
+
 cargo clippy --locked --all-targets -- -D warnings
 cargo test --locked --no-run
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::engine::strategy::Strategy;
+use crate::key::MaxAge;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -56,7 +57,7 @@ pub enum Verb {
     /// Takes the arguments of `docker build` and `docker buildx build` and adds --cache-from.
     /// The image and its tags are those of your own build. A cache that is missing, damaged or
     /// of no use to this engine is left out, and the build runs without it. All arguments are the
-    /// build's: the directory comes from DOCKERCACHE_DIR alone. Ends with the build's exit code.
+    /// build's: the directory comes from `DOCKERCACHE_DIR` alone. Ends with the build's exit code.
     Build(BuildArgs),
     /// Write the last build's cache into the directory
     ///
@@ -79,6 +80,11 @@ pub enum Verb {
     /// files of the context that it uses, and the kind of engine. The builder alone decides what
     /// is a hit: a wrong key costs time, never correctness.
     Key(KeyArgs),
+    /// Say which steps of a build are in the archive, and what has changed for the others
+    ///
+    /// Compares the project as it is now with the one that was saved: the first changed file,
+    /// argument, instruction or base of each step. Reads no layer and runs no build.
+    Explain(ExplainArgs),
     /// Show what is in the directory: stages, layers, sizes, what is shared and what is dead
     Inspect(InspectArgs),
     /// Delete what an OCI image layout no longer uses; also works on a buildx local cache
@@ -205,6 +211,13 @@ pub struct KeyArgs {
     /// Any text that shall change all keys, such as a date to start anew
     #[arg(long, value_name = "TEXT", default_value = "", env = "DOCKERCACHE_SALT")]
     pub salt: String,
+    /// Let base images count by what they are, not by their names: looked up in the engine, or
+    /// else in their registry; where that fails, the name counts after a warning
+    #[arg(long)]
+    pub resolve_base: bool,
+    /// Make other keys after this time, such as 7d, so that updates of base images get in
+    #[arg(long, value_name = "TIME", env = "DOCKERCACHE_MAX_AGE")]
+    pub max_age: Option<MaxAge>,
     /// Also write the keys into this directory, for CI keys made of file checksums: `level-1`,
     /// the most exact, to `level-8`, the project's; always all eight
     #[arg(long, value_name = "DIR")]
@@ -212,6 +225,23 @@ pub struct KeyArgs {
     /// Print the context's files that count, one per line, instead of keys
     #[arg(long)]
     pub list_inputs: bool,
+    /// The engine
+    #[command(flatten)]
+    pub engine: Engine,
+    /// The output
+    #[command(flatten)]
+    pub speech: Speech,
+    /// Arguments of the `docker build` to come
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BUILD ARGUMENTS")]
+    pub arguments: Vec<OsString>,
+}
+
+/// `explain`
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The directory
+    #[command(flatten)]
+    pub directory: Directory,
     /// The engine
     #[command(flatten)]
     pub engine: Engine,
@@ -264,7 +294,8 @@ fn own_options_first(words: Vec<OsString>) -> Vec<OsString> {
     let mut command = Cli::command();
     // Only then it has --help.
     command.build();
-    let verb = words.get(1).and_then(|w| w.to_str()).filter(|v| ["save", "key"].contains(v));
+    let verb =
+        words.get(1).and_then(|w| w.to_str()).filter(|v| ["save", "key", "explain"].contains(v));
     let Some(verb) = verb.and_then(|v| command.find_subcommand(v)) else { return words };
     // Whether one of our options takes a value; `None` if it is not ours.
     let takes_value = |word: &str| {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::offer;
+use crate::builder::Builder;
 use crate::cli::{Format, SaveArgs};
 use crate::engine::Engine;
 use crate::engine::arguments::BuildArguments;
@@ -17,10 +18,11 @@ use crate::engine::facts::ImageStore;
 use crate::engine::strategy::{self, Strategy};
 use crate::engine::{classic, native, replay};
 use crate::exit::{Exit, Failure};
-use crate::layout::archive::{self, About, Archive, FORMAT, StageAbout, StepAbout};
+use crate::explain::notes;
+use crate::layout::archive::{self, About, Archive, FORMAT, StageAbout};
 use crate::layout::directory::Layout;
 use crate::layout::live;
-use crate::project::Project;
+use crate::project::{Detail, Project};
 use crate::report::{Reporter, bytes, output, timestamp};
 use crate::store::file;
 use crate::store::journal::Journal;
@@ -319,7 +321,7 @@ fn project(
     engine: &Engine,
     reporter: Reporter,
 ) -> Option<Project> {
-    match Project::read(&subject.arguments, &engine.facts.platform, strategy) {
+    match Project::read(&subject.arguments, &Builder::of(engine, strategy), Detail::Files) {
         Ok(project) => Some(project),
         Err(error) => {
             reporter.warn(format!("only the built stage is saved, not the others: {error}"));
@@ -342,8 +344,15 @@ fn stages(project: Option<&Project>, named_images: &[String], subject: &Subject)
         let stage = |(index, name)| Stage {
             index,
             target: target.clone(),
-            about: StageAbout { name, digest: String::new(), image: None, steps: Vec::new() },
+            about: StageAbout {
+                name,
+                digest: String::new(),
+                image: None,
+                steps: Vec::new(),
+                base: None,
+            },
             executed: true,
+            has_layers: true,
         };
         return names.into_iter().enumerate().map(stage).collect();
     };
@@ -354,29 +363,15 @@ fn stages(project: Option<&Project>, named_images: &[String], subject: &Subject)
                 && (step.stage.is_empty() || step.stage.eq_ignore_ascii_case(name))
         })
     };
-    project
-        .stages
-        .iter()
-        .map(|stage| {
-            let name = stage.name.clone().unwrap_or_else(|| format!("stage-{}", stage.index));
-            Stage {
-                index: stage.index,
-                target: project.targets.get(stage.index).cloned().flatten(),
-                executed: executed(&name),
-                about: StageAbout {
-                    name,
-                    digest: stage.digest.clone(),
-                    image: None,
-                    steps: stage
-                        .steps
-                        .iter()
-                        .map(|s| StepAbout {
-                            text: s.instruction.chars().take(100).collect(),
-                            digest: s.digest.clone(),
-                        })
-                        .collect(),
-                },
-            }
+    notes(project)
+        .into_iter()
+        .zip(&project.stages)
+        .map(|(about, stage)| Stage {
+            index: stage.index,
+            target: project.targets.get(stage.index).cloned().flatten(),
+            executed: executed(&about.name),
+            has_layers: stage.steps.iter().any(|step| step.is_layer),
+            about,
         })
         .collect()
 }

@@ -22,7 +22,10 @@ impl Dockerfile {
         let mut planner = Planner { dockerfile: self, options, resolver, reachable };
         let target = planner.target()?;
         planner.refuse_circles()?;
-        planner.reach(target)?;
+        let first = if options.classic { 0 } else { target };
+        for stage in first..=target {
+            planner.reach(stage)?;
+        }
         planner.build(target)
     }
 }
@@ -220,7 +223,7 @@ fn inputs(stage: &PlannedStage) -> (Vec<usize>, Vec<Image>) {
     let origins = stage.steps.iter().flat_map(|step| match &step.action {
         Action::Copy(copy) => copy.origin.iter().collect::<Vec<_>>(),
         Action::Run(run) => run.mounts.iter().filter_map(|mount| mount.origin.as_ref()).collect(),
-        Action::Workdir { .. } | Action::Metadata => Vec::new(),
+        Action::Workdir { .. } | Action::Metadata { .. } => Vec::new(),
     });
     let mut indexes = BTreeSet::new();
     let mut images = BTreeSet::new();

@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct BuildOptions {
     /// The stage to build; the last one if not given.
     pub target: Option<String>,
+    /// Whether the classic builder does the build. It builds every stage up to the target, not just
+    /// those that the target needs.
+    pub classic: bool,
     /// The values of `--build-arg`.
     pub build_args: BTreeMap<String, String>,
     /// What the result is for.
@@ -31,6 +34,7 @@ impl Default for BuildOptions {
     fn default() -> Self {
         Self {
             target: None,
+            classic: false,
             build_args: BTreeMap::new(),
             target_platform: Platform::host(),
             build_platform: Platform::host(),

@@ -97,7 +97,10 @@ pub enum Action {
         owner: Option<String>,
     },
     /// Changes only what later steps see, or the image's config: makes no layer.
-    Metadata,
+    Metadata {
+        /// The instruction's words, expanded. The classic builder makes a step of them.
+        words: Vec<String>,
+    },
 }
 
 /// A `RUN`, as the builder counts it.

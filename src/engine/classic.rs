@@ -30,6 +30,8 @@ struct Wanted {
     parent: Option<Digest>,
     /// The stages that end with it; there can be two that do the same.
     ends: BTreeSet<usize>,
+    /// The number of its layers.
+    layers: usize,
 }
 
 impl Wanted {
@@ -105,6 +107,7 @@ pub fn capture_named(
             wanted.tags.extend(tag.filter(|tag| !wanted.tags.contains(tag)));
         }
     }
+    wanted.retain(|_, image| image.layers > 0);
     // No log says which images the bases are: the chains end with them.
     let ends = wanted.values_mut().filter(|w| w.parent.is_none() && w.role == Role::Step);
     for base in ends {
@@ -127,7 +130,7 @@ fn came_from(steps: &[ClassicStep], old: &Archive) -> bool {
     let ends = ends_of_stages(steps);
     let stages = old.about.as_ref().map_or(0, |a| a.stages.len());
     ends.len() == stages
-        && steps.iter().all(|step| step.cached || starts_stage(&step.text))
+        && steps.iter().all(|step| step.cached || (step.is_from() && step.triggers == 0))
         && ends.iter().all(|end| end.of(old).is_some())
 }
 
@@ -140,7 +143,7 @@ impl ClassicStep {
 
 /// The last step of each stage.
 fn ends_of_stages(steps: &[ClassicStep]) -> Vec<&ClassicStep> {
-    let is_end = |at: usize| steps.get(at + 1).is_none_or(|next| starts_stage(&next.text));
+    let is_end = |at: usize| steps.get(at + 1).is_none_or(ClassicStep::is_from);
     steps.iter().enumerate().filter(|(at, _)| is_end(*at)).map(|(_, step)| step).collect()
 }
 
@@ -169,10 +172,6 @@ fn unchanged(steps: &[ClassicStep], old: &Archive, request: &Request<'_>) -> Cap
     }
 }
 
-fn starts_stage(text: &str) -> bool {
-    text.get(..5).is_some_and(|t| t.eq_ignore_ascii_case("FROM "))
-}
-
 /// The images after each step, their parents, and the bases.
 fn images_of(
     engine: &Engine,
@@ -187,9 +186,8 @@ fn images_of(
             // `FROM scratch` has no image.
             continue;
         }
-        let is_from = starts_stage(&step.text);
-        let next_is_from = steps.get(at + 1).is_none_or(|next| starts_stage(&next.text));
-        let is_base = is_from && !made.contains(&step.image);
+        let next_is_from = steps.get(at + 1).is_none_or(ClassicStep::is_from);
+        let is_base = step.is_from() && step.triggers == 0 && !made.contains(&step.image);
         made.insert(step.image.clone());
         let role = match (is_base, next_is_from) {
             (true, _) => Role::Base,
@@ -197,6 +195,13 @@ fn images_of(
             (false, false) => Role::Step,
         };
         let id = add(engine, &mut wanted, &step.image, role, next_is_from.then_some(stage))?;
+        let mut base = Some(id.clone()).filter(|_| step.triggers > 0);
+        for _ in 0..step.triggers {
+            base = base.and_then(|id| wanted.get(&id)?.parent.clone());
+        }
+        if let Some(base) = base.filter(|id| !made.contains(id.short())) {
+            add(engine, &mut wanted, base.as_str(), Role::Base, None)?;
+        }
         if let (Some(image), Some(known)) = (wanted.get_mut(&id), request.stages.get(stage))
             && next_is_from
         {
@@ -204,6 +209,8 @@ fn images_of(
         }
         stage += usize::from(next_is_from);
     }
+    // There is nothing in them to carry, and engines refuse to export them.
+    wanted.retain(|_, image| image.layers > 0);
     Ok(wanted)
 }
 
@@ -215,8 +222,8 @@ fn add(
     role: Role,
     stage: Option<usize>,
 ) -> Result<Digest, EngineError> {
-    let EngineImage { id, parent, tags, .. } =
-        images::look_at(&engine.client, name)?.ok_or_else(|| {
+    let EngineImage { id, parent, tags, layers } = images::look_at(&engine.client, name)?
+        .ok_or_else(|| {
             EngineError::failed("name the build's images", format!("image `{name}` is gone"))
         })?;
     let entry = wanted.entry(id.clone()).or_insert_with(|| Wanted {
@@ -225,6 +232,7 @@ fn add(
         tags: Vec::new(),
         parent: parent.clone(),
         ends: BTreeSet::new(),
+        layers,
     });
     match role {
         // `FROM` needs the base by its tag, or goes to the registry.
@@ -293,6 +301,9 @@ fn export(
     wanted: &BTreeMap<Digest, Wanted>,
     reporter: Reporter,
 ) -> Result<Vec<StoredImage>, EngineError> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
     let progress = reporter.progress("exporting images", 0);
     let ids: Vec<&str> = wanted.keys().map(Digest::as_str).collect();
     let stream = engine.connection.export(&ids);
@@ -330,7 +341,7 @@ pub fn offer(engine: &Engine, archive: &Archive) -> Vec<String> {
 
 /// The names of the stages in a classic build's log; one without a name is `stage-N`.
 pub fn stages_in_log(steps: &[ClassicStep]) -> Vec<String> {
-    let starts = steps.iter().filter(|step| starts_stage(&step.text));
+    let starts = steps.iter().filter(|step| step.is_from());
     starts
         .enumerate()
         .map(|(index, from)| {

@@ -26,6 +26,8 @@ pub struct Rules {
     /// graph driver can't, and take it for a plain copy. Plain progress output shows such a step as
     /// cached only if what it is merged with is cached too; raw output tells the two apart.
     pub independent_links: bool,
+    /// Whether every instruction makes a step of its own, as with the classic builder.
+    pub every_instruction: bool,
 }
 
 /// The digests of one step.
@@ -36,6 +38,8 @@ pub(crate) struct ChainStep {
     pub(crate) state: ChainDigest,
     /// What was counted, by name; empty for a step that makes no layer.
     pub(crate) parts: Vec<(String, String)>,
+    /// The files that were asked for.
+    pub(crate) queries: Vec<ContextQuery>,
 }
 
 /// Digests the steps of one build.
@@ -46,6 +50,8 @@ pub(crate) struct Chain<'a, E> {
     pub(crate) bases: &'a BTreeMap<String, String>,
     /// The last digest of each stage that is done.
     pub(crate) stages: HashMap<usize, ChainDigest>,
+    /// What the current step has asked of the context.
+    pub(crate) asked: Vec<ContextQuery>,
 }
 
 impl<E> Chain<'_, E> {
@@ -61,9 +67,20 @@ impl<E> Chain<'_, E> {
         step: &Step,
         platform: &Platform,
     ) -> Result<ChainStep, E> {
+        self.asked.clear();
         let encoder = match &step.action {
-            Action::Metadata => {
-                return Ok(ChainStep { own: parent, state: parent, parts: Vec::new() });
+            Action::Metadata { words } if self.rules.every_instruction => {
+                let mut encoder = on(parent, "metadata");
+                encoder.list("word", words.iter().map(String::as_str));
+                encoder
+            }
+            Action::Metadata { .. } => {
+                return Ok(ChainStep {
+                    own: parent,
+                    state: parent,
+                    parts: Vec::new(),
+                    queries: Vec::new(),
+                });
             }
             Action::Workdir { path, owner } => {
                 let mut encoder = on(parent, "workdir");
@@ -78,13 +95,20 @@ impl<E> Chain<'_, E> {
                     let (own, parts) = self.copy(Encoder::new("link"), copy)?.finish();
                     let mut merge = on(parent, "merge");
                     merge.field("layer", &own.hex());
-                    return Ok(ChainStep { own, state: merge.digest(), parts });
+                    let queries = std::mem::take(&mut self.asked);
+                    return Ok(ChainStep { own, state: merge.digest(), parts, queries });
                 }
                 self.copy(on(parent, "copy"), copy)?
             }
         };
         let (own, parts) = encoder.finish();
-        Ok(ChainStep { own, state: own, parts })
+        Ok(ChainStep { own, state: own, parts, queries: std::mem::take(&mut self.asked) })
+    }
+
+    fn ask(&mut self, query: ContextQuery) -> Result<String, E> {
+        let digest = (self.context)(&query)?;
+        self.asked.push(query);
+        Ok(digest)
     }
 
     fn run(
@@ -125,7 +149,7 @@ impl<E> Chain<'_, E> {
         encoder.field("mount access", if mount.read_only { "read" } else { "write" });
         match mount.kind {
             MountKind::Bind => match ContextQuery::of_mount(planned) {
-                Some(query) => encoder.field("mount content", &(self.context)(&query)?),
+                Some(query) => encoder.field("mount content", &self.ask(query)?),
                 None => self.mount_origin(encoder, planned)?,
             },
             MountKind::Cache => {
@@ -165,7 +189,7 @@ impl<E> Chain<'_, E> {
         encoder.list("exclude", copy.exclude.iter().map(String::as_str));
         encoder.optional("checksum", copy.checksum.as_deref());
         if let Some(query) = ContextQuery::of_copy(copy) {
-            encoder.field("content", &(self.context)(&query)?);
+            encoder.field("content", &self.ask(query)?);
         } else if let Some(origin @ (Base::Stage(_) | Base::Image(_))) = &copy.origin {
             let digest = self.origin(origin)?;
             encoder.field("origin", &digest.hex());
@@ -211,7 +235,7 @@ impl<E> Chain<'_, E> {
             Base::Scratch => Encoder::new("scratch").digest(),
             Base::NamedContext(name) => {
                 let mut encoder = Encoder::new("named context");
-                encoder.field("content", &(self.context)(&ContextQuery::of_context(name))?);
+                encoder.field("content", &self.ask(ContextQuery::of_context(name))?);
                 encoder.digest()
             }
         })

@@ -33,8 +33,8 @@ fn digest(graph: &BuildGraph, rules: Rules) -> Vec<StageDigest> {
     digest_build(graph, rules, &mut context, &BTreeMap::new()).unwrap()
 }
 
-const PLAIN: Rules = Rules { independent_links: false };
-const LINKS: Rules = Rules { independent_links: true };
+const PLAIN: Rules = Rules { independent_links: false, every_instruction: false };
+const LINKS: Rules = Rules { independent_links: true, every_instruction: false };
 
 /// Returns the digest of the target.
 #[track_caller]
@@ -253,6 +253,7 @@ fn a_whole_build_has_a_stable_key() {
         platform: "linux/amd64".to_owned(),
         project: "Example".to_owned(),
         salt: String::new(),
+        ..KeyScope::default()
     };
     assert_eq!(
         Keys::new(&scope, &stages).exact(),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::harness::{Builder, Carried, Engine, Generation, Machine, Project, noise};
+use crate::harness::{Carried, DockerBuild, Engine, Generation, Job, Project, noise};
 
 const DOCKERFILE: &str = "\
 FROM busybox:1 AS deps
@@ -87,63 +87,63 @@ const EDITS: [Edit; 20] = [
 
 #[test]
 fn buildkit_on_docker_28_5() {
-    live_through_them(Generation::V28_5, Builder::Buildkit);
+    live_through_them(Generation::V28_5, DockerBuild::Buildkit);
 }
 
 #[test]
 fn buildkit_on_docker_28_5_containerd() {
-    live_through_them(Generation::V28_5Containerd, Builder::Buildkit);
+    live_through_them(Generation::V28_5Containerd, DockerBuild::Buildkit);
 }
 
 #[test]
 fn classic_on_docker_28_5() {
-    live_through_them(Generation::V28_5, Builder::Classic);
+    live_through_them(Generation::V28_5, DockerBuild::Classic);
 }
 
 #[test]
 fn classic_on_docker_20_10() {
-    live_through_them(Generation::V20_10, Builder::Classic);
+    live_through_them(Generation::V20_10, DockerBuild::Classic);
 }
 
-fn live_through_them(generation: Generation, builder: Builder) {
+fn live_through_them(generation: Generation, builder: DockerBuild) {
     let engine = Engine::shared(generation);
     let carried = Carried::nothing();
     let project = Project::new(&[("Dockerfile", DOCKERFILE)]);
     source(&project, 1);
     dependency(&project, 1);
-    let machine = Machine::fresh(&engine, builder);
-    assert_eq!(machine.build(&carried, &project).cached(), [""; 0]);
-    machine.save(&carried).assert_no_warnings();
+    let job = Job::fresh(&engine, builder);
+    assert_eq!(job.build(&carried, &project).cached(), [""; 0]);
+    job.save(&carried).assert_no_warnings();
 
     for (number, (what, edit, touched)) in (1..).zip(EDITS) {
         eprintln!("generation {number}: {what}");
         edit(&project);
-        let machine = Machine::fresh(&engine, builder);
-        machine.restore(&carried).assert_hit();
-        let report = machine.build(&carried, &project);
+        let job = Job::fresh(&engine, builder);
+        job.restore(&carried).assert_hit();
+        let report = job.build(&carried, &project);
         let dockerfile = project.read("Dockerfile");
         assert_eq!(report.ran(), dependents(&dockerfile, touched), "generation {number}: {what}");
-        machine.save(&carried).assert_no_warnings();
+        job.save(&carried).assert_no_warnings();
         carried.reader().assert_exact();
     }
 
     let archive = carried.reader();
     archive.assert_exact_for_skopeo();
-    let machine = Machine::fresh(&engine, builder);
-    machine.restore(&carried).assert_hit();
-    machine.build(&carried, &project).assert_all_cached();
-    assert!(!machine.save(&carried).changed(), "there was nothing to save");
+    let job = Job::fresh(&engine, builder);
+    job.restore(&carried).assert_hit();
+    job.build(&carried, &project).assert_all_cached();
+    assert!(!job.save(&carried).changed(), "there was nothing to save");
 
     let first = Carried::nothing();
-    let machine = Machine::fresh(&engine, builder);
-    machine.build(&first, &project);
-    machine.save(&first).assert_no_warnings();
+    let job = Job::fresh(&engine, builder);
+    job.build(&first, &project);
+    job.save(&first).assert_no_warnings();
     let first = first.reader();
     assert_eq!(archive.stages(), first.stages());
     assert_eq!(archive.blobs().len(), first.blobs().len());
     let (aged, fresh) = (archive.bytes(), first.bytes());
     assert!(aged.abs_diff(fresh) * 50 <= fresh, "{aged} bytes, a first save has {fresh}");
-    if builder == Builder::Buildkit {
+    if builder == DockerBuild::Buildkit {
         assert_eq!(archive.cache_records(), first.cache_records());
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::harness::{Builder, Carried, Engine, Generation, Machine, Project, skopeo};
+use crate::harness::{Carried, DockerBuild, Engine, Generation, Job, Project, skopeo};
 
 const DOCKERFILE: &str = "\
 FROM busybox:1 AS deps
@@ -28,25 +28,25 @@ const FILES: [&str; 3] = ["cache.tar", "cache.tar.gz", "cache.tar.zst"];
 
 #[test]
 fn docker_load_reads_the_file_of_buildkit_28_5() {
-    every_engine_loads_what_is_made_on(Generation::V28_5, Builder::Buildkit);
+    every_engine_loads_what_is_made_on(Generation::V28_5, DockerBuild::Buildkit);
 }
 
 #[test]
 fn docker_load_reads_the_file_of_classic_28_5() {
-    every_engine_loads_what_is_made_on(Generation::V28_5, Builder::Classic);
+    every_engine_loads_what_is_made_on(Generation::V28_5, DockerBuild::Classic);
 }
 
 #[test]
 fn docker_load_reads_the_file_of_buildkit_20_10() {
-    every_engine_loads_what_is_made_on(Generation::V20_10, Builder::Buildkit);
+    every_engine_loads_what_is_made_on(Generation::V20_10, DockerBuild::Buildkit);
 }
 
 #[test]
 fn docker_load_reads_the_file_of_classic_20_10() {
-    every_engine_loads_what_is_made_on(Generation::V20_10, Builder::Classic);
+    every_engine_loads_what_is_made_on(Generation::V20_10, DockerBuild::Classic);
 }
 
-fn every_engine_loads_what_is_made_on(generation: Generation, builder: Builder) {
+fn every_engine_loads_what_is_made_on(generation: Generation, builder: DockerBuild) {
     let carried = Carried::nothing();
     make_files(generation, builder, &carried, &FILES);
     for loader in [Generation::V20_10, Generation::V28_5, Generation::V28_5Containerd] {
@@ -64,10 +64,10 @@ fn every_engine_loads_what_is_made_on(generation: Generation, builder: Builder) 
 #[test]
 fn skopeo_reads_every_stage_of_the_directory_and_makes_an_image_to_load_of_it() {
     let carried = Carried::nothing();
-    make_files(Generation::V28_5, Builder::Buildkit, &carried, &[]);
+    make_files(Generation::V28_5, DockerBuild::Buildkit, &carried, &[]);
     carried.reader().assert_exact_for_skopeo();
     let engine = Engine::shared(Generation::V28_5);
-    let machine = Machine::empty(&engine, Builder::Buildkit);
+    let job = Job::empty(&engine, DockerBuild::Buildkit);
     for (stage, path, content) in STAGES {
         let source = format!("oci:{}:{stage}", carried.archive().display());
         let inspected = skopeo(["inspect", &source]).run();
@@ -78,65 +78,65 @@ fn skopeo_reads_every_stage_of_the_directory_and_makes_an_image_to_load_of_it() 
         let image = format!("from-skopeo:{stage}");
         let target = format!("docker-archive:{}:{image}", file.display());
         skopeo(["copy", "--quiet", &source, &target]).run().success();
-        load(machine.engine(), &file);
-        assert_runs(machine.engine(), &image, path, content);
+        load(job.engine(), &file);
+        assert_runs(job.engine(), &image, path, content);
         fs::remove_file(file).unwrap();
     }
 }
 
 #[test]
 fn a_file_brings_the_whole_cache_back_on_28_5() {
-    one_file_is_enough(Generation::V28_5, Builder::Buildkit, &FILES);
+    one_file_is_enough(Generation::V28_5, DockerBuild::Buildkit, &FILES);
 }
 
 #[test]
 fn a_file_brings_the_whole_cache_back_on_28_5_containerd() {
-    one_file_is_enough(Generation::V28_5Containerd, Builder::Buildkit, &FILES);
+    one_file_is_enough(Generation::V28_5Containerd, DockerBuild::Buildkit, &FILES);
 }
 
 #[test]
 fn a_file_brings_the_whole_cache_back_on_classic_28_5() {
-    one_file_is_enough(Generation::V28_5, Builder::Classic, &["cache.tar.zst"]);
+    one_file_is_enough(Generation::V28_5, DockerBuild::Classic, &["cache.tar.zst"]);
 }
 
 #[test]
 fn a_file_brings_the_whole_cache_back_on_20_10() {
-    one_file_is_enough(Generation::V20_10, Builder::Classic, &["cache.tar.gz"]);
-    one_file_is_enough(Generation::V20_10, Builder::Buildkit, &["cache.tar.zst"]);
+    one_file_is_enough(Generation::V20_10, DockerBuild::Classic, &["cache.tar.gz"]);
+    one_file_is_enough(Generation::V20_10, DockerBuild::Buildkit, &["cache.tar.zst"]);
 }
 
-fn one_file_is_enough(generation: Generation, builder: Builder, files: &[&str]) {
+fn one_file_is_enough(generation: Generation, builder: DockerBuild, files: &[&str]) {
     let carried = Carried::nothing();
     let project = make_files(generation, builder, &carried, files);
     let engine = Engine::shared(generation);
     for file in files {
         fs::remove_dir_all(carried.archive()).unwrap();
-        let machine = Machine::fresh(&engine, builder);
+        let job = Job::fresh(&engine, builder);
         let path = carried.file(file);
         let words = ["restore", "--strict", "--archive", path.to_str().unwrap()];
-        machine.dockercache(&carried, words).run().success();
+        job.dockercache(&carried, words).run().success();
         carried.reader().assert_exact();
-        machine.build(&carried, &project).assert_all_cached();
-        assert!(!machine.save(&carried).changed(), "there was nothing to save");
+        job.build(&carried, &project).assert_all_cached();
+        assert!(!job.save(&carried).changed(), "there was nothing to save");
     }
 }
 
 /// Builds and saves, the one-file forms too.
 fn make_files(
     generation: Generation,
-    builder: Builder,
+    builder: DockerBuild,
     carried: &Carried,
     files: &[&str],
 ) -> Project {
     let project =
         Project::new(&[("Dockerfile", DOCKERFILE), ("deps.txt", "deps\n"), ("main.txt", "main\n")]);
     let engine = Engine::shared(generation);
-    let machine = Machine::fresh(&engine, builder);
-    machine.build(carried, &project);
-    machine.save(carried).assert_no_warnings();
+    let job = Job::fresh(&engine, builder);
+    job.build(carried, &project);
+    job.save(carried).assert_no_warnings();
     for file in files {
         let path = carried.file(file);
-        let save = machine.dockercache(carried, ["save", "--archive", path.to_str().unwrap()]);
+        let save = job.dockercache(carried, ["save", "--archive", path.to_str().unwrap()]);
         save.run().success();
     }
     project

@@ -4,9 +4,13 @@
 //! runs the engines. A test whose engine can't run fails and says why; none is skipped.
 
 #[cfg(test)]
+mod dockerfiles;
+#[cfg(test)]
 mod engine_move;
 #[cfg(test)]
 mod engines;
+#[cfg(test)]
+mod explain;
 #[cfg(test)]
 mod generations;
 #[cfg(test)]
@@ -16,6 +20,18 @@ mod interop;
 #[cfg(test)]
 mod json;
 #[cfg(test)]
+mod key;
+#[cfg(test)]
+mod lazy;
+#[cfg(test)]
+mod prediction;
+#[cfg(test)]
 mod prune;
 #[cfg(test)]
 mod recipes;
+#[cfg(test)]
+mod round_trip;
+#[cfg(test)]
+mod words;
+#[cfg(test)]
+mod wrapperless;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use crate::harness::{
-    BuildReport, Builder, Carried, Engine, Generation, Machine, OciDirectory, Project, noise,
+    BuildReport, Carried, DockerBuild, Engine, Generation, Job, OciDirectory, Project, noise,
 };
 
 const DOCKERFILE: &str = "\
@@ -26,7 +26,7 @@ fn after_ten_exports_what_buildx_left_behind_goes_and_the_rest_still_hits() {
     let carried = Carried::nothing();
     let dirs = ["manifest", "index", "tags"];
     let project = Project::new(&[("Dockerfile", DOCKERFILE)]);
-    let machine = Machine::fresh(&engine, Builder::Buildkit);
+    let job = Job::fresh(&engine, DockerBuild::Buildkit);
     for round in 0..10 {
         project.write("main.txt", format!("round {round}\n"));
         project.write("deps.txt", noise(round / 3, 40));
@@ -36,7 +36,7 @@ fn after_ten_exports_what_buildx_left_behind_goes_and_the_rest_still_hits() {
         for (dir, option) in dirs.iter().zip(options) {
             let dir = carried.file(dir);
             let export = format!("--cache-to=type=local,mode=max,dest={}{option}", dir.display());
-            buildx(&machine, &project, [export.as_str()]);
+            buildx(&job, &project, [export.as_str()]);
         }
     }
 
@@ -44,7 +44,7 @@ fn after_ten_exports_what_buildx_left_behind_goes_and_the_rest_still_hits() {
         let cache = OciDirectory::at(carried.file(dir));
         let (all, live) = (cache.blobs(), cache.reachable());
         assert!(all.len() > live.len(), "buildx deleted by itself what it no longer needs");
-        let pruned = prune(&machine, &carried, cache.path());
+        let pruned = prune(&job, &carried, cache.path());
         assert_eq!(pruned["live_blobs"], live.len());
         assert_eq!(pruned["live_bytes"], live.values().sum::<u64>());
         assert_eq!(pruned["dropped_blobs"], all.len() - live.len());
@@ -52,20 +52,20 @@ fn after_ten_exports_what_buildx_left_behind_goes_and_the_rest_still_hits() {
         cache.assert_exact();
 
         let before = files(cache.path());
-        assert_eq!(prune(&machine, &carried, cache.path())["dropped_blobs"], 0);
+        assert_eq!(prune(&job, &carried, cache.path())["dropped_blobs"], 0);
         assert_eq!(files(cache.path()), before, "a second prune changed something");
     }
 
     for (dir, option) in [("manifest", ""), ("index", ""), ("tags", ",tag=feature")] {
-        let machine = Machine::fresh(&engine, Builder::Buildkit);
+        let job = Job::fresh(&engine, DockerBuild::Buildkit);
         let import = format!("--cache-from=type=local,src={}{option}", carried.file(dir).display());
-        buildx(&machine, &project, [import.as_str()]).assert_all_cached();
+        buildx(&job, &project, [import.as_str()]).assert_all_cached();
     }
     project.write("main.txt", "round 8\n");
     project.write("deps.txt", noise(8 / 3, 40));
-    let machine = Machine::fresh(&engine, Builder::Buildkit);
+    let job = Job::fresh(&engine, DockerBuild::Buildkit);
     let import = format!("--cache-from=type=local,src={},tag=main", carried.file("tags").display());
-    buildx(&machine, &project, [import.as_str()]).assert_all_cached();
+    buildx(&job, &project, [import.as_str()]).assert_all_cached();
 }
 
 #[test]
@@ -74,12 +74,12 @@ fn nothing_is_deleted_while_a_document_is_unreadable() {
     let carried = Carried::nothing();
     let project = Project::new(&[("Dockerfile", DOCKERFILE), ("main.txt", "one\n")]);
     project.write("deps.txt", noise(1, 4));
-    let machine = Machine::fresh(&engine, Builder::Buildkit);
+    let job = Job::fresh(&engine, DockerBuild::Buildkit);
     let dir = carried.file("cache");
     let export = format!("--cache-to=type=local,mode=max,dest={}", dir.display());
-    buildx(&machine, &project, [export.as_str()]);
+    buildx(&job, &project, [export.as_str()]);
     project.write("main.txt", "two\n");
-    buildx(&machine, &project, [export.as_str()]);
+    buildx(&job, &project, [export.as_str()]);
 
     let cache = OciDirectory::at(dir.clone());
     let latest = cache.tags()["latest"]["digest"].as_str().unwrap().replace("sha256:", "");
@@ -97,29 +97,29 @@ fn nothing_is_deleted_while_a_document_is_unreadable() {
             None => fs::remove_file(path).unwrap(),
         }
         let before = files(&dir);
-        let prune = machine.dockercache(&carried, ["prune", dir.to_str().unwrap()]).run();
+        let prune = job.dockercache(&carried, ["prune", dir.to_str().unwrap()]).run();
         assert!(prune.code(3).stderr.contains("error: "), "{prune:?}");
         assert_eq!(files(&dir), before, "something was deleted");
         fs::write(&manifest, &whole).unwrap();
         fs::write(dir.join("index.json"), &index).unwrap();
     }
-    prune(&machine, &carried, &dir);
+    prune(&job, &carried, &dir);
     cache.assert_exact();
 }
 
 fn buildx<'a>(
-    machine: &Machine<'_>,
+    job: &Job<'_>,
     project: &Project,
     flags: impl IntoIterator<Item = &'a str>,
 ) -> BuildReport {
     let words = ["buildx", "build", "--provenance=false", "--output=type=cacheonly"];
-    let run = machine.docker(words.into_iter().chain(flags).chain(["."])).in_dir(project.path());
+    let run = job.docker(words.into_iter().chain(flags).chain(["."])).in_dir(project.path());
     run.run().success().build_report()
 }
 
-fn prune(machine: &Machine<'_>, carried: &Carried, dir: &Path) -> serde_json::Value {
+fn prune(job: &Job<'_>, carried: &Carried, dir: &Path) -> serde_json::Value {
     let words = ["prune", "--format", "json", dir.to_str().unwrap()];
-    let run = machine.dockercache(carried, words).run();
+    let run = job.dockercache(carried, words).run();
     serde_json::from_str(&run.success().stdout).unwrap()
 }
 

@@ -1,7 +1,7 @@
 //! The recipes of 2018, for the classic builder: save a tagged image with its history, or what a
 //! build's log names.
 
-use crate::harness::{Builder, Carried, Engine, Generation, Machine, Project};
+use crate::harness::{Carried, DockerBuild, Engine, Generation, Job, Project};
 
 const DOCKERFILE: &str = "\
 FROM busybox:1 AS build
@@ -30,28 +30,24 @@ fn a_tagged_image_comes_back(generation: Generation) {
     let engine = Engine::shared(generation);
     let carried = Carried::nothing();
     let project = project();
-    let machine = Machine::fresh(&engine, Builder::Classic);
-    machine
-        .docker(["build", "-t", "app:1", "-t", "other", "."])
-        .in_dir(project.path())
-        .run()
-        .success();
+    let job = Job::fresh(&engine, DockerBuild::Classic);
+    job.docker(["build", "-t", "app:1", "-t", "other", "."]).in_dir(project.path()).run().success();
     let id = engine.image_id("app:1");
-    machine.dockercache(&carried, ["save", "--image", "app:1"]).run().success();
+    job.dockercache(&carried, ["save", "--image", "app:1"]).run().success();
     carried.reader().assert_exact();
 
-    let machine = Machine::empty(&engine, Builder::Classic);
-    machine.restore(&carried).assert_hit();
+    let job = Job::empty(&engine, DockerBuild::Classic);
+    job.restore(&carried).assert_hit();
     assert_eq!(engine.image_id("app:1"), id);
     assert_eq!(tags(&engine), ["app:1", "busybox:1"], "tags that were not named");
     // Only this image's stage was saved: the stage before it runs again, with the same outcome.
-    let report = machine.build(&carried, &project);
+    let report = job.build(&carried, &project);
     assert_eq!(report.cached(), LAST_STAGE);
 
     // The next generation goes by the same recipe.
-    machine.dockercache(&carried, ["save", "--image", "app:1", "--image", "app"]).run().success();
-    let machine = Machine::empty(&engine, Builder::Classic);
-    machine.restore(&carried).assert_hit();
+    job.dockercache(&carried, ["save", "--image", "app:1", "--image", "app"]).run().success();
+    let job = Job::empty(&engine, DockerBuild::Classic);
+    job.restore(&carried).assert_hit();
     assert_eq!(tags(&engine), ["app:1", "app:latest", "busybox:1"]);
 }
 
@@ -70,26 +66,26 @@ fn what_a_log_names_comes_back(generation: Generation) {
     let project = project();
     for from_stdin in [false, true] {
         let carried = Carried::nothing();
-        let machine = Machine::fresh(&engine, Builder::Classic);
-        let log = machine.docker(["build", "-t", "app", "."]).in_dir(project.path()).run();
+        let job = Job::fresh(&engine, DockerBuild::Classic);
+        let log = job.docker(["build", "-t", "app", "."]).in_dir(project.path()).run();
         let log = log.success().stdout.clone();
         let id = engine.image_id("app");
         if from_stdin {
-            machine.dockercache(&carried, ["save", "--from-log", "-"]).stdin(log).run().success();
+            job.dockercache(&carried, ["save", "--from-log", "-"]).stdin(log).run().success();
         } else {
             std::fs::write(carried.file("log"), log).unwrap();
             let path = carried.file("log");
             let words = ["save", "--from-log", path.to_str().unwrap()];
-            machine.dockercache(&carried, words).run().success();
+            job.dockercache(&carried, words).run().success();
         }
         carried.reader().assert_exact();
         let (noted, _) = carried.reader().stages();
         assert_eq!(noted.into_iter().collect::<Vec<_>>(), ["build", "stage-1"]);
 
-        let machine = Machine::empty(&engine, Builder::Classic);
-        machine.restore(&carried).assert_hit();
+        let job = Job::empty(&engine, DockerBuild::Classic);
+        job.restore(&carried).assert_hit();
         assert_eq!(tags(&engine), ["busybox:1"], "a base needs its tag, and only a base");
-        machine.build(&carried, &project).assert_all_cached();
+        job.build(&carried, &project).assert_all_cached();
         assert_eq!(engine.image_id("app"), id);
     }
 }
@@ -100,12 +96,12 @@ fn on_buildkit_they_say_why_they_cant_and_what_to_use() {
         let engine = Engine::shared(generation);
         let carried = Carried::nothing();
         let project = project();
-        let machine = Machine::fresh(&engine, Builder::Buildkit);
-        let build = machine.docker(["build", "-t", "app", "."]).in_dir(project.path());
+        let job = Job::fresh(&engine, DockerBuild::Buildkit);
+        let build = job.docker(["build", "-t", "app", "."]).in_dir(project.path());
         let log = build.run().success().stderr.clone();
         for run in [
-            machine.dockercache(&carried, ["save", "--image", "app"]).run(),
-            machine.dockercache(&carried, ["save", "--from-log", "-"]).stdin(log).run(),
+            job.dockercache(&carried, ["save", "--image", "app"]).run(),
+            job.dockercache(&carried, ["save", "--from-log", "-"]).stdin(log).run(),
         ] {
             let said = &run.code(2).stderr;
             assert!(said.contains("BuildKit"), "{said}");
@@ -119,8 +115,8 @@ fn on_buildkit_they_say_why_they_cant_and_what_to_use() {
 fn an_image_that_is_not_there_is_named() {
     let engine = Engine::shared(Generation::V28_5);
     let carried = Carried::nothing();
-    let machine = Machine::fresh(&engine, Builder::Classic);
-    let run = machine.dockercache(&carried, ["save", "--image", "absent:1"]).run();
+    let job = Job::fresh(&engine, DockerBuild::Classic);
+    let run = job.dockercache(&carried, ["save", "--image", "absent:1"]).run();
     assert!(run.code(2).stderr.contains("`absent:1`"), "{run:?}");
 }
 

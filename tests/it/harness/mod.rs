@@ -1,15 +1,21 @@
 //! What integration tests share: engines, projects, commands and readers of build logs.
 
 mod build_report;
+mod builder;
 mod engine;
+mod image;
 mod invocation;
+mod job;
 mod machine;
 mod oci_reader;
 mod project;
 
-pub(crate) use build_report::BuildReport;
-pub(crate) use engine::{Engine, Generation};
-pub(crate) use invocation::dockercache;
-pub(crate) use machine::{Builder, Carried, Machine, noise};
+pub(crate) use build_report::{BuildReport, Outcome};
+pub(crate) use builder::{Builder, on_buildkit, on_every_builder};
+pub(crate) use engine::{Engine, Generation, busybox_tree};
+pub(crate) use image::Image;
+pub(crate) use invocation::{Run, dockercache};
+pub(crate) use job::{Carried, DockerBuild, Job, noise};
+pub(crate) use machine::{Files, Machine};
 pub(crate) use oci_reader::{OciDirectory, skopeo};
 pub(crate) use project::Project;
