@@ -20,91 +20,17 @@
 #   DOCKER_BUILDKIT     0 for the classic builder (1 by default, on Docker 20.10 too)
 #   BASES               pull or packages: where the base images come from (see examples/bases.sh)
 #   KEEP                1 leaves the engine, the archive and the logs behind
-set -euo pipefail
-shopt -s inherit_errexit
-export LC_ALL=C DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-1} BUILDKIT_PROGRESS=plain
-
-here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
-engine=$here/../tests/engines/engine.sh
-bases=$here/bases.sh
-generation=${1:-28.5}
-name=demo-$$
-
-say() {
-  printf '\n\033[1m== %s\033[0m\n' "$*" >&2
-}
-
-die() {
-  echo "demo.sh: $*" >&2
-  exit 1
-}
-
-# ---------------------------------------------------------------------------------------- set-up
-
-[ "$(id -u)" = 0 ] || die "needs root: it installs and starts a Docker engine"
-if ! command -v jq >/dev/null; then
-  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq jq >/dev/null
-fi
-
-# `sudo` may hide the Rust toolchain of the user who called it.
-if ! command -v cargo >/dev/null; then
-  caller=$(getent passwd "${SUDO_USER:-root}" | cut -d : -f 6)
-  PATH=$PATH:$caller/.cargo/bin
-  command -v cargo >/dev/null || die "needs Rust: see https://rustup.rs"
-  export CARGO_HOME=${CARGO_HOME:-$caller/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$caller/.rustup}
-fi
-
-work=$(mktemp -d)
-clean_up() {
-  if [ "${KEEP:-0}" = 1 ]; then
-    echo "kept: $work and the engine $name (\`$engine env $name\`, \`$engine stop $name\`)" >&2
-    return
-  fi
-  "$engine" stop "$name" || true
-  rm -rf "$work"
-}
-trap clean_up EXIT
-trap 'exit 130' INT TERM
-
-say "Installing and starting Docker $generation"
-"$engine" install "$generation"
-lines=$("$engine" start "$name" "$generation")
-set -a
-eval "$lines"
-set +a
+# shellcheck source-path=SCRIPTDIR source=machine.sh
+. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/machine.sh"
 
 say "Getting the project's sources and base images"
 "$here/wordcount/fetch-sources.sh"
 "$bases" "$name"
 
-if [ -n "${DOCKERCACHE_BIN:-}" ]; then
-  dockercache=$(readlink -f "$DOCKERCACHE_BIN")
-else
-  say "Building dockercache"
-  cargo build --release --locked --manifest-path "$here/../Cargo.toml"
-  dockercache=$(cargo metadata --no-deps --format-version 1 --manifest-path "$here/../Cargo.toml" |
-    jq -r .target_directory)/release/dockercache
-fi
-
-export PATH=$ENGINE_BIN:$PATH DOCKERCACHE_DIR=$work/archive
 cp -R "$here/wordcount" "$work/wordcount"
 cd "$work/wordcount"
 
 # ----------------------------------------------------------------------------------- measurements
-
-# Prints how many steps a build log says were executed and cached.
-steps() {
-  awk '
-    /^#[0-9]+ \[([^]]* )?[0-9]+\/[0-9]+\] / { if ($0 !~ /\] FROM /) step[$1] = 1; next }
-    /^#[0-9]+ CACHED/ { cached[$1] = 1 }
-    /^#[0-9]+ DONE/ { done[$1] = 1 }
-    /^Step [0-9]+\/[0-9]+ : / { classic++; if (toupper($4) == "FROM") from++ }
-    /^ ---> Using cache/ { hits++ }
-    END {
-      for (s in step) if (s in cached) hits++; else if (s in done) runs++
-      print runs + (classic ? classic - from - hits : 0), hits + 0
-    }' "$1"
-}
 
 # Prints how many bytes of the archive a build log says were fetched.
 bytes_read() {
@@ -122,20 +48,9 @@ bytes_read() {
   human "$total"
 }
 
-archive_size() {
-  human "$(find "$DOCKERCACHE_DIR" -type f -printf '%s\n' | awk '{ sum += $1 } END { print sum + 0 }')"
-}
-
 # Prints how many blobs of the archive are live and dead.
 blobs() {
-  "$dockercache" inspect --format json |
-    jq -r '[.blobs[] | if .live then "live" else "dead" end]
-      | "\(map(select(. == "live")) | length) \(map(select(. == "dead")) | length)"' ||
-    echo "? ?"
-}
-
-human() {
-  numfmt --to=iec --suffix=B "$1"
+  "$dockercache" inspect --format json | jq -r '"\(.live.blobs) \(.dead.blobs)"'
 }
 
 # Runs a command of the phase, times it, and keeps its log and a row of the table.
@@ -146,27 +61,18 @@ phase() {
   shift 2
   say "$title: dockercache $verb $*"
   "$dockercache" "$verb" "$@" 2>&1 | tee "$log" >&2
-  seconds=$(awk "BEGIN { printf \"%.1f\", $EPOCHREALTIME - $started }")
+  seconds=$(since "$started")
   case $verb in
     build)
       read -r executed cached < <(steps "$log")
       read=$(bytes_read "$log")
       ;;
     save)
-      size=$(archive_size)
+      size=$(human "$(bytes_in "$DOCKERCACHE_DIR")")
       read -r live dead < <(blobs)
       ;;
   esac
   rows+=("$title|$seconds|$executed|$cached|$read|$size|$live|$dead")
-}
-
-# The same engine with nothing in it. Only the base images are there again, as on a machine whose
-# registry has them.
-new_machine() {
-  say "A new, empty engine"
-  "$engine" wipe "$name"
-  [ -z "$(docker images --all --quiet)" ] || die "the engine is not empty"
-  "$bases" "$name"
 }
 
 # ------------------------------------------------------------------------------------------ run
@@ -189,8 +95,7 @@ phase "save again" save
 say "The program that was built, reading its own source"
 docker run --interactive --rm wordcount 3 <src/main.c
 
-printf '\nDocker %s, %s\n\n' "$generation" \
-  "$([ "$DOCKER_BUILDKIT" = 0 ] && echo "classic builder" || echo BuildKit)"
+printf '\nDocker %s, %s\n\n' "$generation" "$(builder)"
 format='%-28s %8s %9s %7s %7s %8s %5s %5s\n'
 # shellcheck disable=SC2059 # one format for all rows
 printf "$format" phase seconds executed cached read archive live dead

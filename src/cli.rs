@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::engine::strategy::Strategy;
+use crate::key::MaxAge;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,6 +23,13 @@ Examples:
   A key for the CI's cache, known before the build:
     dockercache key --format json -t app .
 
+Environment:
+  DOCKERCACHE_DIR       the directory, for every verb (default: /tmp/dockercache)
+  DOCKERCACHE_STRATEGY  overrules how the engine's cache is carried: see `restore --help`
+  DOCKER_HOST and all else that the docker client reads counts as for the client
+
+Results are printed on standard output, messages on standard error.
+
 Exit codes:
   0  hit, miss, or nothing to save    3  the archive is corrupt
   1  with --strict: a miss            4  the engine is not reachable, or failed
@@ -31,7 +39,8 @@ Exit codes:
 /// Docker layer caching for CI machines that start with an empty engine.
 ///
 /// Keeps the build cache of every stage of a Dockerfile in one directory, which your CI's cache
-/// carries from job to job, and drops whatever the last build no longer uses.
+/// carries from job to job, and drops whatever the last build no longer uses. Your Dockerfile,
+/// your image and your tags stay as they are.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
@@ -47,30 +56,48 @@ pub enum Verb {
     ///
     /// Takes the arguments of `docker build` and `docker buildx build` and adds --cache-from.
     /// The image and its tags are those of your own build. A cache that is missing, damaged or
-    /// of no use to this engine is left out, and the build runs without it.
+    /// of no use to this engine is left out, and the build runs without it. All arguments are the
+    /// build's: the directory comes from `DOCKERCACHE_DIR` alone. Ends with the build's exit code.
     Build(BuildArgs),
     /// Write the last build's cache into the directory
     ///
     /// Without build arguments, saves what the last `dockercache build` with this directory
-    /// built. With the arguments of a plain `docker build`, saves what that built.
+    /// built. With the arguments of a plain `docker build` that has just run, saves what that
+    /// built. Takes the stages that changed from the engine, keeps the others, and deletes what
+    /// the build no longer uses. A kill at any moment leaves the old archive or the new one.
     Save(SaveArgs),
     /// Check the directory and make its cache ready for a build
     ///
     /// Verifies every blob, leaves out what is damaged, and loads images where the classic
-    /// builder needs them. Prints the flags for a plain `docker buildx build` on standard output.
+    /// builder needs them. Prints the flags that a plain `docker buildx build` (or, with the
+    /// classic builder, `docker build`) needs to use the cache; nothing if it needs none, or on a
+    /// miss. `dockercache build` adds them by itself.
     Restore(RestoreArgs),
     /// Print cache keys, known before the build, most exact first
+    ///
+    /// Each key is a prefix of the one before it: a CI cache that matches by prefix falls back to
+    /// the archive with which most stages are shared. They are made from the Dockerfile, the
+    /// files of the context that it uses, and the kind of engine. The builder alone decides what
+    /// is a hit: a wrong key costs time, never correctness.
     Key(KeyArgs),
+    /// Say which steps of a build are in the archive, and what has changed for the others
+    ///
+    /// Compares the project as it is now with the one that was saved: the first changed file,
+    /// argument, instruction or base of each step. Reads no layer and runs no build.
+    Explain(ExplainArgs),
     /// Show what is in the directory: stages, layers, sizes, what is shared and what is dead
     Inspect(InspectArgs),
     /// Delete what an OCI image layout no longer uses; also works on a buildx local cache
+    ///
+    /// `save` does this by itself. What goes are blobs that `index.json` no longer reaches:
+    /// `docker buildx build --cache-to type=local` adds to its directory and deletes nothing.
     Prune(PruneArgs),
 }
 
 /// Where the archive is.
 #[derive(Debug, Args)]
 pub struct Directory {
-    /// The archive's directory
+    /// The directory that holds the archive
     #[arg(
         long = "cache-dir",
         value_name = "DIR",
@@ -83,13 +110,13 @@ pub struct Directory {
 /// How a command speaks.
 #[derive(Debug, Args)]
 pub struct Speech {
-    /// What to print on standard output
+    /// How to print the result on standard output
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub format: Format,
-    /// Say nothing but warnings and errors
+    /// Print no messages but warnings and errors
     #[arg(short, long)]
     pub quiet: bool,
-    /// Fail on a miss, and on what is otherwise a warning
+    /// End with exit code 1 on a miss, and on what is otherwise a warning
     #[arg(long, env = "DOCKERCACHE_STRICT")]
     pub strict: bool,
 }
@@ -97,13 +124,13 @@ pub struct Speech {
 /// Forms of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people
+    /// Plain lines: what the verb's help says
     Text,
     /// One JSON object with a schema version
     Json,
-    /// `NAME=value` lines for a shell
+    /// `DOCKERCACHE_NAME='value'` lines, for a shell's `eval`
     Env,
-    /// For `$GITHUB_OUTPUT`
+    /// `name=value` lines, to be appended to `$GITHUB_OUTPUT`
     Github,
 }
 
@@ -111,6 +138,11 @@ pub enum Format {
 #[derive(Debug, Args)]
 pub struct Engine {
     /// Overrule the detected strategy: buildkit-local, buildkit-replay or classic
+    ///
+    /// buildkit-local: the builder exports its cache itself (containerd image store, builders in
+    /// containers). buildkit-replay: BuildKit on an engine with a graph driver; each changed stage
+    /// is built again from cache and taken as an image. classic: the builder before BuildKit;
+    /// images are saved and loaded.
     #[arg(long, value_name = "NAME", env = "DOCKERCACHE_STRATEGY")]
     pub strategy: Option<Strategy>,
 }
@@ -119,24 +151,26 @@ pub struct Engine {
 #[derive(Debug, Args)]
 #[command(override_usage = "dockercache build [any arguments of docker build]")]
 pub struct BuildArgs {
-    /// Arguments of `docker build`
+    /// Arguments of `docker build`, such as `-t app .`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
     pub arguments: Vec<OsString>,
 }
 
 /// `save`
 #[derive(Debug, Args)]
+#[command(override_usage = "dockercache save [OPTIONS] [arguments of the docker build]")]
 pub struct SaveArgs {
     /// The directory
     #[command(flatten)]
     pub directory: Directory,
-    /// Also write the archive as one file: .tar, .tar.gz or .tar.zst
+    /// Also write the archive as one file, .tar, .tar.gz or .tar.zst, which `docker load` reads
     #[arg(long, value_name = "FILE")]
     pub archive: Option<PathBuf>,
-    /// Save tagged images with their history instead of a build (classic builder)
+    /// Save this tagged image with its history instead of a build (classic builder); repeatable
     #[arg(long, value_name = "NAME", conflicts_with = "from_log")]
     pub image: Vec<String>,
-    /// Save the images that a build's log names, from a file or `-` (classic builder)
+    /// Save the images that the `--->` lines of this build log name; `-` reads standard input
+    /// (classic builder)
     #[arg(long, value_name = "FILE")]
     pub from_log: Option<PathBuf>,
     /// The engine
@@ -145,7 +179,7 @@ pub struct SaveArgs {
     /// The output
     #[command(flatten)]
     pub speech: Speech,
-    /// Arguments of the `docker build` to save
+    /// Arguments of the `docker build` to save; none: the last `dockercache build`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BUILD ARGUMENTS")]
     pub arguments: Vec<OsString>,
 }
@@ -169,19 +203,45 @@ pub struct RestoreArgs {
 
 /// `key`
 #[derive(Debug, Args)]
+#[command(override_usage = "dockercache key [OPTIONS] <arguments of the docker build>")]
 pub struct KeyArgs {
-    /// A name that keeps projects apart; default: the context's directory
+    /// A name that keeps projects apart; default: the name of the context's directory
     #[arg(long, value_name = "NAME", env = "DOCKERCACHE_PROJECT")]
     pub project: Option<String>,
-    /// Anything else that shall change all keys
+    /// Any text that shall change all keys, such as a date to start anew
     #[arg(long, value_name = "TEXT", default_value = "", env = "DOCKERCACHE_SALT")]
     pub salt: String,
-    /// Also write one file per level into this directory, for keys made of checksums
+    /// Let base images count by what they are, not by their names: looked up in the engine, or
+    /// else in their registry; where that fails, the name counts after a warning
+    #[arg(long)]
+    pub resolve_base: bool,
+    /// Make other keys after this time, such as 7d, so that updates of base images get in
+    #[arg(long, value_name = "TIME", env = "DOCKERCACHE_MAX_AGE")]
+    pub max_age: Option<MaxAge>,
+    /// Also write the keys into this directory, for CI keys made of file checksums: `level-1`,
+    /// the most exact, to `level-8`, the project's; always all eight
     #[arg(long, value_name = "DIR")]
     pub write: Option<PathBuf>,
-    /// Print the files that count, one per line, instead of keys
+    /// Print the context's files that count, one per line, instead of keys
     #[arg(long)]
     pub list_inputs: bool,
+    /// The engine
+    #[command(flatten)]
+    pub engine: Engine,
+    /// The output
+    #[command(flatten)]
+    pub speech: Speech,
+    /// Arguments of the `docker build` to come
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BUILD ARGUMENTS")]
+    pub arguments: Vec<OsString>,
+}
+
+/// `explain`
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The directory
+    #[command(flatten)]
+    pub directory: Directory,
     /// The engine
     #[command(flatten)]
     pub engine: Engine,
@@ -231,11 +291,18 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Err
 }
 
 fn own_options_first(words: Vec<OsString>) -> Vec<OsString> {
-    let command = Cli::command();
-    let verb = words.get(1).and_then(|w| w.to_str()).filter(|v| ["save", "key"].contains(v));
+    let mut command = Cli::command();
+    // Only then it has --help.
+    command.build();
+    let verb =
+        words.get(1).and_then(|w| w.to_str()).filter(|v| ["save", "key", "explain"].contains(v));
     let Some(verb) = verb.and_then(|v| command.find_subcommand(v)) else { return words };
-    let takes_value = |name: &str| {
-        let argument = verb.get_arguments().find(|a| a.get_long() == Some(name))?;
+    // Whether one of our options takes a value; `None` if it is not ours.
+    let takes_value = |word: &str| {
+        let argument = verb.get_arguments().find(|argument| match word.strip_prefix("--") {
+            Some(long) => argument.get_long() == Some(long.split('=').next().unwrap_or(long)),
+            None => argument.get_short().is_some_and(|short| word == format!("-{short}")),
+        })?;
         Some(argument.get_action().takes_values())
     };
     let mut own = words[..2].to_vec();
@@ -247,8 +314,7 @@ fn own_options_first(words: Vec<OsString>) -> Vec<OsString> {
             break;
         }
         let text = word.to_string_lossy().into_owned();
-        let name = text.strip_prefix("--").map(|n| n.split('=').next().unwrap_or(n));
-        match name.and_then(takes_value) {
+        match takes_value(&text) {
             Some(with_value) => {
                 own.push(word);
                 if with_value && !text.contains('=') {
@@ -287,6 +353,17 @@ mod tests {
             assert_eq!(args.speech.format, Format::Json, "{line}");
             assert_eq!(args.arguments, ["-t", "app", "-f", "Other", "."], "{line}");
         }
+    }
+
+    #[test]
+    fn help_and_short_options_are_ours() {
+        for line in ["dockercache save --help", "dockercache key -h", "dockercache key -t a . -h"] {
+            let error = parse(line.split(' ').map(OsString::from)).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::DisplayHelp, "{line}");
+        }
+        let cli = parse(["dockercache", "save", "-q"].map(OsString::from)).unwrap();
+        let Verb::Save(args) = cli.verb else { panic!() };
+        assert!(args.speech.quiet && args.arguments.is_empty());
     }
 
     #[test]

@@ -3,11 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::context::{self, BuildContext};
-use crate::dockerfile::{BuildGraph, BuildOptions, Dockerfile, Platform};
+use crate::builder::{Builder, FoundBase};
+use crate::context::{self, BuildContext, ContextEntry, ListForm};
+use crate::dockerfile::{
+    Base, BuildGraph, BuildOptions, Dockerfile, Image, PlannedStage, Platform,
+};
 use crate::engine::arguments::{BuildArguments, ContextSource};
 use crate::engine::strategy::Strategy;
-use crate::key::{ContextQuery, Rules, StageDigest, digest_build};
+use crate::key::{ContextQuery, StageDigest, digest_build};
+use crate::layout::archive::BaseAbout;
 
 /// Flags whose value the builder counts for every `RUN`.
 const RUN_SETTINGS: &[&str] = &["network", "add-host", "shm-size", "ulimit", "cgroup-parent"];
@@ -18,14 +22,29 @@ pub struct Project {
     pub named: Vec<u8>,
     /// The names for `--target`, by the stage's place in the file; `None` if it can't be reached.
     pub targets: Vec<Option<String>>,
+    /// What the builder predefines as `TARGETSTAGE`, if the Dockerfile mentions it.
+    pub target_stage: Option<String>,
     /// `<Dockerfile>.dockerignore`, if that is what is in force.
     pub ignore_file: Option<PathBuf>,
     /// The stages that the build needs, dependencies first, with their digests.
     pub stages: Vec<StageDigest>,
-    /// Every file of the context that counts, relative to it.
-    pub inputs: Vec<PathBuf>,
+    /// What each stage starts from, in the order of `stages`.
+    pub bases: Vec<BaseAbout>,
+    /// The files that count, by the question that asked for them; empty without [`Detail::Files`].
+    pub files: BTreeMap<ContextQuery, Vec<ContextEntry>>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
     /// A name for the project, if the user gives none: the context's directory.
     pub name: String,
+}
+
+/// How much of a project is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Digests alone, which takes the least time and memory.
+    Digests,
+    /// Every file that counts as well.
+    Files,
 }
 
 /// Why a project can't be read. The builder may still be able to build it.
@@ -37,8 +56,8 @@ impl Project {
     /// Reads what `arguments` name.
     pub fn read(
         arguments: &BuildArguments,
-        platform: &str,
-        strategy: Strategy,
+        builder: &Builder,
+        detail: Detail,
     ) -> Result<Self, ProjectError> {
         let root = match arguments.context() {
             ContextSource::Directory(dir) => dir,
@@ -59,27 +78,109 @@ impl Project {
             .map_err(|e| wrong(format!("failed to read `{}`: {e}", path.display())))?;
         let dockerfile = Dockerfile::parse(&source, &path.display().to_string())
             .map_err(|e| wrong(e.to_string()))?;
-        let options = options(arguments, platform)?;
-        let graph = plan(&dockerfile, &options, strategy)?;
+        let options = options(arguments, builder)?;
+        let target_stage = target_stage(&dockerfile, &options);
+        let planned = Planned::new(&dockerfile, options, builder)?;
         let context = BuildContext::open(&root, Some(&path)).map_err(|e| wrong(e.to_string()))?;
-        let mut contexts = Contexts { main: &context, named: named_contexts(arguments)? };
-        let mut inputs = BTreeSet::new();
-        let rules = Rules { independent_links: independent_links(strategy) };
+        let mut contexts = Contexts {
+            main: &context,
+            named: named_contexts(arguments)?,
+            form: builder.form(),
+            detail,
+            files: BTreeMap::new(),
+        };
         let stages = digest_build(
-            &graph,
-            rules,
-            &mut |query| contexts.digest(query, &mut inputs),
-            &BTreeMap::new(),
+            &planned.graph,
+            builder.rules(),
+            &mut |query| contexts.digest(query),
+            &planned.counted(builder),
         )?;
         let (named, targets) = dockerfile.with_names();
         Ok(Self {
             named,
             targets,
+            target_stage,
             ignore_file: own_ignore_file(&context, &root),
             stages,
-            inputs: inputs.into_iter().collect(),
+            bases: planned.graph.stages.iter().map(|stage| planned.base_of(stage)).collect(),
+            files: contexts.files,
+            warnings: planned.warnings,
             name: name_of(&root),
         })
+    }
+
+    /// Every file of a context that counts, relative to it.
+    pub fn inputs(&self) -> Vec<PathBuf> {
+        let mut inputs = BTreeSet::new();
+        for (query, entries) in &self.files {
+            let prefix = query.named_context.as_ref().map(PathBuf::from).unwrap_or_default();
+            inputs.extend(entries.iter().map(|entry| prefix.join(&entry.path)));
+        }
+        inputs.into_iter().collect()
+    }
+}
+
+/// A build that is planned with all that is known of its base images.
+struct Planned {
+    graph: BuildGraph,
+    bases: BTreeMap<Image, FoundBase>,
+    warnings: Vec<String>,
+}
+
+impl Planned {
+    fn new(
+        dockerfile: &Dockerfile,
+        mut options: BuildOptions,
+        builder: &Builder,
+    ) -> Result<Self, ProjectError> {
+        let mut bases = BTreeMap::new();
+        let mut asked = BTreeSet::new();
+        let mut warnings = Vec::new();
+        loop {
+            let graph = dockerfile.plan(&options).map_err(|e| wrong(e.to_string()))?;
+            let new: Vec<Image> =
+                graph.images().into_iter().filter(|i| !asked.contains(*i)).cloned().collect();
+            let known = bases.len();
+            for image in new {
+                match builder.base(&image) {
+                    Ok(Some(found)) => {
+                        options.base_configs.insert(image.clone(), found.image.config.clone());
+                        bases.insert(image.clone(), found);
+                    }
+                    Ok(None) => {}
+                    Err(reason) => {
+                        warnings
+                            .push(format!("`{}` counts by its name: {reason}", image.reference));
+                    }
+                }
+                asked.insert(image);
+            }
+            // A base's triggers may read further images.
+            if bases.len() == known {
+                return Ok(Self { graph, bases, warnings });
+            }
+        }
+    }
+
+    /// What external images count by, where not by their names.
+    fn counted(&self, builder: &Builder) -> BTreeMap<String, String> {
+        let counted = self.bases.iter().filter(|_| builder.resolves_bases());
+        counted.map(|(image, found)| (image.reference.clone(), found.identity.clone())).collect()
+    }
+
+    fn base_of(&self, stage: &PlannedStage) -> BaseAbout {
+        let (name, identity) = match &stage.base {
+            Base::Image(image) => {
+                (image.reference.clone(), self.bases.get(image).map(|b| b.identity.clone()))
+            }
+            Base::Stage(index) => {
+                let base = self.graph.stages.iter().find(|s| s.index == *index);
+                (base.and_then(|b| b.name.clone()).unwrap_or(format!("stage-{index}")), None)
+            }
+            Base::Scratch => ("scratch".to_owned(), None),
+            Base::NamedContext(name) => (name.clone(), None),
+        };
+        BaseAbout { name, identity }
     }
 }
 
@@ -87,15 +188,17 @@ fn wrong(message: impl Into<String>) -> ProjectError {
     ProjectError(message.into())
 }
 
-fn options(arguments: &BuildArguments, platform: &str) -> Result<BuildOptions, ProjectError> {
+fn options(arguments: &BuildArguments, builder: &Builder) -> Result<BuildOptions, ProjectError> {
     let text = |value: &std::ffi::OsStr| value.to_string_lossy().into_owned();
-    let own = Platform::parse(platform).unwrap_or_else(|_| Platform::host());
+    let own = Platform::parse(&builder.platform).unwrap_or_else(|_| Platform::host());
     let target_platform = match arguments.value("platform") {
         Some(asked) => Platform::parse(&text(asked)).map_err(|e| wrong(e.to_string()))?,
         None => own.clone(),
     };
     Ok(BuildOptions {
         target: arguments.value("target").map(text),
+        classic: builder.strategy == Strategy::Classic,
+        knows_newer_arguments: builder.knows_newer_arguments(),
         build_args: arguments.build_args(|name| std::env::var(name).ok()),
         target_platform,
         build_platform: own,
@@ -111,63 +214,46 @@ fn options(arguments: &BuildArguments, platform: &str) -> Result<BuildOptions, P
     })
 }
 
-/// The stages that the builder builds: those that the target needs, or, by the classic builder,
-/// all up to it.
-fn plan(
-    dockerfile: &Dockerfile,
-    options: &BuildOptions,
-    strategy: Strategy,
-) -> Result<BuildGraph, ProjectError> {
-    let plan = |options: &BuildOptions| dockerfile.plan(options).map_err(|e| wrong(e.to_string()));
-    let mut graph = plan(options)?;
-    if strategy == Strategy::Classic {
-        for index in 0..graph.target {
-            if graph.stages.iter().all(|s| s.index != index) {
-                let options = BuildOptions { target: Some(index.to_string()), ..options.clone() };
-                graph.stages.extend(plan(&options)?.stages);
-                graph.stages.sort_by_key(|s| s.index);
-                graph.stages.dedup_by_key(|s| s.index);
-            }
-        }
-    }
-    Ok(graph)
-}
-
-/// `COPY --link` makes an independent layer where the builder can merge, which the stock engine
-/// with the graph driver can't.
-fn independent_links(strategy: Strategy) -> bool {
-    strategy == Strategy::BuildkitLocal
+/// The target as it was asked for, else the last stage's name, else `default`.
+fn target_stage(dockerfile: &Dockerfile, options: &BuildOptions) -> Option<String> {
+    let mentioned = dockerfile.source().windows(11).any(|w| w == b"TARGETSTAGE");
+    let given = options.build_args.contains_key("TARGETSTAGE");
+    (mentioned && !given).then(|| {
+        let last = dockerfile.stages().last().and_then(|stage| stage.name.clone());
+        options.target.clone().or(last).unwrap_or_else(|| "default".to_owned())
+    })
 }
 
 /// The build context and those that `--build-context` names.
 struct Contexts<'a> {
     main: &'a BuildContext,
     named: BTreeMap<String, BuildContext>,
+    form: ListForm,
+    detail: Detail,
+    files: BTreeMap<ContextQuery, Vec<ContextEntry>>,
 }
 
 impl Contexts<'_> {
-    fn digest(
-        &mut self,
-        query: &ContextQuery,
-        inputs: &mut BTreeSet<PathBuf>,
-    ) -> Result<String, ProjectError> {
+    fn digest(&mut self, query: &ContextQuery) -> Result<String, ProjectError> {
         let context = match &query.named_context {
             None => self.main,
             Some(name) => self.named.get(name).ok_or_else(|| {
                 wrong(format!("the build context `{name}` is no directory of this machine"))
             })?,
         };
-        let found = context
-            .digest(&context::ContextQuery {
-                sources: query.sources.clone(),
-                excludes: query.excludes.clone(),
-                parents: query.parents,
-                wildcards: query.wildcards,
-                form: context::ListForm::default(),
-            })
-            .map_err(|e| wrong(e.to_string()))?;
-        let prefix = query.named_context.as_ref().map(PathBuf::from).unwrap_or_default();
-        inputs.extend(found.entries.into_iter().map(|e| prefix.join(e.path)));
+        let question = context::ContextQuery {
+            sources: query.sources.clone(),
+            excludes: query.excludes.clone(),
+            parents: query.parents,
+            wildcards: query.wildcards,
+            form: self.form,
+        };
+        let failed = |e: context::ContextError| wrong(e.to_string());
+        if self.detail == Detail::Digests {
+            return Ok(context.digest_alone(&question).map_err(failed)?.hex());
+        }
+        let found = context.digest(&question).map_err(failed)?;
+        self.files.insert(query.clone(), found.entries);
         Ok(found.digest.hex())
     }
 }

@@ -104,7 +104,9 @@ fn render(graph: &BuildGraph) -> String {
         for step in &stage.steps {
             let lines = format!("{}-{}", step.lines.first, step.lines.last);
             match &step.action {
-                Action::Metadata => writeln!(text, "  {lines} metadata: {}", step.text).unwrap(),
+                Action::Metadata { .. } => {
+                    writeln!(text, "  {lines} metadata: {}", step.text).unwrap()
+                }
                 Action::Workdir { path, owner } => {
                     writeln!(text, "  {lines} workdir {path} {owner:?}").unwrap();
                 }

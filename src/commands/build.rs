@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use super::offer;
+use crate::builder::Builder;
 use crate::cli::BuildArgs;
 use crate::engine::Engine;
 use crate::engine::arguments::{BuildArguments, ContextSource};
@@ -15,7 +16,10 @@ use crate::engine::ready;
 use crate::engine::run::{self, Echo, Finished};
 use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
+use crate::explain::{Explanation, explain};
+use crate::layout::archive::About;
 use crate::layout::directory::Layout;
+use crate::project::{Detail, Project};
 use crate::report::Reporter;
 use crate::store::journal::{Journal, LastBuild};
 
@@ -46,13 +50,22 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
     let layout = Layout::at(&dir);
     let mut journal = Journal::read(&dir);
     warn_of_cache_in_context(&arguments, &dir, reporter);
-    let cache_from = offered(&layout, &engine, strategy, &mut journal, reporter);
+    let (cache_from, archive) = offered(&layout, &engine, strategy, &mut journal, reporter);
+    // Before the build: it may take long, and files may change meanwhile.
+    let explanation = archive.and_then(|about| {
+        let builder = Builder::of(&engine, strategy);
+        let project = Project::read(&arguments, &builder, Detail::Files).ok()?;
+        Some(explain(&about, &project))
+    });
     let mut finished = build(&engine, strategy, &arguments, &cache_from)?;
     if !cache_from.is_empty() && finished.failed_in_cache() {
         reporter.warn("the build failed while it read the cache; it runs again without");
         finished = build(&engine, strategy, &arguments, &[])?;
     }
     summarise(&finished, strategy, reporter);
+    for line in explanation.iter().flat_map(Explanation::summary) {
+        reporter.info(line);
+    }
     if finished.status.success() {
         journal.build = Some(LastBuild {
             arguments,
@@ -78,17 +91,18 @@ fn directory() -> PathBuf {
         .map_or_else(|| PathBuf::from("/tmp/dockercache"), PathBuf::from)
 }
 
-/// What `--cache-from` may name. No trouble with the cache gets any further than a warning.
+/// What `--cache-from` may name, and what the archive is of. No trouble with the cache gets any
+/// further than a warning.
 fn offered(
     layout: &Layout,
     engine: &Engine,
     strategy: Strategy,
     journal: &mut Journal,
     reporter: Reporter,
-) -> Vec<String> {
+) -> (Vec<String>, Option<About>) {
     let without = |error: String| {
         reporter.warn(format!("the build runs without cache: {error}"));
-        Vec::new()
+        (Vec::new(), None)
     };
     let offer = match offer::make(layout, engine, strategy, journal, reporter) {
         Ok(offer) => offer,
@@ -101,7 +115,8 @@ fn offered(
             return without(error.to_string());
         }
     }
-    offer.cache_from
+    let about = offer.archive.about.filter(|_| offer.miss.is_none());
+    (offer.cache_from, about)
 }
 
 fn build(

@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::SystemTime;
 
 use serde::Serialize;
 
+use crate::builder::Builder;
 use crate::cli::{Format, KeyArgs};
 use crate::engine::Engine;
 use crate::engine::arguments::BuildArguments;
@@ -13,7 +15,7 @@ use crate::engine::error::EngineError;
 use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
 use crate::key::{KeyScope, Keys};
-use crate::project::Project;
+use crate::project::{Detail, Project};
 use crate::report::{Reporter, output};
 
 /// Level files that always exist, so that a key made of checksums never misses one.
@@ -39,32 +41,40 @@ pub(super) fn run(args: &KeyArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
     let arguments = BuildArguments::parse(args.arguments.iter().cloned());
     let target = target(&arguments, args.engine.strategy, reporter)?;
-    let project = Project::read(&arguments, &target.platform, target.strategy)
-        .map_err(|e| Failure::usage(e.to_string()))?;
+    let mut builder = target.builder;
+    if args.resolve_base {
+        builder = builder.resolving_bases(Client::from_path());
+    }
+    let detail = if args.list_inputs { Detail::Files } else { Detail::Digests };
+    let project =
+        Project::read(&arguments, &builder, detail).map_err(|e| Failure::usage(e.to_string()))?;
+    for warning in &project.warnings {
+        reporter.warn(warning);
+    }
     if args.list_inputs {
-        project.inputs.iter().for_each(|path| output::line(&path.to_string_lossy()));
+        project.inputs().iter().for_each(|path| output::line(&path.to_string_lossy()));
         return Ok(Exit::Ok);
     }
     let scope = KeyScope {
         generation: target.generation,
-        strategy: target.strategy.name().to_owned(),
-        platform: target.platform,
+        strategy: builder.strategy.name().to_owned(),
+        platform: builder.platform.clone(),
         project: args.project.clone().unwrap_or_else(|| project.name.clone()),
         salt: args.salt.clone(),
+        period: args.max_age.map_or_else(String::new, |age| age.bucket(SystemTime::now())),
     };
     let keys = Keys::new(&scope, &project.stages);
     if let Some(dir) = &args.write {
         write_levels(dir, &keys)?;
     }
-    print(args.speech.format, &keys, &project, target.strategy);
+    print(args.speech.format, &keys, &project, builder.strategy);
     Ok(Exit::Ok)
 }
 
 /// What the key is for, besides the project.
 struct Target {
     generation: String,
-    platform: String,
-    strategy: Strategy,
+    builder: Builder,
 }
 
 /// Asks the engine. Where none answers, keys are still made, for engines of no known generation.
@@ -75,25 +85,23 @@ fn target(
 ) -> Result<Target, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
     match Engine::connect(Client::from_path()) {
-        Ok(engine) => Ok(Target {
-            strategy: strategy::choose(
-                &engine.facts,
-                &engine.client,
-                arguments,
-                &environment,
-                forced,
-            )?,
+        Ok(engine) => {
+            let strategy =
+                strategy::choose(&engine.facts, &engine.client, arguments, &environment, forced)?;
             // Records of 20.10 are other ones; from 23 on they are the same.
-            generation: if engine.facts.server.reads_zstd() { "23plus" } else { "pre23" }
-                .to_owned(),
-            platform: engine.facts.platform,
-        }),
+            let generation = if engine.facts.server.reads_zstd() { "23plus" } else { "pre23" };
+            Ok(Target {
+                generation: generation.to_owned(),
+                builder: Builder::of(&engine, strategy),
+            })
+        }
         Err(error @ (EngineError::Unreachable(_) | EngineError::NoClient { .. })) => {
             reporter.warn(format!("the keys name no engine generation: {error}"));
+            let strategy = forced.unwrap_or(Strategy::BuildkitReplay);
+            let platform = crate::dockerfile::Platform::host().to_string();
             Ok(Target {
                 generation: "unknown".to_owned(),
-                platform: crate::dockerfile::Platform::host().to_string(),
-                strategy: forced.unwrap_or(Strategy::BuildkitReplay),
+                builder: Builder::new(strategy, platform, None),
             })
         }
         Err(error) => Err(error.into()),

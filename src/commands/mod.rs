@@ -1,6 +1,7 @@
 //! The verbs: each wires the parts together for one thing that a user wants.
 
 mod build;
+mod explain;
 mod inspect;
 mod key;
 mod offer;
@@ -17,6 +18,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Verb::Build(args) => build::run(&args),
         Verb::Save(args) => save::run(&args),
         Verb::Restore(args) => restore::run(&args),
+        Verb::Explain(args) => explain::run(&args),
         Verb::Key(args) => key::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Prune(args) => prune::run(&args),

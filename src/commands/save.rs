@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::offer;
+use crate::builder::Builder;
 use crate::cli::{Format, SaveArgs};
 use crate::engine::Engine;
 use crate::engine::arguments::BuildArguments;
@@ -16,10 +17,11 @@ use crate::engine::error::EngineError;
 use crate::engine::strategy::{self, Strategy};
 use crate::engine::{classic, native, replay};
 use crate::exit::{Exit, Failure};
-use crate::layout::archive::{self, About, Archive, FORMAT, StageAbout, StepAbout};
+use crate::explain::notes;
+use crate::layout::archive::{self, About, Archive, FORMAT, StageAbout};
 use crate::layout::directory::Layout;
 use crate::layout::live;
-use crate::project::Project;
+use crate::project::{Detail, Project};
 use crate::report::{Reporter, bytes, output, timestamp};
 use crate::store::file;
 use crate::store::journal::Journal;
@@ -87,6 +89,13 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
             args.engine.strategy,
         )?,
     };
+    if strategy.is_buildkit() && subject.arguments.reads_stdin() {
+        reporter.info(
+            "save: nothing to save: the build came from standard input, which can't be read again",
+        );
+        output_nothing(args);
+        return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
+    }
     let layout = Layout::at(&dir);
     // What is bad must not be built upon.
     let offer = match offer::make(&layout, &engine, strategy, &mut journal, reporter) {
@@ -183,6 +192,7 @@ fn capture(
     let request = &Request {
         arguments: &subject.arguments,
         dockerfile: project.map_or(&nothing, |p| &p.named),
+        target_stage: project.and_then(|p| p.target_stage.as_deref()),
         ignore_file: project.and_then(|p| p.ignore_file.clone()),
         stages: &stages,
         images: subject.images.as_deref(),
@@ -307,7 +317,7 @@ fn project(
     engine: &Engine,
     reporter: Reporter,
 ) -> Option<Project> {
-    match Project::read(&subject.arguments, &engine.facts.platform, strategy) {
+    match Project::read(&subject.arguments, &Builder::of(engine, strategy), Detail::Files) {
         Ok(project) => Some(project),
         Err(error) => {
             reporter.warn(format!("only the built stage is saved, not the others: {error}"));
@@ -327,6 +337,7 @@ fn stages(project: Option<&Project>, subject: &Subject) -> Vec<Stage> {
                 digest: String::new(),
                 image: None,
                 steps: Vec::new(),
+                base: None,
             },
             executed: true,
         }];
@@ -338,29 +349,14 @@ fn stages(project: Option<&Project>, subject: &Subject) -> Vec<Stage> {
                 && (step.stage.is_empty() || step.stage.eq_ignore_ascii_case(name))
         })
     };
-    project
-        .stages
-        .iter()
-        .map(|stage| {
-            let name = stage.name.clone().unwrap_or_else(|| format!("stage-{}", stage.index));
-            Stage {
-                index: stage.index,
-                target: project.targets.get(stage.index).cloned().flatten(),
-                executed: executed(&name),
-                about: StageAbout {
-                    name,
-                    digest: stage.digest.clone(),
-                    image: None,
-                    steps: stage
-                        .steps
-                        .iter()
-                        .map(|s| StepAbout {
-                            text: s.instruction.chars().take(100).collect(),
-                            digest: s.digest.clone(),
-                        })
-                        .collect(),
-                },
-            }
+    notes(project)
+        .into_iter()
+        .zip(&project.stages)
+        .map(|(about, stage)| Stage {
+            index: stage.index,
+            target: project.targets.get(stage.index).cloned().flatten(),
+            executed: executed(&about.name),
+            about,
         })
         .collect()
 }

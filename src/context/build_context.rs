@@ -120,23 +120,62 @@ impl BuildContext {
         self.ignore_file.as_deref()
     }
 
-    /// Computes the digest of what an instruction sees.
+    /// Computes the digest of what an instruction sees, and lists what that is.
     pub fn digest(&self, query: &ContextQuery) -> Result<ContextDigest, ContextError> {
-        let mut joined = Vec::new();
         let mut entries = BTreeMap::new();
+        let digest = self.digest_with(query, &mut |place| self.collect(place, &mut entries))?;
+        let bytes = entries.values().map(|entry: &ContextEntry| entry.size).sum();
+        Ok(ContextDigest { digest, entries: entries.into_values().collect(), bytes })
+    }
+
+    /// Computes the digest alone, which takes less time and memory.
+    pub fn digest_alone(&self, query: &ContextQuery) -> Result<ContentDigest, ContextError> {
+        self.digest_with(query, &mut |_| Ok(()))
+    }
+
+    fn digest_with(
+        &self,
+        query: &ContextQuery,
+        visit: &mut dyn FnMut(&Selected<'_>) -> Result<(), ContextError>,
+    ) -> Result<ContentDigest, ContextError> {
+        if query.form == ListForm::Sources {
+            return self.digest_by_source(query, visit);
+        }
+        let mut joined = Vec::new();
         for selector in selectors(query)? {
             let selection = selector.select(&self.tree).map_err(|error| self.explain(error))?;
             if !joined.is_empty() {
                 joined.push(0);
             }
             joined.extend(selection.digest.to_string().bytes());
+            selection.places.iter().try_for_each(&mut *visit)?;
+        }
+        Ok(ContentDigest::of(&joined))
+    }
+
+    /// Each source's entries by path, in the order of the sources.
+    fn digest_by_source(
+        &self,
+        query: &ContextQuery,
+        visit: &mut dyn FnMut(&Selected<'_>) -> Result<(), ContextError>,
+    ) -> Result<ContentDigest, ContextError> {
+        let mut joined = Vec::new();
+        for source in &query.sources {
+            let selection =
+                selector(source, query)?.select(&self.tree).map_err(|error| self.explain(error))?;
+            let mut entries = BTreeMap::new();
             for place in &selection.places {
                 self.collect(place, &mut entries)?;
+                visit(place)?;
             }
+            for (path, entry) in &entries {
+                joined.extend_from_slice(path);
+                joined.push(0);
+                joined.extend(entry.digest.to_string().bytes());
+            }
+            joined.push(0);
         }
-        let bytes = entries.values().map(|entry: &ContextEntry| entry.size).sum();
-        let entries = entries.into_values().collect();
-        Ok(ContextDigest { digest: ContentDigest::of(&joined), entries, bytes })
+        Ok(ContentDigest::of(&joined))
     }
 
     /// Every file and link that is not ignored, relative to the context, in the order of a walk.

@@ -20,6 +20,9 @@ pub enum ListForm {
     /// By path: `BuildKit` since its change 6238 of September 2025.
     #[default]
     Paths,
+    /// By path, source by source, and plain sources as well: the classic builder, which counts
+    /// where a file is.
+    Sources,
     /// By name: before that, Docker 28.5 included. Docker 20.10 goes its own way where a wildcard
     /// matches a directory.
     Names,
@@ -99,8 +102,8 @@ impl Selector {
                 let mut list = FileList::default();
                 for (index, (one, (digest, _))) in included.iter().zip(&resolved).enumerate() {
                     match (self.form, &one.path[prefix.len()..]) {
-                        (ListForm::Paths, b"") => list.add(b"/", *digest),
-                        (ListForm::Paths, path) => list.add(path, *digest),
+                        (ListForm::Paths | ListForm::Sources, b"") => list.add(b"/", *digest),
+                        (ListForm::Paths | ListForm::Sources, path) => list.add(path, *digest),
                         (ListForm::Names, _) if index == 0 => {
                             list.add_verbatim(base(&one.path), *digest);
                         }

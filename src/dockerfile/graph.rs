@@ -22,7 +22,10 @@ impl Dockerfile {
         let mut planner = Planner { dockerfile: self, options, resolver, reachable };
         let target = planner.target()?;
         planner.refuse_circles()?;
-        planner.reach(target)?;
+        let first = if options.classic { 0 } else { target };
+        for stage in first..=target {
+            planner.reach(stage)?;
+        }
         planner.build(target)
     }
 }
@@ -211,14 +214,7 @@ impl Planner<'_> {
             planned_stages.push(planned);
             ends.insert(*index, state);
         }
-        let epoch = self
-            .options
-            .build_args
-            .get("SOURCE_DATE_EPOCH")
-            .map(String::as_str)
-            .or_else(|| self.resolver.globals.get("SOURCE_DATE_EPOCH"));
-        let epoch = epoch.filter(|epoch| !epoch.is_empty()).map(str::to_owned);
-        Ok(BuildGraph { stages: planned_stages, target, epoch })
+        Ok(BuildGraph { stages: planned_stages, target })
     }
 }
 
@@ -227,7 +223,7 @@ fn inputs(stage: &PlannedStage) -> (Vec<usize>, Vec<Image>) {
     let origins = stage.steps.iter().flat_map(|step| match &step.action {
         Action::Copy(copy) => copy.origin.iter().collect::<Vec<_>>(),
         Action::Run(run) => run.mounts.iter().filter_map(|mount| mount.origin.as_ref()).collect(),
-        Action::Workdir { .. } | Action::Metadata => Vec::new(),
+        Action::Workdir { .. } | Action::Metadata { .. } => Vec::new(),
     });
     let mut indexes = BTreeSet::new();
     let mut images = BTreeSet::new();

@@ -62,6 +62,25 @@ pub struct Mount {
     pub variable: Option<String>,
 }
 
+impl Mount {
+    /// Gives a secret its identity, target, and mode where they are not written.
+    pub(crate) fn fill_secret_defaults(&mut self) {
+        let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+        if !self.source.is_empty() {
+            self.id = Some(std::mem::take(&mut self.source));
+        }
+        let id = self.id.get_or_insert_with(|| last(&self.target));
+        if self.variable.is_none() {
+            if self.target.is_empty() {
+                self.target = format!("/run/secrets/{}", last(id));
+            }
+            self.mode.get_or_insert(0o400);
+            self.user.get_or_insert(0);
+            self.group.get_or_insert(0);
+        }
+    }
+}
+
 const KEYS: [&str; 19] = [
     "type",
     "from",

@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct BuildOptions {
     /// The stage to build; the last one if not given.
     pub target: Option<String>,
+    /// Whether the classic builder does the build. It builds every stage up to the target, not just
+    /// those that the target needs.
+    pub classic: bool,
     /// The values of `--build-arg`.
     pub build_args: BTreeMap<String, String>,
     /// What the result is for.
@@ -18,6 +21,9 @@ pub struct BuildOptions {
     pub build_platform: Platform,
     /// The names that `--build-context` gives.
     pub named_contexts: BTreeSet<String>,
+    /// Whether the builder predefines `TARGETSTAGE`, `TARGETOSVERSION`, and `BUILDOSVERSION`: Docker
+    /// 28.5 does, Docker 26.1 does not.
+    pub knows_newer_arguments: bool,
     /// Settings that the builder counts for each `RUN`: network, extra hosts, limits, and so on.
     pub run_settings: Vec<(String, String)>,
     /// What is known of external images.
@@ -28,10 +34,12 @@ impl Default for BuildOptions {
     fn default() -> Self {
         Self {
             target: None,
+            classic: false,
             build_args: BTreeMap::new(),
             target_platform: Platform::host(),
             build_platform: Platform::host(),
             named_contexts: BTreeSet::new(),
+            knows_newer_arguments: true,
             run_settings: Vec::new(),
             base_configs: BTreeMap::new(),
         }

@@ -78,11 +78,15 @@ impl<'a> Resolver<'a> {
         {
             globals.set(&format!("{side}PLATFORM"), &platform.to_string());
             globals.set(&format!("{side}OS"), &platform.os);
-            globals.set(&format!("{side}OSVERSION"), "");
+            if self.options.knows_newer_arguments {
+                globals.set(&format!("{side}OSVERSION"), "");
+            }
             globals.set(&format!("{side}ARCH"), &platform.architecture);
             globals.set(&format!("{side}VARIANT"), &platform.variant);
         }
-        globals.set("TARGETSTAGE", target.or(last).unwrap_or("default"));
+        if self.options.knows_newer_arguments {
+            globals.set("TARGETSTAGE", target.or(last).unwrap_or("default"));
+        }
         let predefined: Vec<String> = globals.iter().map(|(name, _)| name.to_owned()).collect();
         for name in predefined {
             if let Some(value) = self.options.build_args.get(&name) {

@@ -15,6 +15,20 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// Arguments that steer the builder's scanners and never reach a command.
 const SCANNER_ARGUMENTS: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
+/// Arguments that every command gets without an `ARG`.
+const PROXIES: [&str; 10] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
 /// What all stages of a build share.
 pub(crate) struct Surroundings<'a> {
     pub(crate) options: &'a BuildOptions,
@@ -92,61 +106,68 @@ impl StageState {
             InstructionKind::Workdir(directory) => {
                 self.workdir = path::join(&self.workdir, &expand(directory)?);
                 match self.workdir.as_str() {
-                    "/" => Action::Metadata,
+                    "/" => metadata(["WORKDIR", "/"]),
                     path => Action::Workdir { path: path.to_owned(), owner: self.user.clone() },
                 }
             }
             InstructionKind::Env(pairs) => {
                 // All values see the environment before the instruction.
-                let pairs = pairs
-                    .iter()
-                    .map(|(name, value)| Ok((expand(name)?, expand(value)?)))
-                    .collect::<Result<Vec<_>, Problem>>()?;
-                for (name, value) in pairs {
-                    self.environment.set(&name, &value);
-                    self.image_environment.set_in_place(&name, &value);
+                let pairs = expand_pairs(pairs, &expand)?;
+                for (name, value) in &pairs {
+                    self.environment.set(name, value);
+                    self.image_environment.set_in_place(name, value);
                 }
-                Action::Metadata
+                metadata(std::iter::once("ENV").chain(both(&pairs)))
             }
             InstructionKind::Arg(arguments) => {
+                let mut words = vec!["ARG".to_owned()];
+                for argument in arguments {
+                    words.push(argument.name.clone());
+                    // Not the value that the command line gives: it counts where it is used.
+                    words.extend(argument.default.as_deref().map(expand).transpose()?);
+                }
                 for argument in arguments {
                     self.declare(argument, surroundings)?;
                 }
-                Action::Metadata
+                Action::Metadata { words }
             }
             InstructionKind::User(user) => {
                 self.user = Some(expand(user)?).filter(|user| !user.is_empty());
-                Action::Metadata
+                metadata(std::iter::once("USER").chain(self.user.as_deref()))
             }
             InstructionKind::Shell(shell) => {
                 self.shell = Some(shell.clone());
-                Action::Metadata
+                metadata(std::iter::once("SHELL").chain(shell.iter().map(String::as_str)))
             }
             InstructionKind::Label(pairs) => {
-                for (name, value) in pairs {
-                    expand(name)?;
-                    expand(value)?;
-                }
-                Action::Metadata
+                let pairs = expand_pairs(pairs, &expand)?;
+                metadata(std::iter::once("LABEL").chain(both(&pairs)))
             }
             InstructionKind::Volume(volumes) => {
+                let mut words = vec!["VOLUME".to_owned()];
                 for volume in volumes {
-                    if expand(volume)?.is_empty() {
+                    let volume = expand(volume)?;
+                    if volume.is_empty() {
                         return Err(Problem::EmptyVolume);
                     }
+                    words.push(volume);
                 }
-                Action::Metadata
+                Action::Metadata { words }
             }
-            InstructionKind::StopSignal(signal) => {
-                expand(signal)?;
-                Action::Metadata
+            InstructionKind::StopSignal(signal) => metadata(["STOPSIGNAL", &expand(signal)?]),
+            InstructionKind::Expose(ports) => {
+                let mut words = vec!["EXPOSE".to_owned()];
+                for port in ports {
+                    // The builder says itself what is wrong with a port.
+                    words.push(expand(port).unwrap_or_else(|_| port.clone()));
+                }
+                Action::Metadata { words }
             }
             InstructionKind::Cmd(_)
             | InstructionKind::Entrypoint(_)
-            | InstructionKind::Expose(_)
             | InstructionKind::Healthcheck(_)
             | InstructionKind::Maintainer(_)
-            | InstructionKind::Onbuild(_) => Action::Metadata,
+            | InstructionKind::Onbuild(_) => metadata([instruction.text.as_str()]),
         };
         Ok(Step { lines: instruction.lines, text: instruction.text.clone(), on_build, action })
     }
@@ -181,16 +202,18 @@ impl StageState {
             .map(|text| {
                 let mut mount = mount::parse(text, &expand)?;
                 let has_files = matches!(mount.kind, MountKind::Bind | MountKind::Cache);
-                if has_files {
-                    mount.target = path::join(workdir, &mount.target);
-                    mount.source = path::join("/", &mount.source);
-                    if mount.target == "/" {
-                        return Err(Problem::Mount {
-                            reason: format!("invalid mount target {:?}", mount.target),
-                        });
+                match mount.kind {
+                    MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => {
+                        mount.target = path::join(workdir, &mount.target);
+                        mount.source = path::join("/", &mount.source);
+                        if mount.target == "/" {
+                            return Err(Problem::Mount {
+                                reason: format!("invalid mount target {:?}", mount.target),
+                            });
+                        }
                     }
-                } else if !mount.target.is_empty() {
-                    mount.target = path::join(workdir, &mount.target);
+                    MountKind::Secret => mount.fill_secret_defaults(),
+                    MountKind::Ssh => {}
                 }
                 let origin = match &mount.from {
                     Some(from) if has_files => Some((surroundings.origin)(from, false)?),
@@ -210,8 +233,24 @@ impl StageState {
             network: run.network.clone(),
             security: run.security.clone(),
             devices: run.devices.clone(),
-            settings: surroundings.options.run_settings.clone(),
+            settings: self.settings(surroundings.options),
         })
+    }
+
+    fn settings(&self, options: &BuildOptions) -> Vec<(String, String)> {
+        let mut settings = options.run_settings.clone();
+        // The classic builder writes the number of arguments before the command where there are
+        // any. Proxies are left out, but where there are no others it writes a zero.
+        let has_arguments =
+            self.environment.iter().any(|(name, _)| self.image_environment.get(name).is_none());
+        let has_proxies = options
+            .build_args
+            .keys()
+            .any(|name| PROXIES.contains(&name.as_str()) && self.environment.get(name).is_none());
+        if options.classic && has_proxies && !has_arguments {
+            settings.push(("arguments".to_owned(), "0".to_owned()));
+        }
+        settings
     }
 
     /// Returns the whole command, and the heredoc that it runs as a script, if it does.
@@ -296,6 +335,21 @@ impl StageState {
             is_add,
         })
     }
+}
+
+fn metadata<'a>(words: impl IntoIterator<Item = &'a str>) -> Action {
+    Action::Metadata { words: words.into_iter().map(str::to_owned).collect() }
+}
+
+fn expand_pairs(
+    pairs: &[(String, String)],
+    expand: &dyn Fn(&str) -> Result<String, Problem>,
+) -> Result<Vec<(String, String)>, Problem> {
+    pairs.iter().map(|(name, value)| Ok((expand(name)?, expand(value)?))).collect()
+}
+
+fn both(pairs: &[(String, String)]) -> impl Iterator<Item = &str> {
+    pairs.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()])
 }
 
 /// Tells paths, URLs, and git references apart.

@@ -12,8 +12,6 @@ pub struct BuildGraph {
     pub stages: Vec<PlannedStage>,
     /// The index of the stage that is built, in the file.
     pub target: usize,
-    /// The value of `SOURCE_DATE_EPOCH`, which newer builders stamp on what they write.
-    pub epoch: Option<String>,
 }
 
 impl BuildGraph {
@@ -99,7 +97,10 @@ pub enum Action {
         owner: Option<String>,
     },
     /// Changes only what later steps see, or the image's config: makes no layer.
-    Metadata,
+    Metadata {
+        /// The instruction's words, expanded. The classic builder makes a step of them.
+        words: Vec<String>,
+    },
 }
 
 /// A `RUN`, as the builder counts it.

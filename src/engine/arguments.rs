@@ -219,6 +219,11 @@ impl BuildArguments {
         }
     }
 
+    /// Whether the context or the Dockerfile comes from standard input.
+    pub fn reads_stdin(&self) -> bool {
+        self.context() == ContextSource::Stdin || self.value("file").is_some_and(|f| f == "-")
+    }
+
     /// Build arguments by name. One without a value is taken from the environment.
     pub fn build_args(
         &self,
@@ -343,6 +348,8 @@ mod tests {
         let arguments = parse(&["-f", "a", "--file=b", "--no-cache", "--no-cache=false", "."]);
         assert_eq!(arguments.value("file"), Some(OsStr::new("b")));
         assert!(!arguments.switch("no-cache"));
+        assert!(!arguments.reads_stdin());
+        assert!(parse(&["-t", "x", "-"]).reads_stdin() && parse(&["-f-", "."]).reads_stdin());
         assert!(parse(&["-q", "."]).switch("quiet"));
     }
 

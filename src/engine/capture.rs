@@ -27,6 +27,9 @@ pub struct Request<'a> {
     pub arguments: &'a BuildArguments,
     /// The Dockerfile, in which every stage has a name; empty if we can't read it.
     pub dockerfile: &'a [u8],
+    /// What the builder predefined as `TARGETSTAGE`, if the Dockerfile mentions it. It would
+    /// change with `--target`, and steps that see it would run again.
+    pub target_stage: Option<&'a str>,
     /// The `<Dockerfile>.dockerignore` that belongs to it, if there is one.
     pub ignore_file: Option<PathBuf>,
     /// The stages that are alive, dependencies first.

@@ -57,6 +57,11 @@ impl Version {
         self.major >= 23
     }
 
+    /// Whether the builder knows the files of a wildcard by their names alone, not their paths.
+    pub fn lists_sources_by_name(self) -> bool {
+        self.major < 29
+    }
+
     /// Whether the engine exports inline cache without records, by a bug of its own.
     pub fn loses_inline_records(self) -> bool {
         (Self::new(27, 0, 0)..=Self::new(27, 1, 2)).contains(&self)

@@ -78,9 +78,15 @@ pub fn capture(
         ));
     }
     let names = |stages: &[&Stage]| stages.iter().map(|s| s.about.name.clone()).collect();
+    // A stage that could not be built again is not there to be taken.
+    let taken: Vec<&Stage> = changed
+        .iter()
+        .filter(|stage| exported.iter().any(|(index, _)| *index == stage.index))
+        .copied()
+        .collect();
     Ok(Captured {
         archive: Archive { about: Some(about), cache: cache.descriptor, images },
-        taken: names(&changed),
+        taken: names(&taken),
         kept: names(&kept),
         warnings,
     })
@@ -135,6 +141,7 @@ fn build_carriers(
     if engine.facts.buildx.is_some() {
         common.push("--provenance=false".into());
     }
+    common.extend(request.target_stage.map(|s| format!("--build-arg=TARGETSTAGE={s}").into()));
     common.extend(request.offer.iter().map(|offer| format!("--cache-from={offer}").into()));
     let rest = request.arguments.for_repetition(&["file", "target"]);
     let named = request.arguments.value("builder").is_some();

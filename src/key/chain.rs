@@ -22,9 +22,12 @@ use std::collections::{BTreeMap, HashMap};
 /// What differs between builders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// Whether `COPY --link` makes a layer that does not depend on those below it. The stock engine
-    /// with the graph driver can't, and takes it for a plain copy.
+    /// Whether `COPY --link` makes a layer that does not depend on those below it. Engines with the
+    /// graph driver can't, and take it for a plain copy. Plain progress output shows such a step as
+    /// cached only if what it is merged with is cached too; raw output tells the two apart.
     pub independent_links: bool,
+    /// Whether every instruction makes a step of its own, as with the classic builder.
+    pub every_instruction: bool,
 }
 
 /// The digests of one step.
@@ -35,6 +38,8 @@ pub(crate) struct ChainStep {
     pub(crate) state: ChainDigest,
     /// What was counted, by name; empty for a step that makes no layer.
     pub(crate) parts: Vec<(String, String)>,
+    /// The files that were asked for.
+    pub(crate) queries: Vec<ContextQuery>,
 }
 
 /// Digests the steps of one build.
@@ -43,9 +48,10 @@ pub(crate) struct Chain<'a, E> {
     pub(crate) context: &'a mut dyn FnMut(&ContextQuery) -> Result<String, E>,
     /// The digests of external images, by reference.
     pub(crate) bases: &'a BTreeMap<String, String>,
-    pub(crate) epoch: Option<&'a str>,
     /// The last digest of each stage that is done.
     pub(crate) stages: HashMap<usize, ChainDigest>,
+    /// What the current step has asked of the context.
+    pub(crate) asked: Vec<ContextQuery>,
 }
 
 impl<E> Chain<'_, E> {
@@ -61,15 +67,25 @@ impl<E> Chain<'_, E> {
         step: &Step,
         platform: &Platform,
     ) -> Result<ChainStep, E> {
+        self.asked.clear();
         let encoder = match &step.action {
-            Action::Metadata => {
-                return Ok(ChainStep { own: parent, state: parent, parts: Vec::new() });
+            Action::Metadata { words } if self.rules.every_instruction => {
+                let mut encoder = on(parent, "metadata");
+                encoder.list("word", words.iter().map(String::as_str));
+                encoder
+            }
+            Action::Metadata { .. } => {
+                return Ok(ChainStep {
+                    own: parent,
+                    state: parent,
+                    parts: Vec::new(),
+                    queries: Vec::new(),
+                });
             }
             Action::Workdir { path, owner } => {
                 let mut encoder = on(parent, "workdir");
                 encoder.field("path", path);
                 encoder.optional("owner", owner.as_deref());
-                encoder.optional("epoch", self.epoch);
                 encoder
             }
             Action::Run(run) => self.run(parent, run, platform)?,
@@ -79,13 +95,20 @@ impl<E> Chain<'_, E> {
                     let (own, parts) = self.copy(Encoder::new("link"), copy)?.finish();
                     let mut merge = on(parent, "merge");
                     merge.field("layer", &own.hex());
-                    return Ok(ChainStep { own, state: merge.digest(), parts });
+                    let queries = std::mem::take(&mut self.asked);
+                    return Ok(ChainStep { own, state: merge.digest(), parts, queries });
                 }
                 self.copy(on(parent, "copy"), copy)?
             }
         };
         let (own, parts) = encoder.finish();
-        Ok(ChainStep { own, state: own, parts })
+        Ok(ChainStep { own, state: own, parts, queries: std::mem::take(&mut self.asked) })
+    }
+
+    fn ask(&mut self, query: ContextQuery) -> Result<String, E> {
+        let digest = (self.context)(&query)?;
+        self.asked.push(query);
+        Ok(digest)
     }
 
     fn run(
@@ -126,7 +149,7 @@ impl<E> Chain<'_, E> {
         encoder.field("mount access", if mount.read_only { "read" } else { "write" });
         match mount.kind {
             MountKind::Bind => match ContextQuery::of_mount(planned) {
-                Some(query) => encoder.field("mount content", &(self.context)(&query)?),
+                Some(query) => encoder.field("mount content", &self.ask(query)?),
                 None => self.mount_origin(encoder, planned)?,
             },
             MountKind::Cache => {
@@ -141,8 +164,6 @@ impl<E> Chain<'_, E> {
             }
             MountKind::Tmpfs => encoder.optional("mount size", mount.size.as_deref()),
             MountKind::Secret | MountKind::Ssh => {
-                let source = Some(mount.source.as_str()).filter(|source| !source.is_empty());
-                encoder.optional("mount source", source);
                 encoder.optional("mount identity", mount.id.as_deref());
                 encoder.optional("mount variable", mount.variable.as_deref());
                 encoder.field("mount required", if mount.required { "yes" } else { "no" });
@@ -163,13 +184,12 @@ impl<E> Chain<'_, E> {
 
     fn copy(&mut self, mut encoder: Encoder, copy: &CopyAction) -> Result<Encoder, E> {
         encoder.field("destination", &copy.destination);
-        encoder.optional("owner", copy.owner.as_deref());
+        encoder.optional("owner", copy.owner.as_deref().map(owner).as_deref());
         encoder.optional("mode", copy.mode.as_deref().map(octal).as_deref());
         encoder.list("exclude", copy.exclude.iter().map(String::as_str));
         encoder.optional("checksum", copy.checksum.as_deref());
-        encoder.optional("epoch", self.epoch);
         if let Some(query) = ContextQuery::of_copy(copy) {
-            encoder.field("content", &(self.context)(&query)?);
+            encoder.field("content", &self.ask(query)?);
         } else if let Some(origin @ (Base::Stage(_) | Base::Image(_))) = &copy.origin {
             let digest = self.origin(origin)?;
             encoder.field("origin", &digest.hex());
@@ -215,7 +235,7 @@ impl<E> Chain<'_, E> {
             Base::Scratch => Encoder::new("scratch").digest(),
             Base::NamedContext(name) => {
                 let mut encoder = Encoder::new("named context");
-                encoder.field("content", &(self.context)(&ContextQuery::of_context(name))?);
+                encoder.field("content", &self.ask(ContextQuery::of_context(name))?);
                 encoder.digest()
             }
         })
@@ -247,6 +267,14 @@ fn owner_and_mode(encoder: &mut Encoder, mount: &Mount) {
     {
         encoder.optional(name, value.map(|value| value.to_string()).as_deref());
     }
+}
+
+/// Brings numbers in an owner such as `01:02` to one form, and leaves names as they are.
+fn owner(owner: &str) -> String {
+    let number = |part: &str| {
+        part.parse::<u32>().map_or_else(|_| part.to_owned(), |number| number.to_string())
+    };
+    owner.split(':').map(number).collect::<Vec<_>>().join(":")
 }
 
 /// Brings an octal mode to one form, and leaves a symbolic one as it is.

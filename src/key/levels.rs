@@ -35,6 +35,8 @@ pub struct KeyScope {
     pub project: String,
     /// What else shall separate keys; often empty.
     pub salt: String,
+    /// The time in which the key is good, by [`super::MaxAge::bucket`]; often empty.
+    pub period: String,
 }
 
 /// The keys of one build, most exact first.
@@ -63,6 +65,11 @@ impl Keys {
         }
         if !scope.salt.is_empty() {
             key.push_str(&short("salt", [scope.salt.as_str()]));
+            key.push_str("--");
+        }
+        if !scope.period.is_empty() {
+            // In front of all levels: an older archive must not be found at all.
+            key.push_str(&sanitize(&scope.period));
             key.push_str("--");
         }
         let mut levels = vec![KeyLevel { name: "project".to_owned(), key: key.clone() }];
@@ -163,7 +170,7 @@ mod tests {
             strategy: "buildkit-replay".to_owned(),
             platform: "linux_amd64".to_owned(),
             project: project.to_owned(),
-            salt: String::new(),
+            ..KeyScope::default()
         }
     }
 

@@ -3,12 +3,14 @@
 //! The prediction picks keys and moves data; the builder alone decides what is a hit. A wrong
 //! prediction costs time, and never makes a wrong image.
 
+mod age;
 mod chain;
 mod encoding;
 mod levels;
 mod query;
 mod stage;
 
+pub use age::MaxAge;
 pub use chain::Rules;
 pub use levels::{KeyLevel, KeyScope, Keys};
 pub use query::ContextQuery;

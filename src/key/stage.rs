@@ -31,8 +31,11 @@ pub struct StepDigest {
     /// Equal for two builds if the builder would take the one's step for the other's. A step that
     /// makes no layer has the digest of the step before it.
     pub digest: String,
-    /// Whether the step makes a layer, so that the builder runs it or takes it from its cache.
+    /// Whether the builder runs the step or takes it from its cache: it makes a layer, or the
+    /// builder is the classic one.
     pub is_layer: bool,
+    /// The files that count for it.
+    pub queries: Vec<ContextQuery>,
     /// What was counted, in order; `parent` is all that came before.
     pub parts: Vec<StepPart>,
 }
@@ -56,15 +59,15 @@ pub fn digest_build<E>(
     context: &mut dyn FnMut(&ContextQuery) -> Result<String, E>,
     bases: &BTreeMap<String, String>,
 ) -> Result<Vec<StageDigest>, E> {
-    let epoch = graph.epoch.as_deref();
-    let mut chain = Chain { rules, context, bases, epoch, stages: HashMap::new() };
+    let (stages, asked) = (HashMap::new(), Vec::new());
+    let mut chain = Chain { rules, context, bases, stages, asked };
     let mut digests = Vec::with_capacity(graph.stages.len());
     for stage in &graph.stages {
         let base = chain.base(stage)?;
         let mut state = base;
         let mut steps = Vec::with_capacity(stage.steps.len());
         for step in &stage.steps {
-            let ChainStep { own, state: after, parts } =
+            let ChainStep { own, state: after, parts, queries } =
                 chain.step(state, step, &stage.platform)?;
             state = after;
             steps.push(StepDigest {
@@ -72,6 +75,7 @@ pub fn digest_build<E>(
                 instruction: step.text.clone(),
                 digest: own.hex(),
                 is_layer: !parts.is_empty(),
+                queries,
                 parts: parts.into_iter().map(|(name, value)| part(name, &value)).collect(),
             });
         }

@@ -33,8 +33,8 @@ fn digest(graph: &BuildGraph, rules: Rules) -> Vec<StageDigest> {
     digest_build(graph, rules, &mut context, &BTreeMap::new()).unwrap()
 }
 
-const PLAIN: Rules = Rules { independent_links: false };
-const LINKS: Rules = Rules { independent_links: true };
+const PLAIN: Rules = Rules { independent_links: false, every_instruction: false };
+const LINKS: Rules = Rules { independent_links: true, every_instruction: false };
 
 /// Returns the digest of the target.
 #[track_caller]
@@ -77,6 +77,16 @@ fn what_never_counts() {
         ("FROM a AS b\nRUN y\nFROM b\nRUN z", "FROM a\nRUN y\nRUN z"),
         ("FROM a AS b\nFROM c\nCOPY --from=b /x /", "FROM a AS b\nFROM c\nCOPY --from=0 /x /"),
         ("FROM c\nCOPY --from=a /x /", "FROM a AS b\nFROM c\nCOPY --from=b /x /"),
+        ("FROM a\nCOPY --chown=1:2 x /", "FROM a\nCOPY --chown=01:02 x /"),
+        // A secret, with its defaults written or not.
+        (
+            "FROM a\nRUN --mount=type=secret,id=d/s y",
+            "FROM a\nRUN --mount=type=secret,source=d/s,target=/run/secrets/s,mode=0400,uid=0 y",
+        ),
+        (
+            "FROM a\nRUN --mount=type=secret,target=/t/s y",
+            "FROM a\nRUN --mount=type=secret,id=s,target=/t/s y",
+        ),
         // The identity of a cache that is not the default one.
         (
             "FROM a\nRUN --mount=type=cache,id=i,target=/c y",
@@ -123,7 +133,10 @@ fn what_counts() {
         "FROM a\nRUN --mount=type=tmpfs,target=/c y",
         "FROM a\nRUN --mount=type=secret,id=s y",
         "FROM a\nRUN --mount=type=secret,id=t y",
+        "FROM a\nRUN --mount=type=secret,id=s,env=S y",
+        "FROM a\nRUN --mount=type=secret,id=s,mode=0444 y",
         "FROM a\nRUN --mount=type=ssh y",
+        "FROM a\nRUN --mount=type=ssh,id=default y",
         "FROM a\nRUN --mount=source=x,target=/c y",
         "FROM a\nRUN --mount=source=x,target=/c,rw y",
         "FROM a\nRUN --mount=source=z,target=/c y",
@@ -176,8 +189,6 @@ fn build_arguments_count_where_they_are_in_scope() {
     assert_eq!(target(late, &[]), target(late, &[("X", "1")]));
     let declared = "FROM a\nARG HTTPS_PROXY\nRUN y\n";
     assert_ne!(target(declared, &[("HTTPS_PROXY", "p")]), target(declared, &[]));
-    let copy = "FROM a\nCOPY x /\n";
-    assert_ne!(target(copy, &[("SOURCE_DATE_EPOCH", "1")]), target(copy, &[]));
 }
 
 #[test]
@@ -242,6 +253,7 @@ fn a_whole_build_has_a_stable_key() {
         platform: "linux/amd64".to_owned(),
         project: "Example".to_owned(),
         salt: String::new(),
+        ..KeyScope::default()
     };
     assert_eq!(
         Keys::new(&scope, &stages).exact(),

@@ -63,6 +63,19 @@ pub struct StageAbout {
     /// One digest for each step, as predicted, with its text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepAbout>,
+    /// What the stage starts from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseAbout>,
+}
+
+/// What a stage started from when the archive was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseAbout {
+    /// The image, the stage, or the context, by its name.
+    pub name: String,
+    /// What tells images of one name apart, where the engine had the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
 }
 
 /// A step of a stage, as it was when the archive was written.
@@ -72,6 +85,30 @@ pub struct StepAbout {
     pub text: String,
     /// Predicted digest of the step and all before it.
     pub digest: String,
+    /// What counted for the step: the first digits of a digest, and a name. Never a value: they
+    /// may be secret.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<String>,
+    /// The files that counted, or the directories that they are in where they are many.
+    #[serde(default, skip_serializing_if = "FileList::is_empty")]
+    pub files: FileList,
+}
+
+/// The files of a step, each in one short text: mode, kind, first digits of a digest, path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileList {
+    /// How many levels of directories are told apart; 0 if all files are listed.
+    #[serde(default)]
+    pub depth: usize,
+    /// The files.
+    #[serde(default)]
+    pub files: Vec<String>,
+}
+
+impl FileList {
+    fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
 }
 
 /// What an image is there for.

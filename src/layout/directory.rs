@@ -60,10 +60,19 @@ pub struct Layout {
     root: PathBuf,
 }
 
-/// Held while a layout is written; released when it is dropped or the process dies.
+/// Held while a layout is written; released when it is dropped or the process dies. What was
+/// written aside goes with it: a CI cache would carry it along.
 #[derive(Debug)]
 pub struct WriteLock {
+    aside: PathBuf,
     _file: File,
+}
+
+impl Drop for WriteLock {
+    fn drop(&mut self) {
+        // What can't be removed now is removed when the lock is taken next.
+        let _ = fs::remove_dir_all(&self.aside);
+    }
 }
 
 /// A blob that is being written. Dropped unfinished, it leaves nothing.
@@ -201,15 +210,15 @@ impl Layout {
                 _ => return Err(LayoutError::io("clear", &aside)(e)),
             }
         }
-        for dir in [self.blobs(), aside] {
-            fs::create_dir_all(&dir).map_err(LayoutError::io("create", &dir))?;
+        for dir in [&self.blobs(), &aside] {
+            fs::create_dir_all(dir).map_err(LayoutError::io("create", dir))?;
         }
         let marker = self.root.join("oci-layout");
         if !marker.exists() {
             fs::write(&marker, r#"{"imageLayoutVersion":"1.0.0"}"#)
                 .map_err(LayoutError::io("write", &marker))?;
         }
-        Ok(WriteLock { _file: file })
+        Ok(WriteLock { aside, _file: file })
     }
 
     /// Starts a blob of yet unknown digest. The write lock is held by the caller.
@@ -303,7 +312,7 @@ fn place(file: NamedTempFile, blobs: &Path, digest: &Digest) -> Result<(), Layou
 }
 
 /// Temporary files are private; what a CI cache carries must be readable to the next job's user.
-fn world_readable(file: &File) -> io::Result<()> {
+pub(crate) fn world_readable(file: &File) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     file.set_permissions(fs::Permissions::from_mode(0o644))
 }

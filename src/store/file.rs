@@ -8,7 +8,7 @@ use tempfile::NamedTempFile;
 
 use crate::layout::archive::Archive;
 use crate::layout::codec::{self, Codec};
-use crate::layout::directory::{Layout, LayoutError};
+use crate::layout::directory::{Layout, LayoutError, world_readable};
 use crate::layout::tarball::{self, Tags};
 
 /// The compression that a file's name asks for; `None` if it is not one of ours.
@@ -43,6 +43,7 @@ pub fn save(
     out.flush().map_err(io)?;
     let file = out.into_inner().map_err(|e| io(e.into_error()))?;
     let size = file.as_file().metadata().map_err(io)?.len();
+    world_readable(file.as_file()).map_err(io)?;
     file.persist(path).map_err(|e| io(e.error))?;
     Ok(size)
 }
@@ -57,4 +58,21 @@ pub fn restore(layout: &Layout, path: &Path, advance: &dyn Fn(u64)) -> Result<()
     let (_, plain) = codec::decoder(file).map_err(damaged)?;
     let _lock = layout.lock()?;
     tarball::read(layout, path, plain, advance)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_next_user_may_read_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::at(&dir.path().join("layout"));
+        let path = dir.path().join("archive.tar.zst");
+        save(&layout, &Archive::default(), &path, Codec::Zstd, &|_| {}).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o644);
+    }
 }

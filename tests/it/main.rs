@@ -12,8 +12,24 @@ mod engines;
 #[cfg(test)]
 mod exit_codes;
 #[cfg(test)]
+mod explain;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod json;
+#[cfg(test)]
+mod key;
 #[cfg(test)]
 mod kills;
 #[cfg(test)]
+mod lazy;
+#[cfg(test)]
+mod prediction;
+#[cfg(test)]
+mod round_trip;
+#[cfg(test)]
 mod transports;
+#[cfg(test)]
+mod words;
+#[cfg(test)]
+mod wrapperless;

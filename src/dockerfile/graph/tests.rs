@@ -108,6 +108,13 @@ fn platform_arguments_are_predefined() {
     assert_eq!(variable(run, "TARGETVARIANT").as_deref(), Some("v7"));
     assert_eq!(variable(run, "TARGETSTAGE").as_deref(), Some("b"));
     assert_eq!(variable(run, "TARGETOS"), None, "only what is declared is seen");
+    options.knows_newer_arguments = false;
+    let old =
+        plan_with("FROM a\nARG TARGETSTAGE TARGETOSVERSION TARGETOS\nRUN x", &options).unwrap();
+    let run = &runs(&old)[0];
+    assert_eq!(variable(run, "TARGETSTAGE"), None);
+    assert_eq!(variable(run, "TARGETOSVERSION"), None);
+    assert_eq!(variable(run, "TARGETOS").as_deref(), Some("linux"));
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use dockercache::engine::facts::Version;
 use tempfile::TempDir;
+use walkdir::{DirEntry, WalkDir};
 
 use super::invocation::Invocation;
 
@@ -33,6 +35,15 @@ impl Generation {
             Self::V26_1 => "26.1",
             Self::V28_5 => "28.5",
             Self::V28_5Containerd => "28.5-containerd",
+        }
+    }
+
+    /// The release, as far as what a builder counts depends on it.
+    pub(crate) fn version(self) -> Version {
+        match self {
+            Self::V20_10 => Version::new(20, 10, 24),
+            Self::V26_1 => Version::new(26, 1, 5),
+            Self::V28_5 | Self::V28_5Containerd => Version::new(28, 5, 2),
         }
     }
 
@@ -134,6 +145,7 @@ impl Engine {
             .env_clear()
             .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.bin.display()))
             .env("HOME", self.home.path())
+            .env("TMPDIR", self.home.path())
             .env("DOCKER_HOST", &self.docker_host)
             .env("DOCKER_CONFIG", &self.docker_config);
         command
@@ -153,6 +165,15 @@ impl Engine {
         ids.sort();
         ids.dedup();
         ids
+    }
+
+    /// Where the layers that the engine has unpacked hold a file of this name.
+    pub(crate) fn files_named(&self, name: &str) -> Vec<PathBuf> {
+        let socket = self.docker_host.strip_prefix("unix://").expect("a socket");
+        let data = Path::new(socket).with_file_name("data");
+        // What the engine deletes meanwhile is no error.
+        let entries = WalkDir::new(data).into_iter().flatten();
+        entries.filter(|entry| entry.file_name() == name).map(DirEntry::into_path).collect()
     }
 
     /// The ID of the image with this name.

@@ -23,11 +23,18 @@ pub(crate) fn dockercache<'a>(
 pub(crate) struct Invocation {
     command: Command,
     stdin: Vec<u8>,
+    silent: bool,
 }
 
 impl Invocation {
     pub(crate) fn new(command: Command) -> Self {
-        Self { command, stdin: Vec::new() }
+        Self { command, stdin: Vec::new(), silent: false }
+    }
+
+    /// Leaves the transcript out of the test's output, for runs by the thousand.
+    pub(crate) fn silently(mut self) -> Self {
+        self.silent = true;
+        self
     }
 
     pub(crate) fn args<'a>(mut self, args: impl IntoIterator<Item = &'a str>) -> Self {
@@ -82,7 +89,9 @@ impl Invocation {
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
             took: started.elapsed(),
         };
-        eprintln!("{}", run.transcript());
+        if !self.silent {
+            eprintln!("{}", run.transcript());
+        }
         run
     }
 

@@ -1,13 +1,19 @@
 //! What integration tests share: engines, projects, commands and readers of build logs.
 
 mod build_report;
+mod builder;
 mod cache;
 mod engine;
+mod image;
 mod invocation;
+mod machine;
 mod project;
 
-pub(crate) use build_report::BuildReport;
+pub(crate) use build_report::{BuildReport, Outcome};
+pub(crate) use builder::{Builder, on_buildkit, on_every_builder};
 pub(crate) use cache::Cache;
 pub(crate) use engine::{Engine, Generation, need_programs};
+pub(crate) use image::Image;
 pub(crate) use invocation::{Invocation, Run, dockercache};
+pub(crate) use machine::{Files, Machine};
 pub(crate) use project::Project;

@@ -1,0 +1,131 @@
+//! `explain`: which steps of a build are in the archive, and why the others are not.
+
+use serde::Serialize;
+
+use crate::builder::Builder;
+use crate::cli::{ExplainArgs, Format};
+use crate::engine::Engine;
+use crate::engine::arguments::BuildArguments;
+use crate::engine::client::Client;
+use crate::engine::strategy;
+use crate::exit::{Exit, Failure};
+use crate::explain::{Cause, Explanation, explain};
+use crate::layout::archive::Archive;
+use crate::layout::directory::Layout;
+use crate::project::{Detail, Project};
+use crate::report::{Reporter, output, sanitized};
+
+/// The JSON form of the result.
+#[derive(Serialize)]
+struct Explained<'a> {
+    schema: &'static str,
+    strategy: &'a str,
+    hits: usize,
+    misses: usize,
+    stages: Vec<StageRow<'a>>,
+}
+
+#[derive(Serialize)]
+struct StageRow<'a> {
+    name: &'a str,
+    steps: Vec<StepRow<'a>>,
+}
+
+#[derive(Serialize)]
+struct StepRow<'a> {
+    line: usize,
+    instruction: &'a str,
+    hit: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<CauseRow<'a>>,
+}
+
+#[derive(Serialize)]
+struct CauseRow<'a> {
+    #[serde(flatten)]
+    cause: &'a Cause,
+    text: String,
+}
+
+pub(super) fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
+    let reporter = Reporter::new(args.speech.quiet);
+    let layout = Layout::at(&args.directory.dir);
+    let archive = Archive::read(&layout)?;
+    let Some(about) = archive.as_ref().and_then(|archive| archive.about.as_ref()) else {
+        let dir = layout.root().display();
+        reporter
+            .info(format!("explain: there is no archive of ours in `{dir}`: all steps will run"));
+        return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
+    };
+    let engine = Engine::connect(Client::from_path())?;
+    let arguments = BuildArguments::parse(args.arguments.iter().cloned());
+    let environment = |name: &str| std::env::var(name).ok();
+    let strategy = strategy::choose(
+        &engine.facts,
+        &engine.client,
+        &arguments,
+        &environment,
+        args.engine.strategy,
+    )?;
+    let project = Project::read(&arguments, &Builder::of(&engine, strategy), Detail::Files)
+        .map_err(|error| Failure::usage(error.to_string()))?;
+    let explanation = explain(about, &project);
+    print(args.speech.format, &explanation, strategy.name());
+    for line in explanation.summary() {
+        reporter.info(line);
+    }
+    let miss = explanation.misses() > 0;
+    Ok(if args.speech.strict && miss { Exit::Strict } else { Exit::Ok })
+}
+
+fn print(format: Format, explanation: &Explanation, strategy: &str) {
+    match format {
+        Format::Text => text(explanation),
+        Format::Json => output::json(&Explained {
+            schema: "dockercache.explain.v1",
+            strategy,
+            hits: explanation.hits(),
+            misses: explanation.misses(),
+            stages: explanation
+                .stages
+                .iter()
+                .map(|stage| StageRow {
+                    name: &stage.name,
+                    steps: stage
+                        .steps
+                        .iter()
+                        .map(|step| StepRow {
+                            line: step.line,
+                            instruction: &step.text,
+                            hit: step.cause.is_none(),
+                            cause: step
+                                .cause
+                                .as_ref()
+                                .map(|cause| CauseRow { cause, text: cause.to_string() }),
+                        })
+                        .collect(),
+                })
+                .collect(),
+        }),
+        Format::Env | Format::Github => {
+            let env = format == Format::Env;
+            output::pair(env, "hits", &explanation.hits().to_string());
+            output::pair(env, "misses", &explanation.misses().to_string());
+            let cause = explanation.first_miss().map(|(_, cause)| cause.to_string());
+            output::pair(env, "cause", &cause.unwrap_or_default());
+        }
+    }
+}
+
+fn text(explanation: &Explanation) {
+    for stage in &explanation.stages {
+        output::line(&sanitized(&format!("stage {}", stage.name)));
+        for step in &stage.steps {
+            let outcome = if step.cause.is_none() { "hit " } else { "miss" };
+            output::line(&sanitized(&format!("  {outcome}  line {}: {}", step.line, step.text)));
+            if let Some(cause) = &step.cause {
+                output::line(&sanitized(&format!("        {cause}")));
+            }
+        }
+    }
+}

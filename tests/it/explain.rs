@@ -1,0 +1,89 @@
+//! `explain`, and the summary at the end of `build`: what was said is what the builder then did.
+
+use serde_json::Value;
+
+use crate::harness::{Engine, Generation, Project, dockercache};
+
+const DOCKERFILE: &str = "\
+FROM busybox:1 AS build
+ARG TOKEN
+WORKDIR /src
+COPY src .
+RUN cat * > /program
+
+FROM busybox:1
+COPY --from=build /program /program
+";
+
+const BUILD: [&str; 5] = ["--build-arg", "TOKEN=hunter2", "-t", "app", "."];
+
+fn explains(generation: Generation, buildkit: &str) {
+    let engine = Engine::shared(generation);
+    engine.base_image(&["busybox:1"]);
+    let files = [("Dockerfile", DOCKERFILE), ("src/main.c", "int"), ("src/util.c", "char")];
+    let project = Project::new(&files);
+    let cache = tempfile::tempdir().expect("a directory");
+    let run = |words: &[&str]| {
+        dockercache(&engine, words.iter().copied())
+            .in_dir(project.path())
+            .env("DOCKERCACHE_DIR", cache.path())
+            .env("DOCKER_BUILDKIT", buildkit)
+            .run()
+    };
+    let explained = || {
+        let run = run(&[&["explain", "--format", "json"], &BUILD[..]].concat());
+        serde_json::from_str::<Value>(&run.success().stdout).expect("JSON")
+    };
+
+    let nothing = run(&[&["explain"], &BUILD[..]].concat());
+    assert!(nothing.success().stderr.contains("there is no archive of ours"), "{nothing:?}");
+    run(&[&["build"], &BUILD[..]].concat()).success();
+    run(&["save"]).success();
+    assert_eq!(explained()["misses"], 0);
+    let again = run(&[&["build"], &BUILD[..]].concat());
+    assert!(again.success().stderr.contains("explain: nothing that counts has changed"));
+
+    project.write("src/main.c", "long");
+    let found = explained();
+    let step = |stage: usize, line: u64| {
+        let steps = found["stages"][stage]["steps"].as_array().expect("steps");
+        steps.iter().find(|step| step["line"] == line).expect("a step of that line").clone()
+    };
+    assert_eq!(step(0, 3)["hit"], true);
+    let cause = &step(0, 4)["cause"];
+    assert_eq!(cause["kind"], "file");
+    assert_eq!((&cause["path"], &cause["change"]), (&"src/main.c".into(), &"content".into()));
+    assert_eq!(step(0, 5)["cause"]["kind"], "earlier");
+    assert_eq!(step(1, 8)["cause"]["name"], "build");
+    let text = run(&[&["explain"], &BUILD[..]].concat());
+    assert!(text.success().stdout.contains("file `src/main.c` has other content"), "{text:?}");
+
+    let build = run(&[&["build"], &BUILD[..]].concat());
+    let messages = &build.success().stderr;
+    assert!(messages.contains("the first that is not is line 4, `COPY src .`"), "{messages}");
+    assert!(messages.contains("explain: file `src/main.c` has other content"), "{messages}");
+    assert_eq!(build.build_report().ran().len(), 3, "{messages}");
+
+    run(&["save"]).success();
+    for words in [["--build-arg", "TOKEN=other"], ["--target", "build"]] {
+        let explained = run(&[&["explain"], &words[..], &["."]].concat());
+        assert!(explained.success().stdout.contains("argument `TOKEN`"), "{explained:?}");
+    }
+    let index = std::fs::read_to_string(cache.path().join("index.json")).expect("an index");
+    assert!(index.contains("variable TOKEN") && !index.contains("hunter2"), "{index}");
+}
+
+#[test]
+fn docker_28_5() {
+    explains(Generation::V28_5, "1");
+}
+
+#[test]
+fn docker_28_5_containerd() {
+    explains(Generation::V28_5Containerd, "1");
+}
+
+#[test]
+fn docker_28_5_classic() {
+    explains(Generation::V28_5, "0");
+}

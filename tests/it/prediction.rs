@@ -1,0 +1,347 @@
+//! Predictions against the builder: random projects, changed at random, on real engines.
+//!
+//! Each engine builds a project, then the project with one change, then with one more, and so on.
+//! A step is predicted to be a hit if its digest was among those of any build before on that
+//! engine, and to run otherwise. The builder must say the same of every step.
+//!
+//! Where the builder does not follow from its input alone, the projects stay away from it:
+//!
+//! - What a `RUN` leaves behind is the builder's to see, and no one's to know beforehand. A copy
+//!   from a stage that was built again is a hit when the stage gave the same files. So every stage
+//!   ends with a `RUN` that never gives the same twice; `a_copy_from_a_stage_that_gives_the_same_files` shows
+//!   the other case.
+//! - Of two equal steps in one build, BuildKit runs one and gives it to both. Which one it is
+//!   depends on which stage is faster; they count as one here.
+//! - An engine that has the context from a build before is not told when only the mode of a
+//!   directory changes, and goes on with the old one; an empty engine sees the new one. So a context
+//!   is moved when that happens. `an_engine_that_has_the_context_misses_a_directory_s_mode` shows it.
+//! - A build that fails may have run any of its steps before it did. Where we refuse a project,
+//!   BuildKit must refuse it as well, and then starts from nothing.
+//!
+//! The classic builder counts every instruction, and the names of what is copied. What it leaves
+//! to chance is left out: the mode of a directory that is ignored itself but not all that is in
+//! it, and links in the context.
+//!
+//! `DOCKERCACHE_SEED` sets the seed, `DOCKERCACHE_MUTATIONS` the number of changes for each engine.
+
+mod builder;
+mod generate;
+mod mutate;
+mod random;
+mod scenario;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use builder::{Built, Place};
+use dockercache::builder::Builder;
+use dockercache::dockerfile::Platform;
+use dockercache::engine::arguments::BuildArguments;
+use dockercache::engine::strategy::Strategy;
+use dockercache::project::{Detail, Project};
+use generate::{BASES, Dialect, Generator};
+use scenario::Scenario;
+
+use crate::harness::{Engine, Generation};
+
+/// The seed of the changes that are the same in every run.
+const SEED: u64 = 20_181_125;
+
+/// Changes to one project before the next project.
+const CHAIN: usize = 12;
+
+/// An engine with the builder that is asked.
+struct Subject<'a> {
+    engine: &'a Engine,
+    strategy: Strategy,
+    /// All digests of steps that this engine has built.
+    seen: BTreeSet<String>,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+struct Tally {
+    changes: usize,
+    steps: usize,
+    hits: usize,
+    refused: usize,
+}
+
+/// A step as we see it.
+#[derive(Debug)]
+struct Predicted {
+    place: Place,
+    instruction: String,
+    digest: String,
+}
+
+#[test]
+fn docker_28_5() {
+    check(Generation::V28_5, Strategy::BuildkitReplay, 130, 45);
+}
+
+#[test]
+fn docker_28_5_containerd() {
+    check(Generation::V28_5Containerd, Strategy::BuildkitLocal, 90, 30);
+}
+
+#[test]
+fn docker_26_1() {
+    check(Generation::V26_1, Strategy::BuildkitReplay, 90, 30);
+}
+
+#[test]
+fn docker_28_5_classic() {
+    check(Generation::V28_5, Strategy::Classic, 40, 15);
+}
+
+/// The prediction is for an empty engine, which takes the mode into account.
+#[test]
+fn an_engine_that_has_the_context_misses_a_directory_s_mode() {
+    let engine = Engine::shared(Generation::V28_5);
+    base_images(&engine);
+    let subject =
+        &mut Subject { engine: &engine, strategy: Strategy::BuildkitReplay, seen: BTreeSet::new() };
+    let dir = tempfile::tempdir().expect("a directory");
+    let dockerfile = "FROM base:2 AS other\nFROM base:1\nCOPY d /d\n";
+    let context = |name: &str, mode: u32| {
+        let context = dir.path().join(name);
+        fs::create_dir_all(context.join("d")).expect("a directory");
+        fs::write(context.join("Dockerfile"), dockerfile).expect("a Dockerfile");
+        fs::set_permissions(context.join("d"), Permissions::from_mode(mode)).expect("a mode");
+        vec![context.display().to_string()]
+    };
+    let here = context("here", 0o755);
+    let (then, _) = both(subject, &here);
+    let now = context("here", 0o750);
+    assert_eq!(both(subject, &here).1, [true], "the builder is told of the mode now");
+    let (predicted, hits) = both(subject, &context("there", 0o750));
+    assert_eq!(hits, [false], "where the context is new, the mode counts");
+    assert_eq!(predicted, both(subject, &now).0);
+    assert_ne!(predicted, then);
+}
+
+/// What a stage will give is not known before it runs: a miss is predicted where the builder, which
+/// looks at the files, may find a hit. It is never the other way round.
+#[test]
+fn a_copy_from_a_stage_that_gives_the_same_files() {
+    let engine = Engine::shared(Generation::V28_5);
+    base_images(&engine);
+    let subject =
+        &mut Subject { engine: &engine, strategy: Strategy::BuildkitReplay, seen: BTreeSet::new() };
+    let dir = tempfile::tempdir().expect("a directory");
+    let words = [dir.path().display().to_string()];
+    let write = |text: &str| {
+        let dockerfile = format!(
+            "FROM base:1 AS build\nRUN echo same > /file # {text}\n\
+             FROM base:1\nCOPY --from=build /file /file\n"
+        );
+        fs::write(dir.path().join("Dockerfile"), dockerfile).expect("a Dockerfile");
+    };
+    write("one");
+    let (before, hits) = both(subject, &words);
+    assert_eq!(hits, [false, false]);
+    write("two");
+    let (after, hits) = both(subject, &words);
+    assert_eq!(hits, [false, true], "the builder saw the same file");
+    assert!(before.iter().all(|digest| !after.contains(digest)));
+}
+
+/// The predicted digests of a build's steps, and which of them were hits.
+fn both(subject: &Subject<'_>, words: &[String]) -> (Vec<String>, Vec<bool>) {
+    let predicted = predict(subject, words).expect("a project");
+    let built = build(subject, words);
+    assert!(built.succeeded, "{}", built.log);
+    let hits = predicted.iter().map(|step| built.steps[&step.place]).collect();
+    (predicted.into_iter().map(|step| step.digest).collect(), hits)
+}
+
+/// Applies so many changes with the fixed seed and so many with a fresh one.
+fn check(generation: Generation, strategy: Strategy, fixed: usize, fresh: usize) {
+    let engine = Engine::shared(generation);
+    base_images(&engine);
+    let subject = &mut Subject { engine: &engine, strategy, seen: BTreeSet::new() };
+    let started = Instant::now();
+    let set = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970").as_nanos();
+    let random = u64::try_from(clock % 1_000_000_007).expect("a small number");
+    let rounds = match (set("DOCKERCACHE_SEED"), set("DOCKERCACHE_MUTATIONS")) {
+        (None, None) => vec![(SEED, fixed), (random, fresh)],
+        (seed, count) => vec![(
+            seed.unwrap_or(random),
+            count.map_or(fixed + fresh, |count| {
+                usize::try_from(count).expect("a number of changes")
+            }),
+        )],
+    };
+    for (seed, changes) in rounds {
+        println!("{} {strategy}: DOCKERCACHE_SEED={seed}", generation.name());
+        let dialect = Dialect {
+            buildkit: strategy.is_buildkit(),
+            exclude: strategy.is_buildkit() && generation.name().starts_with("28"),
+        };
+        let mut generator = Generator::new(seed, dialect);
+        let mut tally = Tally::default();
+        while tally.changes < changes {
+            let chain = CHAIN.min(changes - tally.changes);
+            project(subject, &mut generator, chain, seed, &mut tally);
+        }
+        println!(
+            "{} {strategy}: {tally:?} without a mismatch in {:.1} s",
+            generation.name(),
+            started.elapsed().as_secs_f64()
+        );
+        assert!(tally.hits > 0 && tally.hits < tally.steps, "the changes test nothing: {tally:?}");
+    }
+}
+
+/// Two images whose files and settings differ.
+fn base_images(engine: &Engine) {
+    engine.base_image(&["busybox:1"]);
+    for (number, name) in BASES.iter().enumerate() {
+        let source = format!("FROM busybox:1\nRUN echo {number} > /base\nENV BASE={number}\n");
+        let run = engine.docker(["build", "--tag", name, "-"]).stdin(source).run();
+        run.success();
+    }
+}
+
+/// Builds one project and a chain of changes to it.
+fn project(
+    subject: &mut Subject<'_>,
+    generator: &mut Generator,
+    changes: usize,
+    seed: u64,
+    tally: &mut Tally,
+) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut scenario = generator.scenario();
+    scenario.write(dir.path(), None);
+    let mut before = scenario.clone();
+    let mut change = "none, the first build".to_owned();
+    for number in 0..=changes {
+        if let Err(mismatch) = compare(subject, dir.path(), &scenario, tally) {
+            panic!(
+                "DOCKERCACHE_SEED={seed} on {} {}: {mismatch}\n\
+                 === the change: {change}\n=== before\n{}\n=== after\n{}",
+                subject.engine.generation().name(),
+                subject.strategy,
+                before.describe(),
+                scenario.describe()
+            );
+        }
+        if number < changes {
+            before = scenario.clone();
+            change = mutate::mutate(&mut scenario, generator);
+            scenario.write(dir.path(), Some(&before));
+            tally.changes += 1;
+        }
+    }
+}
+
+/// Predicts, builds, and compares.
+fn compare(
+    subject: &mut Subject<'_>,
+    dir: &Path,
+    scenario: &Scenario,
+    tally: &mut Tally,
+) -> Result<(), String> {
+    let words = scenario.arguments(dir);
+    let predicted = match predict(subject, &words) {
+        Ok(predicted) => predicted,
+        Err(error) => {
+            tally.refused += 1;
+            return refused(subject, &words, &error);
+        }
+    };
+    let built = build(subject, &words);
+    if !built.succeeded {
+        return Err(format!("the build fails:\n{}", built.log));
+    }
+    // Equal steps of one build are one.
+    let mut outcomes: BTreeMap<&str, (bool, &Predicted)> = BTreeMap::new();
+    let mut reported = 0;
+    for step in &predicted {
+        let Some(hit) = built.steps.get(&step.place) else { continue };
+        reported += 1;
+        outcomes.entry(&step.digest).and_modify(|(all, _)| *all &= hit).or_insert((*hit, step));
+    }
+    for step in &predicted {
+        if !outcomes.contains_key(step.digest.as_str()) {
+            return Err(format!("the builder says nothing of {step:?}:\n{}", built.log));
+        }
+    }
+    if reported != built.steps.len() {
+        return Err(format!("{predicted:#?} are other steps than {:#?}", built.steps));
+    }
+    for (digest, (hit, step)) in &outcomes {
+        let expected = subject.seen.contains(*digest);
+        if expected != *hit {
+            let word = |hit| if hit { "a hit" } else { "a miss" };
+            return Err(format!(
+                "`{}` of stage `{}` was predicted to be {} and is {}",
+                step.instruction,
+                step.place.0,
+                word(expected),
+                word(*hit)
+            ));
+        }
+        tally.steps += 1;
+        tally.hits += usize::from(*hit);
+    }
+    subject.seen.extend(predicted.into_iter().map(|step| step.digest));
+    Ok(())
+}
+
+/// What we refuse, the builder must refuse, too.
+fn refused(subject: &mut Subject<'_>, words: &[String], error: &str) -> Result<(), String> {
+    if build(subject, words).succeeded {
+        return Err(format!("the builder builds what we refuse: {error}"));
+    }
+    // What ran before it failed is not known.
+    let prune: &[&str] = match subject.strategy {
+        Strategy::Classic => &["image", "prune", "--force"],
+        _ => &["builder", "prune", "--all", "--force"],
+    };
+    subject.engine.docker(prune.iter().copied()).silently().run().success();
+    subject.seen.clear();
+    Ok(())
+}
+
+fn build(subject: &Subject<'_>, words: &[String]) -> Built {
+    match subject.strategy {
+        Strategy::Classic => builder::classic(subject.engine, words),
+        _ => builder::buildkit(subject.engine, words),
+    }
+}
+
+/// The steps with the digests that we predict by.
+fn predict(subject: &Subject<'_>, words: &[String]) -> Result<Vec<Predicted>, String> {
+    let arguments = BuildArguments::parse(words.iter().map(OsString::from));
+    let builder = Builder::new(
+        subject.strategy,
+        Platform::host().to_string(),
+        subject.engine.generation().version(),
+    );
+    let project =
+        Project::read(&arguments, &builder, Detail::Digests).map_err(|error| error.to_string())?;
+    let mut steps = Vec::new();
+    for stage in &project.stages {
+        let name = stage.name.clone().unwrap_or_else(|| format!("stage-{}", stage.index));
+        let counted = stage.steps.iter().filter(|step| step.is_layer);
+        let mut after = counted.clone().count();
+        for step in counted {
+            after -= 1;
+            let place = match subject.strategy {
+                Strategy::Classic => (String::new(), steps.len()),
+                _ => (name.clone(), after),
+            };
+            let (instruction, digest) = (step.instruction.clone(), step.digest.clone());
+            steps.push(Predicted { place, instruction, digest });
+        }
+    }
+    Ok(steps)
+}
