@@ -46,14 +46,19 @@ impl<'a> Sandbox<'a> {
             fs::create_dir_all(root.path().join(dir)).expect("a directory");
         }
         fs::write(root.path().join("tmp/bash_env"), "").expect("a file");
-        Self {
+        let sandbox = Self {
             engine,
             root,
             shell,
             has_engine: true,
             environment: BTreeMap::new(),
             programs: Vec::new(),
+        };
+        if shell == Shell::Busybox {
+            // Debian's busybox, being static, crashes in wget, and would not run another one.
+            sandbox.program("curl", "#!/bin/sh\nexec /usr/bin/curl \"$@\"\n");
         }
+        sandbox
     }
 
     /// Where a path of the job is, seen from outside: one in /tmp or in /usr/local/bin.
