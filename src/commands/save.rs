@@ -123,11 +123,20 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         &offer,
         &subject,
         project.as_ref(),
-    )?;
+    )
+    .map_err(Failure::from)
+    .and_then(|captured| Ok((commit(&layout, &captured, &offer)?, captured)));
+    let (changed, captured) = match captured {
+        Ok(done) => done,
+        Err(failure) => {
+            // What was written so far is dead, and the disk may be full of it.
+            let _ = live::sweep(&layout);
+            return Err(failure);
+        }
+    };
     for warning in &captured.warnings {
         reporter.warn(warning);
     }
-    let changed = commit(&layout, &captured, &offer)?;
     let pruned = live::sweep(&layout)?;
     drop(lock);
 

@@ -135,15 +135,18 @@ impl Facts {
     /// Asks the client and the engine.
     pub fn gather(client: &Client) -> Result<(Self, Connection), EngineError> {
         let versions = ask_versions(client)?;
+        // Podman's own client names no server at all; docker's may speak to podman's socket.
+        let components = versions.server.iter().flat_map(|s| &s.components);
+        let is_podman = components.into_iter().any(|c| c.name.contains("Podman"))
+            || versions.server.is_none() && client.output(&["--version"])?.contains("podman");
+        if is_podman {
+            return Err(EngineError::Unsupported(
+                "`docker` is podman here, which has no BuildKit cache".into(),
+            ));
+        }
         let server = versions.server.ok_or_else(|| {
             EngineError::Unreachable("the client names no server; is the engine running?".into())
         })?;
-        if server.components.iter().any(|c| c.name.contains("Podman")) {
-            return Err(EngineError::Unsupported(
-                "`docker` is podman here, which has no BuildKit cache; the build runs uncached"
-                    .into(),
-            ));
-        }
         let connection = Connection::open(client)?;
         let info = connection.info()?;
         let containerd = info

@@ -25,13 +25,19 @@ pub fn capture(
     request: &Request<'_>,
     reporter: Reporter,
 ) -> Result<Captured, EngineError> {
-    let staging = layout.aside().join("export");
-    share_blobs(layout, &staging)?;
+    // With a name of its own: the client of a save that was killed may still write into its own.
+    let aside = layout.aside();
+    let staging = tempfile::Builder::new()
+        .prefix("export-")
+        .tempdir_in(&aside)
+        .map_err(LayoutError::io("create a directory in", &aside))?;
+    let staging = staging.path();
+    share_blobs(layout, staging)?;
     let mut words: Vec<OsString> = vec![
         "--progress=plain".into(),
         "--provenance=false".into(),
         "--output=type=cacheonly".into(),
-        format!("--cache-to={},mode=max", local_cache("dest", &staging)).into(),
+        format!("--cache-to={},mode=max", local_cache("dest", staging)).into(),
     ];
     words.extend(request.offer.iter().map(|offer| format!("--cache-from={offer}").into()));
     words.extend(request.arguments.for_repetition(&[]));
@@ -41,13 +47,11 @@ pub fn capture(
     drop(task);
     if !finished.status.success() {
         let last = finished.tail.iter().rev().find(|l| !l.trim().is_empty());
-        return Err(EngineError::failed(
-            "export the build cache",
-            last.cloned().unwrap_or_else(|| "it gave no reason".into()),
-        ));
+        let reason = last.cloned().unwrap_or_else(|| "it gave no reason".into());
+        return Err(export_failure(staging, reason));
     }
-    let exported = Archive::read(&Layout::at(&staging))?.unwrap_or_default();
-    take_new_blobs(layout, &staging)?;
+    let exported = Archive::read(&Layout::at(staging))?.unwrap_or_default();
+    take_new_blobs(layout, staging)?;
     let progress = reporter.progress("compressing layers", 0);
     let cache = exported
         .cache
@@ -61,6 +65,19 @@ pub fn capture(
         kept: Vec::new(),
         warnings: Vec::new(),
     })
+}
+
+/// The client writes the export for us: when our own disk is full, that is not the engine's fault.
+fn export_failure(staging: &Path, reason: String) -> EngineError {
+    let is_ours = reason.contains(&*staging.to_string_lossy());
+    let signs = [
+        ("no space left on device", io::ErrorKind::StorageFull),
+        ("disk quota exceeded", io::ErrorKind::QuotaExceeded),
+    ];
+    match signs.iter().find(|(sign, _)| is_ours && reason.contains(sign)) {
+        Some(&(_, kind)) => LayoutError::io("export into", staging)(kind.into()).into(),
+        None => EngineError::failed("export the build cache", reason),
+    }
 }
 
 /// Makes a layout with the same blobs, without copying them.

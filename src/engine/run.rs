@@ -145,8 +145,9 @@ fn tee(
 impl Finished {
     /// Whether the build failed because of the cache it was offered, not by its own fault.
     ///
-    /// The phrases are those of BuildKit's cache importer, of its content store, and of the
-    /// transfer of a layer from the client. A failing instruction has none of them.
+    /// Only the builder's last word counts, since instructions may print anything before it, and
+    /// it quotes an instruction that failed. Graph drivers build a step whose layer is bad anew;
+    /// with the containerd store the whole build fails, in the words that are tested below.
     pub fn failed_in_cache(&self) -> bool {
         const SIGNS: &[&str] = &[
             "cache importer",
@@ -156,7 +157,10 @@ impl Finished {
             "failed to copy: ",
             "failed to extract layer",
             "failed to read expected number of bytes",
+            "short read: expected",
             "content digest sha256:",
+            "desc = content sha256:",
+            "parent snapshot sha256:",
             "blob sha256:",
             "local content",
             "content store",
@@ -166,11 +170,71 @@ impl Finished {
             "failed size validation",
             "invalid layer",
         ];
+        let is_verdict = |line: &&String| {
+            line.get(..7).is_some_and(|l| l.eq_ignore_ascii_case("error: "))
+                || line.starts_with("failed to solve")
+        };
+        let verdict = self.tail.iter().rev().find(is_verdict);
         !self.status.success()
-            && self.tail.iter().rev().take(40).any(|line| {
-                // What an instruction printed is not the builder's word.
-                let spoken = !line.starts_with('#') || line.contains(" ERROR: ");
-                spoken && SIGNS.iter().any(|sign| line.contains(sign))
+            && verdict.is_some_and(|line| {
+                !line.contains("did not complete successfully")
+                    && !line.contains("executor failed running")
+                    && SIGNS.iter().any(|sign| line.contains(sign))
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    fn failed_in_cache(log: &str) -> bool {
+        let status = ExitStatus::from_raw(1 << 8);
+        let tail = log.lines().map(str::to_owned).collect();
+        Finished { status, steps: Vec::new(), images: Vec::new(), tail }.failed_in_cache()
+    }
+
+    /// What Docker 28.5 with the containerd store prints of layers that are missing, truncated,
+    /// and altered.
+    #[test]
+    fn a_bad_layer_is_told_from_the_builders_last_word() {
+        for words in [
+            "failed to compute cache key: NotFound: rpc error: code = NotFound desc = content \
+             sha256:3ef1c39b836b: not found",
+            "failed to prepare sha256:83339a1d0097 as 7zyhm5216sgl6kcynbkszbwlk: parent snapshot \
+             sha256:83339a1d0097 does not exist: not found",
+            "failed to compute cache key: short read: expected 1000878 bytes but got 0: \
+             unexpected EOF",
+            "failed to compute cache key: failed commit on ref \"layer-sha256:3ef1c39b836b\": \
+             commit failed: unexpected commit digest sha256:5bbfc0e95978, expected \
+             sha256:3ef1c39b836b: failed precondition",
+            "failed to extract layer sha256:4a78d603fc9f: failed to get reader from content \
+             store: content digest sha256:ddf2c2057eab: not found",
+        ] {
+            let log =
+                format!("   8 | >>> RUN wc\nERROR: failed to build: failed to solve: {words}\n");
+            assert!(failed_in_cache(&log), "{words}");
+        }
+    }
+
+    #[test]
+    fn an_instruction_that_fails_is_no_fault_of_the_cache_whatever_it_says() {
+        for log in [
+            "#9 0.1 ERROR: failed to copy: blob sha256:00 is not in the content store\n\
+             #9 ERROR: process \"/bin/sh -c echo failed to copy: it; exit 1\" did not complete \
+             successfully: exit code: 1\n\
+             ------\n > [2/2] RUN echo failed to copy: it; exit 1:\n\
+             0.1 ERROR: failed to copy: blob sha256:00 is not in the content store\n------\n\
+             ERROR: failed to build: failed to solve: process \"/bin/sh -c echo failed to copy: \
+             it; exit 1\" did not complete successfully: exit code: 1\n",
+            "ERROR: failed to build: failed to solve: failed to compute cache key: failed to \
+             calculate checksum of ref x: \"/input\": not found\n",
+            "failed to solve: executor failed running [/bin/sh -c false failed to copy: it]: \
+             exit code: 1\n",
+        ] {
+            assert!(!failed_in_cache(log), "{log}");
+        }
     }
 }

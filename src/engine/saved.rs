@@ -5,7 +5,7 @@
 //! on trust of a name. An engine that fails half-way appends its message to the tar.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
@@ -46,6 +46,9 @@ struct Contents {
     layers: BTreeMap<String, LayerBlob>,
     links: BTreeMap<String, String>,
 }
+
+/// Enough of a file to tell a tar from a document.
+const TAR_BLOCK: u64 = 512;
 
 /// Reads a `docker save` stream. Layers in `known` are not compressed again. The write lock is
 /// held by the caller; `advance` is told of bytes as they pass.
@@ -105,8 +108,10 @@ fn read_entries(
         } else if kind.is_file() {
             let size = entry.size();
             let mut entry = BufReader::with_capacity(256 * 1024, entry);
-            let head = entry.fill_buf().map_err(Failure::Stream)?;
-            let is_document = matches!(head.first(), Some(b'{' | b'[')) || is_small_text(&name);
+            let mut head = Vec::new();
+            (&mut entry).take(TAR_BLOCK).read_to_end(&mut head).map_err(Failure::Stream)?;
+            let is_document = is_json(&head) || is_small_text(&name);
+            let mut entry = head.as_slice().chain(entry);
             if is_document {
                 if size > DOCUMENT_LIMIT {
                     return Err(Failure::Engine(EngineError::failed(
@@ -131,6 +136,13 @@ fn read_entries(
         }
     }
     Ok(())
+}
+
+/// Whether a file that begins so is a document. A layer may begin with the name of a file, such
+/// as `[id].js`.
+fn is_json(head: &[u8]) -> bool {
+    let is_tar = head.get(257..262) == Some(b"ustar");
+    matches!(head.first(), Some(b'{' | b'[')) && !is_tar
 }
 
 fn is_small_text(name: &str) -> bool {
@@ -292,28 +304,184 @@ impl<R> Tail<R> {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
 
-    #[test]
-    fn links_stay_inside_the_tar() {
-        assert_eq!(resolve("a/layer.tar", "../b/layer.tar"), "b/layer.tar");
-        assert_eq!(resolve("a/layer.tar", "../../../etc/passwd"), "etc/passwd");
+    const CONFIG: &str = "config.json";
+
+    /// A `docker save` stream, entry by entry.
+    struct Export(tar::Builder<Vec<u8>>);
+
+    impl Export {
+        fn new() -> Self {
+            Self(tar::Builder::new(Vec::new()))
+        }
+
+        fn file(mut self, name: &str, content: &[u8]) -> Self {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            self.0.append_data(&mut header, name, content).unwrap();
+            self
+        }
+
+        fn link(mut self, name: &str, target: &str) -> Self {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_size(0);
+            self.0.append_link(&mut header, name, target).unwrap();
+            self
+        }
+
+        /// A config with these layers, and the manifest that names them by these paths.
+        fn image(self, layers: &[&[u8]], paths: &[&str]) -> Self {
+            let config = config(layers);
+            self.file(CONFIG, config.as_bytes()).manifest(paths)
+        }
+
+        fn manifest(self, paths: &[&str]) -> Self {
+            let entry = serde_json::json!([{ "Config": CONFIG, "Layers": paths }]);
+            self.file("manifest.json", entry.to_string().as_bytes())
+        }
+
+        fn read(self) -> Result<Vec<SavedImage>, String> {
+            let known = BTreeMap::new();
+            read(&self.0.into_inner().unwrap(), &known).1.map_err(|e| e.to_string())
+        }
+
+        #[track_caller]
+        fn fails(self, words: &str) {
+            let error = self.read().unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
     }
 
-    #[test]
-    fn an_engine_that_fails_half_way_is_quoted() {
+    fn config(layers: &[&[u8]]) -> String {
+        let diff_ids: Vec<String> = layers.iter().map(|l| Digest::of(l).to_string()).collect();
+        serde_json::json!({ "rootfs": { "type": "layers", "diff_ids": diff_ids } }).to_string()
+    }
+
+    fn read(
+        stream: &[u8],
+        known: &BTreeMap<Digest, LayerBlob>,
+    ) -> (TempDir, Result<Vec<SavedImage>, EngineError>) {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::at(dir.path());
         let _lock = layout.lock().unwrap();
-        let mut stream = Vec::new();
-        let mut tar = tar::Builder::new(&mut stream);
-        let mut header = tar::Header::new_ustar();
-        header.set_size(10);
-        tar.append_data(&mut header, "x/layer.tar", &b"0123456789"[..]).unwrap();
-        drop(tar);
-        stream.truncate(1024);
-        stream.extend_from_slice(br#"{"message":"no space left on device"}"#);
-        let error = ingest(stream.as_slice(), &layout, Codec::Zstd, &BTreeMap::new(), &|_| {});
-        assert!(error.unwrap_err().to_string().contains("no space left on device"));
+        let images = ingest(stream, &layout, Codec::Zstd, known, &|_| {});
+        (dir, images)
+    }
+
+    /// A tar with one file, as layers are.
+    fn layer(name: &str) -> Vec<u8> {
+        Export::new().file(name, b"content").0.into_inner().unwrap()
+    }
+
+    #[test]
+    fn both_forms_are_read() {
+        let (one, two) = (layer("one"), layer("two"));
+        let legacy = Export::new()
+            .file("a/VERSION", b"1.0")
+            .file("a/layer.tar", &one)
+            .file("b/json", b"{}")
+            .link("b/layer.tar", "../a/layer.tar")
+            .file("c/layer.tar", &two)
+            .image(&[&one, &one, &two], &["a/layer.tar", "b/layer.tar", "c/layer.tar"]);
+        let blob = format!("blobs/sha256/{}", Digest::of(&one).hex());
+        let oci = Export::new()
+            .file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)
+            .file(&blob, &one)
+            .image(&[&one], &[&blob])
+            .file("index.json", br#"{"schemaVersion":2}"#);
+        for (export, count) in [(legacy, 3), (oci, 1)] {
+            let images = export.read().unwrap();
+            assert_eq!(images.len(), 1);
+            assert_eq!(images[0].layers.len(), count);
+            assert_eq!(images[0].layers[0].diff_id, Digest::of(&one));
+        }
+    }
+
+    #[test]
+    fn an_image_may_have_no_layers_and_no_history() {
+        let images = Export::new().image(&[], &[]).read().unwrap();
+        assert!(images[0].layers.is_empty());
+        let null = r#"{"rootfs":{"type":"layers","diff_ids":null},"history":null}"#;
+        let manifest = format!(r#"[{{"Config":"{CONFIG}","RepoTags":null,"Layers":null}}]"#);
+        let export = Export::new().file(CONFIG, null.as_bytes());
+        let images = export.file("manifest.json", manifest.as_bytes()).read().unwrap();
+        assert!(images[0].layers.is_empty());
+        assert_eq!(images[0].config, null.as_bytes());
+    }
+
+    #[test]
+    fn a_layer_whose_first_file_looks_like_json_is_a_layer() {
+        for name in ["[id].js", "{slug}"] {
+            let layer = layer(name);
+            let images = Export::new().file("a", &layer).image(&[&layer], &["a"]).read().unwrap();
+            assert_eq!(images[0].layers.len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_incomplete_is_refused() {
+        let (one, two) = (layer("one"), layer("two"));
+        Export::new().file("a", &one).image(&[&one, &two], &["a", "b"]).fails("`b` is missing");
+        Export::new().file("a", &one).image(&[&one], &[]).fails("do not match");
+        Export::new().file("a", &one).file(CONFIG, b"{}").fails("no manifest.json");
+        Export::new().manifest(&[]).fails("config `config.json` is missing");
+        Export::new().fails("no manifest.json");
+    }
+
+    #[test]
+    fn what_lies_is_refused() {
+        let (one, two) = (layer("one"), layer("two"));
+        Export::new().file("a", &two).image(&[&one], &["a"]).fails("do not match");
+        Export::new().file(CONFIG, b"{no JSON").manifest(&[]).fails("config `config.json`");
+        Export::new().file(CONFIG, b"{}").file("manifest.json", b"{}").fails("manifest.json");
+        let deep = r#"{"a":"#.repeat(100_000);
+        Export::new().file(CONFIG, deep.as_bytes()).manifest(&[]).fails("recursion limit");
+        let huge = [b"{".to_vec(), vec![b' '; 9 << 20]].concat();
+        Export::new().file(CONFIG, &huge).manifest(&[]).fails("bytes");
+
+        // A layer that we already have is hashed all the same.
+        let known = LayerBlob {
+            diff_id: Digest::of(&one),
+            blob: Digest::of(b"blob"),
+            size: 4,
+            unpacked_size: one.len() as u64,
+            media_type: Codec::Zstd.media_type().to_owned(),
+        };
+        let blob = format!("blobs/sha256/{}", known.diff_id.hex());
+        let export = Export::new().file(&blob, &two).image(&[&one], &[&blob]);
+        let known = BTreeMap::from([(known.diff_id.clone(), known)]);
+        let error = read(&export.0.into_inner().unwrap(), &known).1.unwrap_err();
+        assert!(error.to_string().contains("has the digest"), "{error}");
+    }
+
+    #[test]
+    fn links_end_inside_the_tar_or_nowhere() {
+        assert_eq!(resolve("a/layer.tar", "../b/layer.tar"), "b/layer.tar");
+        assert_eq!(resolve("a/layer.tar", "../../../etc/passwd"), "etc/passwd");
+        let one = layer("one");
+        let circle = Export::new().link("a", "b").link("b", "a").link("c", "c");
+        circle.image(&[&one], &["a"]).fails("is missing");
+        let outside = Export::new().link("a", "../../../../etc/passwd");
+        outside.image(&[&one], &["a"]).fails("is missing");
+    }
+
+    #[test]
+    fn an_engine_that_fails_half_way_is_quoted_and_leaves_nothing() {
+        let message = br#"{"message":"no space left on device"}"#;
+        let one = layer("one");
+        let mut whole = Export::new().file("a/layer.tar", &one).0.into_inner().unwrap();
+        // In the middle of a layer, and between two entries.
+        let between = whole.len() - 1024;
+        for end in [1024, between] {
+            whole.truncate(between);
+            let stream = [&whole[..end], &message[..]].concat();
+            let (dir, images) = read(&stream, &BTreeMap::new());
+            assert!(images.unwrap_err().to_string().contains("no space left on device"), "{end}");
+            assert_eq!(std::fs::read_dir(dir.path().join("ingest")).unwrap().count(), 0);
+        }
     }
 }

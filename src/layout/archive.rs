@@ -467,6 +467,10 @@ pub fn read_cache(
 /// write lock.
 pub fn heal(layout: &Layout, bad: &[BadBlob]) -> Result<Archive, LayoutError> {
     let is_bad = |digest: &Digest| bad.iter().any(|b| b.digest == *digest);
+    // First of all: what is made anew below may have the name of what is bad.
+    for blob in bad {
+        layout.remove_blob(&blob.digest)?;
+    }
     let mut archive = Archive::read(layout)?.unwrap_or_default();
     let cache = archive.cache.take();
     archive.images.retain(|image| {
@@ -493,9 +497,6 @@ pub fn heal(layout: &Layout, bad: &[BadBlob]) -> Result<Archive, LayoutError> {
         None => None,
     };
     layout.commit(&archive.to_index())?;
-    for blob in bad {
-        layout.remove_blob(&blob.digest)?;
-    }
     live::sweep(layout)?;
     Ok(archive)
 }

@@ -8,6 +8,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
@@ -197,11 +198,17 @@ impl Layout {
             .map_err(LayoutError::io("open", &path))?;
         file.lock().map_err(LayoutError::io("lock", &path))?;
         let aside = self.aside();
-        match fs::remove_dir_all(&aside) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(LayoutError::io("clear", &aside)(e));
+        // The docker client of a writer that was killed may go on writing for a moment.
+        let mut attempts = 0;
+        while let Err(e) = fs::remove_dir_all(&aside) {
+            match e.kind() {
+                io::ErrorKind::NotFound => break,
+                io::ErrorKind::DirectoryNotEmpty if attempts < 100 => {
+                    attempts += 1;
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                _ => return Err(LayoutError::io("clear", &aside)(e)),
             }
-            _ => {}
         }
         for dir in [&self.blobs(), &aside] {
             fs::create_dir_all(dir).map_err(LayoutError::io("create", dir))?;
@@ -282,11 +289,26 @@ impl BlobWriter {
     /// Puts the blob in its place under its digest; gives digest and size.
     pub fn finish(self) -> Result<(Digest, u64), LayoutError> {
         let (file, digest, size) = self.out.finish();
-        let path = self.blobs.join(digest.hex());
-        world_readable(file.as_file()).map_err(LayoutError::io("write", &path))?;
-        file.persist(&path).map_err(|e| LayoutError::io("write", &path)(e.error))?;
+        place(file, &self.blobs, &digest)?;
         Ok((digest, size))
     }
+
+    /// As [`BlobWriter::finish`], but only if the blob has this digest; otherwise nothing is left
+    /// of it, and its true digest is the inner error.
+    pub fn finish_as(self, expected: &Digest) -> Result<Result<(), Digest>, LayoutError> {
+        let (file, digest, _) = self.out.finish();
+        if digest != *expected {
+            return Ok(Err(digest));
+        }
+        place(file, &self.blobs, &digest).map(Ok)
+    }
+}
+
+fn place(file: NamedTempFile, blobs: &Path, digest: &Digest) -> Result<(), LayoutError> {
+    let path = blobs.join(digest.hex());
+    world_readable(file.as_file()).map_err(LayoutError::io("write", &path))?;
+    file.persist(&path).map_err(|e| LayoutError::io("write", &path)(e.error))?;
+    Ok(())
 }
 
 /// Temporary files are private; what a CI cache carries must be readable to the next job's user.

@@ -18,6 +18,7 @@ use super::archive::{
 use super::codec::{self, Codec};
 use super::digest::{Digest, Hashing};
 use super::directory::{DOCUMENT_LIMIT, Layout, LayoutError};
+use super::live;
 use super::oci::{Descriptor, Index, REF_NAME, UNCOMPRESSED};
 use super::records::RecordGraph;
 
@@ -204,13 +205,40 @@ pub fn read(
     input: impl Read,
     advance: &dyn Fn(u64),
 ) -> Result<(), LayoutError> {
-    let bad = |reason: String| LayoutError::Damaged { path: name.to_owned(), reason };
+    let index = read_entries(layout, name, input, advance)
+        .and_then(|index| complete(layout, name, &index).map(|()| index));
+    match index {
+        Ok(index) => {
+            layout.commit(&index)?;
+            live::sweep(layout).map(drop)
+        }
+        Err(error) => {
+            // What was unpacked so far is dead; the archive that was there is not.
+            let _ = live::sweep(layout);
+            Err(error)
+        }
+    }
+}
+
+fn bad_file(name: &Path, reason: impl Into<String>) -> LayoutError {
+    LayoutError::Damaged { path: name.to_owned(), reason: reason.into() }
+}
+
+/// Unpacks the blobs and gives the index.
+fn read_entries(
+    layout: &Layout,
+    name: &Path,
+    input: impl Read,
+    advance: &dyn Fn(u64),
+) -> Result<Index, LayoutError> {
+    let bad = |reason: String| bad_file(name, reason);
     let unreadable = |e: io::Error| bad(format!("it is no complete tar: {e}"));
     let mut index: Option<Index> = None;
     let mut has_own_index = false;
     let mut seen = BTreeSet::new();
     let mut tar = tar::Archive::new(input);
-    for entry in tar.entries().map_err(unreadable)? {
+    // Raw: extended names and headers, which are read into memory whole, have no business here.
+    for entry in tar.entries().map_err(unreadable)?.raw(true) {
         let mut entry = entry.map_err(unreadable)?;
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let kind = entry.header().entry_type();
@@ -235,7 +263,7 @@ pub fn read(
                     .read_to_end(&mut bytes)
                     .map_err(unreadable)?;
                 if bytes.len() as u64 > DOCUMENT_LIMIT {
-                    return Err(bad(format!("its {path} is too large")));
+                    return Err(bad(format!("its {path} is larger than {DOCUMENT_LIMIT} bytes")));
                 }
                 index = Some(
                     serde_json::from_slice(&bytes)
@@ -247,26 +275,52 @@ pub fn read(
                     .strip_prefix("blobs/sha256/")
                     .and_then(|hex| Digest::from_hex(hex).ok())
                     .ok_or_else(|| bad(format!("`{path}` does not belong there")))?;
+                if entry.size() > DOCUMENT_LIMIT {
+                    // It could fill the disk. All that names it has come before.
+                    let promised = index
+                        .as_ref()
+                        .and_then(|i| live::reach(layout, i).blobs.get(&digest).map(|d| d.size));
+                    if promised != Some(entry.size()) {
+                        return Err(bad(format!(
+                            "nothing in it names a blob {digest} of {} bytes",
+                            entry.size()
+                        )));
+                    }
+                }
                 let mut writer = layout.blob_writer()?;
                 let mut counted = Advancing { inner: entry, advance };
                 copy(&mut counted, &mut writer, layout, &digest, &unreadable)?;
-                let (got, _) = writer.finish()?;
-                if got != digest {
-                    layout.remove_blob(&got)?;
+                if let Err(got) = writer.finish_as(&digest)? {
                     return Err(bad(format!("blob {digest} has the digest {got}")));
                 }
             }
         }
     }
-    let index = index.ok_or_else(|| {
+    index.ok_or_else(|| {
         bad("it has no index.json; only archives of `dockercache save` can be restored".into())
-    })?;
-    let reach = super::live::reach(layout, &index);
-    if let Some(missing) = reach.blobs.keys().find(|d| layout.blob_size(d).is_none()) {
-        return Err(bad(format!("blob {missing} is missing")));
+    })
+}
+
+/// Whether all that `index` reaches is in `layout`.
+fn complete(layout: &Layout, name: &Path, index: &Index) -> Result<(), LayoutError> {
+    let reach = live::reach(layout, index);
+    for (digest, descriptor) in &reach.blobs {
+        match layout.blob_size(digest) {
+            None => return Err(bad_file(name, format!("blob {digest} is missing"))),
+            Some(size) if size != descriptor.size => {
+                let expected = descriptor.size;
+                let reason = format!("blob {digest}: got {size} bytes, expected {expected}");
+                return Err(bad_file(name, reason));
+            }
+            Some(_) => {}
+        }
     }
-    layout.commit(&index)?;
-    super::live::sweep(layout).map(drop)
+    match reach.unreadable.first() {
+        Some((digest, reason)) => {
+            Err(bad_file(name, format!("document {digest} is not readable: {reason}")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Copies, telling a bad tar from a full disk.

@@ -11,6 +11,7 @@
 #   engine.sh base-image NAME TAG...     load a small busybox image, the same bytes on every engine
 #   engine.sh busybox                    make the busybox tree to import, once; prints its path
 #   engine.sh import NAME TREE TAG...    load a directory as an image, the same bytes every time
+#   engine.sh programs PROGRAM=PACKAGE...  install what tests use and this machine lacks
 #   engine.sh tree RELEASE PACKAGE...    make a Debian tree to import, once; prints its path
 #   engine.sh skopeo                     print the path of a skopeo that runs on this machine
 #
@@ -93,6 +94,17 @@ host_tools() {
   command -v debootstrap >/dev/null && command -v ip >/dev/null && return
   host_apt update
   host_apt install -y debootstrap debian-archive-keyring iproute2 util-linux ca-certificates
+}
+
+# Installs the packages of those programs that this machine lacks. No service is started.
+programs() {
+  local pair missing=()
+  for pair in "$@"; do
+    command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+  done
+  ((${#missing[@]})) || return 0
+  host_apt update
+  RUNLEVEL=1 host_apt install -y --no-install-recommends "${missing[@]}"
 }
 
 # Puts a minimal Debian, with these packages as well, into a directory.
@@ -473,6 +485,7 @@ case $command in
     ;;
   tree) need $# 2 && debian_tree "$@" ;;
   busybox) busybox_tree ;;
+  programs) need $# 1 && programs "$@" ;;
   import) need $# 3 && import_tree "$@" ;;
   skopeo) skopeo ;;
   __inside) inside "$@" ;;

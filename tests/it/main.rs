@@ -4,11 +4,17 @@
 //! runs the engines. A test whose engine can't run fails and says why; none is skipped.
 
 #[cfg(test)]
+mod archives;
+#[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod dockerfiles;
 #[cfg(test)]
 mod engine_move;
 #[cfg(test)]
 mod engines;
+#[cfg(test)]
+mod exit_codes;
 #[cfg(test)]
 mod explain;
 #[cfg(test)]
@@ -22,6 +28,8 @@ mod json;
 #[cfg(test)]
 mod key;
 #[cfg(test)]
+mod kills;
+#[cfg(test)]
 mod lazy;
 #[cfg(test)]
 mod prediction;
@@ -31,6 +39,8 @@ mod prune;
 mod recipes;
 #[cfg(test)]
 mod round_trip;
+#[cfg(test)]
+mod transports;
 #[cfg(test)]
 mod words;
 #[cfg(test)]

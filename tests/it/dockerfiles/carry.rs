@@ -62,7 +62,7 @@ pub(super) fn all(builder: Builder) {
         .filter_map(|case| Some((case, built.iter().find(|(name, _)| *name == case.name)?)))
         .collect();
     let (_, failed) = each(&carried, |(case, (_, built))| {
-        Machine::new(&engine, builder, case, caches).second(built)
+        Machine::new(&engine, builder, case, caches).second(built);
     });
     failures.extend(failed);
     assert!(failures.is_empty(), "{} cases failed:\n\n{}", failures.len(), failures.join("\n\n"));

@@ -6,6 +6,7 @@ use crate::harness::{Builder, Project};
 
 /// A project, the arguments that it is built with, and the builders that can.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "a row of a table")]
 pub(super) struct Case {
     pub(super) name: &'static str,
     pub(super) builders: &'static [Builder],

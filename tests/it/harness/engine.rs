@@ -128,6 +128,16 @@ impl Engine {
         self.generation
     }
 
+    /// Where the engine listens: a `unix://` address.
+    pub(crate) fn docker_host(&self) -> &str {
+        &self.docker_host
+    }
+
+    /// The directory that holds the engine's `docker` client.
+    pub(crate) fn bin(&self) -> &Path {
+        &self.bin
+    }
+
     /// Returns a command with nothing in its environment but what reaches this engine.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
@@ -185,6 +195,11 @@ impl Drop for Engine {
 /// The directory of a busybox root file system, to make images of.
 pub(crate) fn busybox_tree() -> PathBuf {
     script(&["busybox"]).trim().into()
+}
+
+/// Installs programs on this machine that are missing, each given as `PROGRAM=PACKAGE`.
+pub(crate) fn need_programs(programs: &[&str]) {
+    script(&[&["programs"], programs].concat());
 }
 
 /// Runs `engine.sh` and returns what it printed.

@@ -60,6 +60,11 @@ impl Invocation {
         self
     }
 
+    /// The command itself, for a caller that wants to end it early.
+    pub(crate) fn into_command(self) -> Command {
+        self.command
+    }
+
     /// Runs the program to its end and echoes it.
     pub(crate) fn run(mut self) -> Run {
         let line = self.line();

@@ -2,6 +2,7 @@
 
 mod build_report;
 mod builder;
+mod cache;
 mod engine;
 mod image;
 mod invocation;
@@ -12,9 +13,10 @@ mod project;
 
 pub(crate) use build_report::{BuildReport, Outcome};
 pub(crate) use builder::{Builder, on_buildkit, on_every_builder};
-pub(crate) use engine::{Engine, Generation, busybox_tree};
+pub(crate) use cache::Cache;
+pub(crate) use engine::{Engine, Generation, busybox_tree, need_programs};
 pub(crate) use image::Image;
-pub(crate) use invocation::{Run, dockercache};
+pub(crate) use invocation::{Invocation, Run, dockercache};
 pub(crate) use job::{Carried, DockerBuild, Job, noise};
 pub(crate) use machine::{Files, Machine};
 pub(crate) use oci_reader::{OciDirectory, skopeo};

@@ -1,0 +1,195 @@
+//! What stops the program has an exit code of its own, and a message that says what to do.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use crate::harness::{Cache, Engine, Generation, Invocation, Project, dockercache};
+
+const DOCKERFILE: &str = "\
+FROM busybox:1
+RUN head -c 3000000 /dev/urandom > /big
+COPY input /input
+";
+
+#[test]
+fn wrong_usage_is_2() {
+    let alone = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dockercache"));
+        command.env_clear();
+        Invocation::new(command).args(args.iter().copied()).run()
+    };
+    alone(&["frobnicate"]).code(2);
+    alone(&["restore", "--format", "yaml"]).code(2);
+    alone(&["save", "--archive", "cache.zip"]).code(2);
+    alone(&["save", "--image", "a", "--from-log", "b"]).code(2);
+    alone(&["--help"]).code(0);
+}
+
+#[test]
+fn without_an_engine_it_is_4() {
+    let engine = Engine::shared(Generation::V28_5);
+    let cache = Cache::new();
+    let project = Project::new(&[("Dockerfile", DOCKERFILE), ("input", "text")]);
+    for args in [&["restore"][..], &["save", "-t", "app", "."], &["save"], &["build", "."]] {
+        let command = || cache.command(&engine, args.iter().copied()).in_dir(project.path());
+        let run = command().env("DOCKER_HOST", "unix:///nowhere/docker.sock").run();
+        assert!(run.code(4).stderr.contains("engine is not reachable"), "{}", run.stderr);
+        assert!(run.stderr.contains("hint: check `docker version`"), "{}", run.stderr);
+        let run = command().env("PATH", "/nowhere").run();
+        assert!(run.code(4).stderr.contains("hint: install the docker client"), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn a_directory_that_refuses_is_5() {
+    let engine = Engine::shared(Generation::V28_5);
+    engine.base_image(&["busybox:1"]);
+    let cache = Cache::new();
+    let project = Project::new(&[("Dockerfile", DOCKERFILE), ("input", "text")]);
+    cache.build(&engine, &project).success();
+    let file = cache.beside("good.tar.zst");
+    cache.command(&engine, ["save", "--archive", file.to_str().expect("UTF-8")]).run().success();
+    let before = cache.files();
+    let dir = cache.path();
+    let dir = dir.to_str().expect("UTF-8");
+
+    // Another user's directory. Root may read everything, so an ordinary user must try.
+    let as_nobody = |args: &[&str]| {
+        let program = cache.beside("dockercache");
+        fs::copy(env!("CARGO_BIN_EXE_dockercache"), &program).expect("a program for everyone");
+        let mode = |mode| fs::Permissions::from_mode(mode);
+        fs::set_permissions(program.parent().expect("a directory"), mode(0o755)).expect("a mode");
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+        command.env_clear().env("DOCKERCACHE_DIR", dir);
+        Invocation::new(command).args(args.iter().copied()).run()
+    };
+    let run = as_nobody(&["restore", "--archive", file.to_str().expect("UTF-8")]);
+    assert!(run.code(5).stderr.contains("hint: choose another directory"), "{}", run.stderr);
+    as_nobody(&["prune"]).code(5);
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).expect("a mode");
+    let run = as_nobody(&["inspect"]);
+    assert!(run.code(5).stderr.contains("Permission denied"), "{}", run.stderr);
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("a mode");
+
+    // A read-only directory: nothing can be saved, but builds hit.
+    engine.wipe();
+    engine.base_image(&["busybox:1"]);
+    let read_only = format!("mount --bind {dir} {dir} && mount -o remount,bind,ro {dir}");
+    let run = mounted(&engine, &cache, &project, &read_only, &["build", "--tag", "app", "."]);
+    run.success().build_report().assert_all_cached();
+    let run = mounted(&engine, &cache, &project, &read_only, &["restore"]);
+    run.success();
+    project.edit("input", "text", "other text");
+    cache.build(&engine, &project).success();
+    let run = mounted(&engine, &cache, &project, &read_only, &["save"]);
+    assert!(run.code(5).stderr.contains("hint: choose another directory"), "{}", run.stderr);
+    assert_eq!(cache.files(), before);
+}
+
+#[test]
+fn no_space_is_5_and_the_old_archive_stays() {
+    for generation in [Generation::V28_5, Generation::V28_5Containerd] {
+        let engine = Engine::shared(generation);
+        engine.base_image(&["busybox:1"]);
+        let cache = Cache::new();
+        let project = Project::new(&[("Dockerfile", DOCKERFILE), ("input", "text")]);
+        cache.build(&engine, &project).success();
+        cache.save(&engine).success();
+        let old = cache.beside("old");
+        cache.copy_to(&old);
+        let old_index = fs::read(old.join("index.json")).expect("an index");
+        project.edit("Dockerfile", "3000000", "3000001");
+        cache.build(&engine, &project).success();
+
+        // What was there and half of what is to come fit.
+        let size: u64 = cache.blobs().iter().map(|(size, _)| size).sum();
+        let (dir, after) = (cache.path(), cache.beside("after"));
+        let small = format!(
+            "mount -t tmpfs -o size={} none {dir} && cp -a {old}/. {dir}/",
+            size + 1_500_000,
+            dir = dir.display(),
+            old = old.display()
+        );
+        let program = env!("CARGO_BIN_EXE_dockercache");
+        let run = shell(
+            &engine,
+            &cache,
+            &project,
+            &format!(
+                "{small}\n{program} save\ncode=$?\ncp -a {} {}\nexit $code",
+                dir.display(),
+                after.display()
+            ),
+        );
+        assert!(run.code(5).stderr.contains("hint: free some space"), "{}", run.stderr);
+        cache.copy_from(&after);
+        cache.assert_clean();
+        assert_eq!(fs::read(after.join("index.json")).expect("an index"), old_index);
+        assert!(cache.restore(&engine).success().stderr.contains("hit"));
+
+        // A temporary directory without space is no reason not to build.
+        let full = format!(
+            "mount -t tmpfs -o size=64k none {tmp} && head -c 1000000 /dev/zero > {tmp}/full\n",
+            tmp = cache.beside("tmp").display()
+        );
+        let run = shell(&engine, &cache, &project, &format!("{full}{program} build --tag app ."));
+        assert!(run.success().stderr.contains("failed to note"), "{}", run.stderr);
+        cache.save(&engine).success();
+        cache.assert_clean();
+    }
+}
+
+#[test]
+fn podman_builds_without_cache_and_is_told_so() {
+    let engine = Engine::shared(Generation::V28_5);
+    let cache = Cache::new();
+    let project = Project::new(&[("Dockerfile", DOCKERFILE), ("input", "text")]);
+    // As `docker` is where the package podman-docker is installed; the answers are podman's.
+    let bin = cache.beside("bin");
+    fs::create_dir(&bin).expect("a directory");
+    let docker = bin.join("docker");
+    let script = r#"#!/bin/sh
+echo 'Emulate Docker CLI using podman.' >&2
+case "$1" in
+  --version) echo 'podman version 4.3.1' ;;
+  version) echo '{"Client":{"APIVersion":"4.3.1","Version":"4.3.1","GoVersion":"go1.19.8","GitCommit":"","BuiltTime":"Thu Jan  1 00:00:00 1970","Built":0,"OsArch":"linux/amd64","Os":"linux"}}' ;;
+  build) echo "STEP 1/3: built with $*" ;;
+  *) exit 125 ;;
+esac
+"#;
+    fs::write(&docker, script).expect("a program");
+    fs::set_permissions(&docker, fs::Permissions::from_mode(0o755)).expect("a mode");
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let command = |args: &[&str]| {
+        cache.command(&engine, args.iter().copied()).env("PATH", &path).in_dir(project.path()).run()
+    };
+    let run = command(&["build", "--tag", "app", "."]);
+    assert!(run.success().stderr.contains("warning: the build runs without cache"));
+    assert!(run.stderr.contains("podman"), "{}", run.stderr);
+    assert!(run.stdout.contains("built with build --tag app ."), "{}", run.stdout);
+    assert!(command(&["restore"]).code(2).stderr.contains("podman"));
+    dockercache(&engine, ["--version"]).run().success();
+}
+
+/// Runs the program after `mount` in a mount namespace of its own.
+fn mounted(
+    engine: &Engine,
+    cache: &Cache,
+    project: &Project,
+    mount: &str,
+    args: &[&str],
+) -> crate::harness::Run {
+    let program = env!("CARGO_BIN_EXE_dockercache");
+    shell(engine, cache, project, &format!("{mount}\nexec {program} {}", args.join(" ")))
+}
+
+fn shell(engine: &Engine, cache: &Cache, project: &Project, script: &str) -> crate::harness::Run {
+    Invocation::new(engine.command("/usr/bin/unshare"))
+        .args(["--mount", "sh", "-c", script])
+        .env("DOCKERCACHE_DIR", cache.path())
+        .env("TMPDIR", cache.beside("tmp"))
+        .in_dir(project.path())
+        .run()
+}

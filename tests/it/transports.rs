@@ -1,0 +1,189 @@
+//! Engines that are not on a local socket: the whole job, over whatever the client is set up for.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::harness::{Cache, Engine, Generation, Invocation, Project, need_programs};
+
+const DOCKERFILE: &str = "\
+FROM busybox:1 AS build
+RUN head -c 300000 /dev/urandom > /big
+
+FROM busybox:1
+COPY --from=build /big /big
+RUN wc -c < /big > /size
+";
+
+#[test]
+fn tcp_with_tls() {
+    need_programs(&["openssl=openssl", "socat=socat"]);
+    let engine = Engine::shared(Generation::V28_5);
+    let dir = tempfile::tempdir().expect("a directory");
+    certificates(dir.path());
+    let port = free_port();
+    let certificates = dir.path().display();
+    let _server = Server::start(
+        port,
+        Command::new("socat")
+            .arg(format!(
+                "OPENSSL-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork,cert={certificates}/cert.pem,\
+                 key={certificates}/key.pem,cafile={certificates}/ca.pem,verify=1"
+            ))
+            .arg(format!("UNIX-CONNECT:{}", socket(&engine))),
+    );
+    let host = format!("tcp://127.0.0.1:{port}");
+    let path = dir.path().to_str().expect("UTF-8");
+    whole_job(
+        &engine,
+        &[("DOCKER_HOST", &host), ("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", path)],
+    );
+    // Without the client's certificate there is no engine.
+    let run = Cache::new().command(&engine, ["restore"]).env("DOCKER_HOST", host).run();
+    run.code(4);
+}
+
+#[test]
+fn ssh() {
+    need_programs(&["ssh=openssh-client", "sshd=openssh-server"]);
+    let engine = Engine::shared(Generation::V28_5);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().display();
+    for key in ["host", "user"] {
+        let file = dir.path().join(key);
+        let mut keygen = Command::new("ssh-keygen");
+        keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(file);
+        done(&mut keygen);
+    }
+    fs::create_dir_all("/run/sshd").expect("the directory that sshd wants");
+    let port = free_port();
+    let config = format!(
+        "Port {port}\nListenAddress 127.0.0.1\nHostKey {path}/host\nPidFile none\n\
+         AuthorizedKeysFile {path}/user.pub\nStrictModes no\nPermitRootLogin yes\nUsePAM no\n\
+         PasswordAuthentication no\n\
+         SetEnv PATH={bin}:/usr/bin:/bin DOCKER_HOST={host}\n",
+        bin = engine.bin().display(),
+        host = engine.docker_host()
+    );
+    fs::write(dir.path().join("sshd_config"), config).expect("a file");
+    let client = format!(
+        "Host *\nPort {port}\nUser root\nIdentityFile {path}/user\nIdentitiesOnly yes\n\
+         StrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nLogLevel ERROR\n"
+    );
+    fs::write(dir.path().join("ssh_config"), client).expect("a file");
+    // The client calls `ssh` from its path; the user's own configuration is in the way.
+    let ssh = dir.path().join("ssh");
+    fs::write(&ssh, format!("#!/bin/sh\nexec /usr/bin/ssh -F {path}/ssh_config \"$@\"\n"))
+        .expect("a program");
+    fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).expect("a mode");
+    let mut sshd = Command::new("/usr/sbin/sshd");
+    sshd.arg("-D").arg("-e").arg("-f").arg(dir.path().join("sshd_config"));
+    let _server = Server::start(port, &mut sshd);
+    let programs = format!("{path}:{}:/usr/bin:/bin", engine.bin().display());
+    whole_job(&engine, &[("DOCKER_HOST", "ssh://127.0.0.1"), ("PATH", &programs)]);
+}
+
+#[test]
+fn docker_contexts() {
+    let engine = Engine::shared(Generation::V28_5);
+    let dir = tempfile::tempdir().expect("a directory");
+    let plugins = dir.path().join("cli-plugins");
+    fs::create_dir(&plugins).expect("a directory");
+    let buildx = engine.bin().parent().expect("a directory").join("config/cli-plugins");
+    std::os::unix::fs::symlink(buildx.join("docker-buildx"), plugins.join("docker-buildx"))
+        .expect("a plugin");
+    let config = dir.path().to_str().expect("UTF-8");
+    let docker = |args: &[&str]| {
+        let docker = engine.docker(args.iter().copied());
+        docker.env("DOCKER_CONFIG", config).env("DOCKER_HOST", "").run()
+    };
+    let host = format!("host={}", engine.docker_host());
+    docker(&["context", "create", "elsewhere", "--docker", &host]).success();
+    whole_job(
+        &engine,
+        &[("DOCKER_CONFIG", config), ("DOCKER_HOST", ""), ("DOCKER_CONTEXT", "elsewhere")],
+    );
+    docker(&["context", "use", "elsewhere"]).success();
+    whole_job(&engine, &[("DOCKER_CONFIG", config), ("DOCKER_HOST", "")]);
+}
+
+fn whole_job(engine: &Engine, environment: &[(&str, &str)]) {
+    let (cache, project) = (Cache::new(), Project::new(&[("Dockerfile", DOCKERFILE)]));
+    let command = |args: &[&str]| {
+        let command = cache.command(engine, args.iter().copied()).in_dir(project.path());
+        environment
+            .iter()
+            .fold(command, |command: Invocation, (key, value)| command.env(key, value))
+    };
+    let build = ["build", "--tag", "app", "."];
+    fresh(engine);
+    assert!(command(&["restore"]).run().success().stderr.contains("miss"));
+    command(&build).run().success();
+    let image = engine.image_id("app");
+    command(&["save"]).run().success();
+    fresh(engine);
+    assert!(command(&["restore"]).run().success().stderr.contains("hit"));
+    command(&build).run().success().build_report().assert_all_cached();
+    assert_eq!(engine.image_id("app"), image);
+}
+
+fn fresh(engine: &Engine) {
+    engine.wipe();
+    engine.base_image(&["busybox:1"]);
+}
+
+fn socket(engine: &Engine) -> &str {
+    engine.docker_host().strip_prefix("unix://").expect("a socket")
+}
+
+/// One certificate for both sides, signed by an authority of its own.
+fn certificates(dir: &Path) {
+    let openssl = |args: &str| {
+        done(Command::new("openssl").current_dir(dir).args(args.split(' ')));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    openssl(&format!("req -x509 {key} -keyout ca-key.pem -out ca.pem -subj /CN=test -days 2"));
+    openssl(&format!("req {key} -keyout key.pem -out request.pem -subj /CN=localhost"));
+    fs::write(dir.join("extensions"), "subjectAltName=IP:127.0.0.1\n").expect("a file");
+    openssl(
+        "x509 -req -in request.pem -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 2 \
+         -extfile extensions -out cert.pem",
+    );
+}
+
+#[track_caller]
+fn done(command: &mut Command) {
+    let output = command.output().expect("the program runs");
+    assert!(output.status.success(), "{command:?}: {output:?}");
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// A program that listens; ended when it is dropped.
+struct Server(Child);
+
+impl Server {
+    fn start(port: u16, command: &mut Command) -> Self {
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null());
+        let server = Self(quiet.spawn().expect("a server"));
+        let started = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(started.elapsed() < Duration::from_secs(10), "{command:?} does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
