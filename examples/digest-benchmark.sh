@@ -61,7 +61,7 @@ best() {
 }
 
 with_sha256sum() {
-  (cd "$context" && git ls-files -z | xargs -0 -P"$(nproc)" -n 500 sha256sum)
+  (cd "$context" && git ls-files -z | xargs -0 -P"$(nproc)" sha256sum)
 }
 
 with_key() {

@@ -4,17 +4,17 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Cache, Engine, Generation, Project, dockercache};
+use crate::harness::{Cache, Engine, Generation, Project, Run, dockercache};
 
 /// Random bytes, so that nothing is small when it is compressed.
 const OLD: &str = "\
 FROM busybox:1 AS build
-RUN head -c 40000000 /dev/urandom > /big
+RUN head -c 40000000 /dev/urandom > /big && echo it was run
 
 FROM busybox:1
-RUN head -c 2000000 /dev/urandom > /final
+RUN head -c 2000000 /dev/urandom > /final && echo it was run
 COPY --from=build /etc/passwd /copied
-RUN wc -c < /final > /size
+RUN wc -c < /final > /size && echo it was run
 ";
 
 /// Moments, spread over the time that the command takes, its end included.
@@ -84,7 +84,7 @@ fn saves_survive(engine: &Engine, buildkit: &str) {
     // What is left hits.
     fresh(engine);
     command(&["restore"]).run().success();
-    build().success().build_report().assert_all_cached();
+    assert_nothing_ran(&build());
     cache.copy_from(&killed_early);
     let index = std::fs::read(cache.path().join("index.json")).expect("an index");
     if index == std::fs::read(old.join("index.json")).expect("an index") {
@@ -92,7 +92,7 @@ fn saves_survive(engine: &Engine, buildkit: &str) {
     }
     fresh(engine);
     command(&["restore", "--strict"]).run().success();
-    build().success().build_report().assert_all_cached();
+    assert_nothing_ran(&build());
 }
 
 #[test]
@@ -127,6 +127,16 @@ fn of_a_restore_from_a_file() {
     cache.command(&engine, ["restore", "--strict", "--archive", file]).run().success();
     cache.assert_clean();
     dockercache(&engine, ["prune"]).env("DOCKERCACHE_DIR", cache.path()).run().success();
+}
+
+/// By what the steps print. BuildKit now and then leaves out `CACHED` for a step whose layers it
+/// reads from the cache, so its own word is not enough.
+#[track_caller]
+fn assert_nothing_ran(build: &Run) {
+    let Run { stdout, stderr, .. } = build.success();
+    let ran = |line: &&str| line.ends_with("it was run") && !line.contains("RUN ");
+    let ran: Vec<_> = stdout.lines().chain(stderr.lines()).filter(ran).collect();
+    assert!(ran.is_empty(), "{ran:?}");
 }
 
 fn fresh(engine: &Engine) {

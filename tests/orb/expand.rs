@@ -3,7 +3,7 @@
 //! Replaces parameters, resolves commands, jobs, and executors, and evaluates conditions. What is
 //! an error there is an error here: a parameter that is not declared, missing, or of the wrong
 //! type, and a command that does not exist. A command of one's own hides a built-in step of the
-//! same name, so that a command `save_cache` could not use the step `save_cache`.
+//! same name, so a command `save_cache` reaches the step `save_cache` only from within another orb.
 
 use std::collections::BTreeMap;
 
@@ -164,7 +164,9 @@ impl<'a> Scope<'a> {
 
     fn find(self, kind: &str, name: &str) -> Option<(Self, &'a Value)> {
         if let Some((alias, name)) = name.split_once('/') {
-            let document = self.orbs.get(alias)?;
+            // An orb that the document holds itself comes before those that it names.
+            let own = self.document.get("orbs").and_then(|orbs| orbs.get(alias));
+            let document = own.filter(|orb| orb.is_mapping()).or_else(|| self.orbs.get(alias))?;
             return Some((Self { document, ..self }, document.get(kind)?.get(name)?));
         }
         Some((self, self.document.get(kind)?.get(name)?))

@@ -71,6 +71,6 @@ fn mistakes_are_errors() {
 fn a_parameter_of_the_orb_that_does_not_exist_is_an_error() {
     let mut config = example("remote_docker");
     let steps = &mut config["jobs"]["image"]["steps"];
-    steps[2]["dockercache/restore"]["imag"] = "x".into();
+    steps[2]["dockercache/restore_cache"]["imag"] = "x".into();
     assert!(jobs(&config).unwrap_err().contains("not declared"));
 }

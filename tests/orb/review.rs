@@ -105,14 +105,6 @@ fn rc012_no_variable_feeds_a_key() {
 }
 
 #[test]
-fn no_command_hides_a_built_in_step() {
-    for (section, name, _) in files() {
-        let taken = ["run", "checkout", "restore_cache", "save_cache"].contains(&name.as_str());
-        assert!(section != "commands" || !taken, "{name}");
-    }
-}
-
-#[test]
 fn scripts_are_short_and_evaluate_nothing() {
     for entry in fs::read_dir(orb_directory().join("scripts")).unwrap() {
         let path = entry.unwrap().path();

@@ -109,11 +109,16 @@ impl<'a> Sandbox<'a> {
         let path = command.get_envs().find(|(name, _)| *name == "PATH").and_then(|(_, path)| path);
         let path = path.expect("a PATH").to_string_lossy().into_owned();
         let (client, system) = path.split_once(':').expect("two directories");
-        let more: String = self.programs.iter().map(|dir| format!("{}:", dir.display())).collect();
-        let path = match shell {
-            Shell::Busybox => format!("/usr/local/bin:{more}{client}:{}", busybox_programs()),
-            Shell::Bash | Shell::Dash => format!("/usr/local/bin:{more}{client}:{system}"),
+        let system = match shell {
+            Shell::Busybox => busybox_programs().clone(),
+            Shell::Bash | Shell::Dash => system.to_owned(),
         };
+        let own = self.programs.iter().map(|dir| dir.display().to_string());
+        let path = std::iter::once("/usr/local/bin".to_owned())
+            .chain(own)
+            .chain([client.to_owned(), system])
+            .collect::<Vec<_>>()
+            .join(":");
         command.args(["--mount", "--propagation", "private", "sh", "-c", &enter, "sandbox"]);
         command.arg(self.root.path()).args([dir, &path]).args(words);
         command.env("HOME", "/tmp/home").env("BASH_ENV", "/tmp/bash_env").env("CI", "true");

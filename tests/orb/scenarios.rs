@@ -261,12 +261,12 @@ fn an_engine_out_of_reach_fails_the_build_and_nothing_before() {
 fn with(parameters: &[(&str, Value)], for_all: bool) -> Value {
     let mut config = example("remote_docker");
     for step in config["jobs"]["image"]["steps"].as_sequence_mut().expect("steps") {
-        if step == "dockercache/save" && for_all {
-            *step = serde_yaml::from_str("dockercache/save: {}").expect("a step");
+        if step == "dockercache/save_cache" && for_all {
+            *step = serde_yaml::from_str("dockercache/save_cache: {}").expect("a step");
         }
         for (name, arguments) in step.as_mapping_mut().into_iter().flatten() {
             let name = name.as_str().expect("a name");
-            if name == "dockercache/restore" || for_all {
+            if name == "dockercache/restore_cache" || for_all {
                 for (parameter, value) in parameters {
                     arguments[*parameter] = value.clone();
                 }
@@ -319,9 +319,9 @@ fn the_helper_is_reused_brought_along_or_put_elsewhere() {
         if let Some(build) = step.get_mut("dockercache/build") {
             build["binary_path"] = path.into();
         }
-        if step == "dockercache/save" {
-            *step = serde_yaml::from_str("dockercache/save: {}").expect("a step");
-            step["dockercache/save"]["binary_path"] = path.into();
+        if step == "dockercache/save_cache" {
+            *step = serde_yaml::from_str("dockercache/save_cache: {}").expect("a step");
+            step["dockercache/save_cache"]["binary_path"] = path.into();
         }
     }
     assert_saved(World::new().run_config(&engine, &config).success());
@@ -350,7 +350,7 @@ fn odd_parameters_are_taken_as_they_are() {
                 build[*name] = value.clone();
             }
         }
-        if let Some(restore) = step.get_mut("dockercache/restore") {
+        if let Some(restore) = step.get_mut("dockercache/restore_cache") {
             restore["key_prefix"] = format!("{odd}{}", "x/:?&".repeat(300)).into();
         }
     }

@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use serde_json::Value;
 
 use super::builders::CONTAINERD_28_5;
-use super::case::Case;
+use super::case::{Case, Peculiarity};
 use super::{arguments, bases, contexts, instructions, stages};
 use crate::harness::{BuildReport, Builder, Engine, Image, Project, Run, dockercache};
 
@@ -124,15 +124,15 @@ impl<'a> Machine<'a> {
     /// Builds on an engine that has none of it, and saves.
     fn first(&self) -> Built {
         let mut report = self.build(&[]);
-        if !self.case.repeats {
+        if !self.case.is(Peculiarity::Repeats) {
             assert_eq!(report.cached(), [""; 0], "another case's step");
         }
-        if self.case.piped {
+        if self.case.is(Peculiarity::Piped) {
             self.say_that_it_is_not_saved();
             return Built { image: self.image(), instructions: Vec::new() };
         }
         self.save(true);
-        if self.case.no_cache {
+        if self.case.is(Peculiarity::NoCache) {
             let image = self.image();
             report = self.build(&["--no-cache"]);
             assert_eq!(report.cached(), [""; 0]);
@@ -145,11 +145,11 @@ impl<'a> Machine<'a> {
 
     /// Restores on an empty engine, where nothing may be left to build or to save.
     fn second(&self, first: &Built) {
-        if self.case.piped {
+        if self.case.is(Peculiarity::Piped) {
             return;
         }
         (self.case.touch)(&self.project);
-        if self.case.nothing_to_carry {
+        if self.case.is(Peculiarity::NothingToCarry) {
             unwarned(&self.dockercache(&["restore"]));
             self.build(&[]);
             return self.save(false);
@@ -171,7 +171,7 @@ impl<'a> Machine<'a> {
         let run = self.dockercache(&words);
         unwarned(&run);
         let report = run.build_report();
-        assert_eq!(report.steps.is_empty(), self.case.silent, "steps in the log");
+        assert_eq!(report.steps.is_empty(), self.case.is(Peculiarity::Silent), "steps in the log");
         report
     }
 
@@ -180,7 +180,7 @@ impl<'a> Machine<'a> {
         unwarned(&run);
         let saved: Value = serde_json::from_str(&run.stdout).expect("JSON");
         // A log without steps doesn't say that all were cached: the builder exports them again.
-        let unknown = self.case.silent && self.builder == CONTAINERD_28_5;
+        let unknown = self.case.is(Peculiarity::Silent) && self.builder == CONTAINERD_28_5;
         assert!(saved["changed"] == changed || unknown, "{saved:#}");
         assert_eq!(saved["warnings"], Value::Array(Vec::new()), "{saved:#}");
     }

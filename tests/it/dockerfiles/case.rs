@@ -4,9 +4,23 @@ use super::bases::{self, Base};
 use super::builders;
 use crate::harness::{Builder, Project};
 
+/// In what a case is unlike the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peculiarity {
+    /// The log is empty.
+    Silent,
+    /// Steps are alike, so that the builder takes one for the other.
+    Repeats,
+    /// What is built comes from standard input, which can't be read again.
+    Piped,
+    /// The image has no layers, and so no cache.
+    NothingToCarry,
+    /// It is built again with `--no-cache` before it is carried.
+    NoCache,
+}
+
 /// A project, the arguments that it is built with, and the builders that can.
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "a row of a table")]
 pub(super) struct Case {
     pub(super) name: &'static str,
     pub(super) builders: &'static [Builder],
@@ -16,10 +30,6 @@ pub(super) struct Case {
     on_build: &'static [&'static str],
     pub(super) environment: Vec<(&'static str, &'static str)>,
     pub(super) stdin: Vec<u8>,
-    /// Whether what is built comes from standard input, which can't be read again.
-    pub(super) piped: bool,
-    /// Whether the image has no layers, and so no cache.
-    pub(super) nothing_to_carry: bool,
     /// The working directory, within the project.
     pub(super) directory: &'static str,
     /// The archive's directory, within one that is the case's own.
@@ -28,12 +38,7 @@ pub(super) struct Case {
     pub(super) prepare: fn(&Project),
     /// What has changed before the second build, though not for the builder.
     pub(super) touch: fn(&Project),
-    /// Whether the log is empty.
-    pub(super) silent: bool,
-    /// Whether steps are alike, so that the builder takes one for the other.
-    pub(super) repeats: bool,
-    /// Whether it is built again with `--no-cache` before it is carried.
-    pub(super) no_cache: bool,
+    peculiarities: Vec<Peculiarity>,
 }
 
 impl Case {
@@ -51,15 +56,11 @@ impl Case {
             on_build: &[],
             environment: Vec::new(),
             stdin: Vec::new(),
-            piped: false,
-            nothing_to_carry: false,
             directory: ".",
             cache: "cache",
             prepare: |_| {},
             touch: |_| {},
-            silent: false,
-            repeats: false,
-            no_cache: false,
+            peculiarities: Vec::new(),
         }
         .file("Dockerfile", dockerfile)
     }
@@ -112,29 +113,29 @@ impl Case {
     }
 
     pub(super) fn silent(self) -> Self {
-        Self { silent: true, ..self }
+        self.but(Peculiarity::Silent)
     }
 
     pub(super) fn repeats(self) -> Self {
-        Self { repeats: true, ..self }
+        self.but(Peculiarity::Repeats)
     }
 
     pub(super) fn no_cache(self) -> Self {
-        Self { no_cache: true, ..self }
+        self.but(Peculiarity::NoCache)
     }
 
     pub(super) fn nothing_to_carry(self) -> Self {
-        Self { nothing_to_carry: true, ..self }
+        self.but(Peculiarity::NothingToCarry)
     }
 
     pub(super) fn piped_dockerfile(mut self) -> Self {
         let (_, text) = self.files.remove(0);
-        Self { stdin: text.into_bytes(), piped: true, ..self }.with(&["-f", "-"])
+        Self { stdin: text.into_bytes(), ..self }.but(Peculiarity::Piped).with(&["-f", "-"])
     }
 
     pub(super) fn piped_context(self) -> Self {
         let stdin = bases::files(&self.files);
-        Self { stdin, piped: true, ..self }.context("-")
+        Self { stdin, ..self }.but(Peculiarity::Piped).context("-")
     }
 
     pub(super) fn env(mut self, name: &'static str, value: &'static str) -> Self {
@@ -144,6 +145,15 @@ impl Case {
 
     pub(super) fn on_build(self, on_build: &'static [&'static str]) -> Self {
         Self { on_build, ..self }
+    }
+
+    fn but(mut self, peculiarity: Peculiarity) -> Self {
+        self.peculiarities.push(peculiarity);
+        self
+    }
+
+    pub(super) fn is(&self, peculiarity: Peculiarity) -> bool {
+        self.peculiarities.contains(&peculiarity)
     }
 
     /// The name of the image that is built.
