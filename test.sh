@@ -79,6 +79,6 @@ done
 
 say "Testing"
 # An engine serves one test at a time, so most threads wait: for an engine, or for what it does.
-export RUST_TEST_THREADS=${RUST_TEST_THREADS:-8}
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-4}
 cargo test --locked --doc
 cargo test --locked --lib --bins --tests
