@@ -105,7 +105,7 @@ fn render(graph: &BuildGraph) -> String {
             let lines = format!("{}-{}", step.lines.first, step.lines.last);
             match &step.action {
                 Action::Metadata { .. } => {
-                    writeln!(text, "  {lines} metadata: {}", step.text).unwrap()
+                    writeln!(text, "  {lines} metadata: {}", step.text).unwrap();
                 }
                 Action::Workdir { path, owner } => {
                     writeln!(text, "  {lines} workdir {path} {owner:?}").unwrap();

@@ -132,7 +132,8 @@ fn build(
         return run::classic(&engine.client, &words, Echo::Shown);
     }
     let chosen = std::env::var_os("BUILDKIT_PROGRESS").is_some_and(|p| !p.is_empty());
-    if arguments.value("progress").is_none() && !chosen {
+    // The client refuses a form of progress together with `--quiet`.
+    if arguments.value("progress").is_none() && !chosen && !arguments.switch("quiet") {
         // The form that we can read; in a CI log it is the default anyway.
         words.insert(0, "--progress=plain".into());
     }

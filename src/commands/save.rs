@@ -340,6 +340,7 @@ fn stages(project: Option<&Project>, subject: &Subject) -> Vec<Stage> {
                 base: None,
             },
             executed: true,
+            has_layers: true,
         }];
     };
     let executed = |name: &str| {
@@ -356,6 +357,7 @@ fn stages(project: Option<&Project>, subject: &Subject) -> Vec<Stage> {
             index: stage.index,
             target: project.targets.get(stage.index).cloned().flatten(),
             executed: executed(&about.name),
+            has_layers: stage.steps.iter().any(|step| step.is_layer),
             about,
         })
         .collect()

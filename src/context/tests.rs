@@ -236,6 +236,49 @@ fn lists_files_that_are_not_ignored() {
 }
 
 #[test]
+fn names_that_differ_by_case_are_two_names() {
+    let temp = context(&["Readme", "readme", "src/A", "src/a"]);
+    let of = |name: &str| paths(&digest(&temp, &ContextQuery::copy([name])).unwrap());
+    assert_eq!((of("Readme"), of("readme")), ("Readme".to_owned(), "readme".to_owned()));
+    assert_eq!(of("src/*"), "src/A src/a");
+    write(temp.path(), ".dockerignore", "README\nsrc/A\n");
+    assert_eq!(of("src"), "src src/a");
+    assert_eq!(of("Readme"), "Readme");
+}
+
+#[test]
+fn the_classic_builder_counts_where_a_file_is() {
+    let temp = context(&["x/file", "y/file", "x/other"]);
+    fs::write(temp.path().join("y/file"), "x/file").unwrap();
+    let of = |sources: &[&str]| {
+        let form = ListForm::Sources;
+        let query = ContextQuery { form, ..ContextQuery::copy(sources.iter().copied()) };
+        digest(&temp, &query).unwrap().digest
+    };
+    assert_eq!(copy(&temp, &["x/file"]), copy(&temp, &["y/file"]));
+    assert_ne!(of(&["x/file"]), of(&["y/file"]));
+    assert_ne!(of(&["x/file", "y/file"]), of(&["y/file", "x/file"]));
+    let before = (of(&["x"]), of(&["x/f*"]));
+    write(temp.path(), "x/other", "changed");
+    assert_ne!(of(&["x"]), before.0);
+    assert_eq!(of(&["x/f*"]), before.1);
+}
+
+#[test]
+fn the_digest_alone_is_the_same() {
+    let temp = context(&["a", "src/b", "src/deep/c"]);
+    for sources in [["."], ["src"], ["s*"]] {
+        for form in [ListForm::Paths, ListForm::Names, ListForm::Sources] {
+            let query = ContextQuery { form, ..ContextQuery::copy(sources) };
+            assert_eq!(
+                open(&temp).digest_alone(&query).unwrap(),
+                digest(&temp, &query).unwrap().digest
+            );
+        }
+    }
+}
+
+#[test]
 fn names_that_are_not_utf8_count() {
     let temp = context(&["file"]);
     let before = copy(&temp, &["."]);

@@ -33,7 +33,7 @@ pub struct LoggedStep {
 impl LoggedStep {
     /// Whether this is the stage's base, not an instruction that runs.
     pub fn is_from(&self) -> bool {
-        self.text.get(..5).is_some_and(|t| t.eq_ignore_ascii_case("FROM "))
+        is_from(&self.text)
     }
 }
 
@@ -141,30 +141,55 @@ pub struct ClassicStep {
     pub text: String,
     /// The image after the step: the first 12 digits of its ID. Empty until it is known.
     pub image: String,
-    /// Whether it came from the cache.
+    /// Whether it came from the cache, with all triggers.
     pub cached: bool,
+    /// The `ONBUILD` instructions of its base that a `FROM` has executed.
+    #[serde(default)]
+    pub triggers: usize,
+}
+
+impl ClassicStep {
+    /// Whether a stage begins with it.
+    pub fn is_from(&self) -> bool {
+        is_from(&self.text)
+    }
 }
 
 /// The classic builder's log as it comes in.
 #[derive(Clone, Debug, Default)]
 pub struct ClassicLog {
     steps: Vec<ClassicStep>,
+    /// How many times the last step's result came from the cache: once for each trigger.
+    hits: usize,
 }
 
 impl ClassicLog {
     /// Takes one line, without its end.
     pub fn line(&mut self, line: &str) {
         if let Some(text) = line.strip_prefix("Step ").and_then(|l| l.split_once(" : ")) {
-            self.steps.push(ClassicStep {
-                text: text.1.to_owned(),
-                image: String::new(),
-                cached: false,
-            });
+            // An `ARG` before the first stage is listed, but neither run nor cached.
+            if is_from(text.1) || !self.steps.is_empty() {
+                self.hits = 0;
+                self.steps.push(ClassicStep {
+                    text: text.1.to_owned(),
+                    image: String::new(),
+                    cached: false,
+                    triggers: 0,
+                });
+            }
             return;
         }
         let Some(step) = self.steps.last_mut() else { return };
+        if let Some(count) = line.strip_prefix("# Executing ").filter(|_| step.is_from()) {
+            let count = count.split(' ').next().and_then(|n| n.parse().ok());
+            step.triggers = count.unwrap_or_default();
+            return;
+        }
         match line.strip_prefix(" ---> ") {
-            Some("Using cache") => step.cached = true,
+            Some("Using cache") => {
+                self.hits += 1;
+                step.cached = self.hits >= step.triggers;
+            }
             Some(id) if is_image_id(id) => id.clone_into(&mut step.image),
             _ => {}
         }
@@ -200,6 +225,10 @@ impl ClassicLog {
             })
             .collect()
     }
+}
+
+fn is_from(text: &str) -> bool {
+    text.get(..5).is_some_and(|t| t.eq_ignore_ascii_case("FROM "))
 }
 
 fn is_image_id(text: &str) -> bool {
@@ -294,5 +323,26 @@ mod tests {
         let logged = log.logged_steps();
         assert_eq!(logged[1].outcome, Outcome::Executed);
         assert_eq!((logged[3].stage.as_str(), logged[3].outcome), ("stage-1", Outcome::Cached));
+    }
+
+    #[test]
+    fn a_classic_log_tells_triggers_and_global_arguments_from_steps() {
+        let mut log = ClassicLog::default();
+        for line in [
+            "Step 1/3 : ARG BASE=busybox",
+            "Step 2/3 : FROM ${BASE} AS a",
+            "# Executing 2 build triggers",
+            " ---> Using cache",
+            " ---> Running in ffffffffffff",
+            " ---> aaaaaaaaaaaa",
+            "Step 3/3 : FROM ${BASE}",
+            "# Executing 1 build trigger",
+            " ---> Using cache",
+            " ---> bbbbbbbbbbbb",
+        ] {
+            log.line(line);
+        }
+        let steps: Vec<_> = log.steps().iter().map(|s| (s.triggers, s.cached)).collect();
+        assert_eq!(steps, [(2, false), (1, true)]);
     }
 }

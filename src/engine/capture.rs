@@ -18,6 +18,8 @@ pub struct Stage {
     pub about: StageAbout,
     /// Whether the builder is known to have executed one of its steps.
     pub executed: bool,
+    /// Whether one of its own steps makes a layer.
+    pub has_layers: bool,
 }
 
 /// A build whose cache is wanted.

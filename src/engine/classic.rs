@@ -30,6 +30,8 @@ struct Wanted {
     parent: Option<Digest>,
     /// In which stage it ends, for a stage's last image.
     stage: Option<usize>,
+    /// The number of its layers.
+    layers: usize,
 }
 
 /// Takes the images of all steps out of the engine.
@@ -98,16 +100,15 @@ pub fn capture_named(
 /// Whether every step was a hit, and the stages' last images are those of the archive. The images
 /// between may have new IDs: newer engines make them up again as they hit.
 fn came_from(steps: &[ClassicStep], old: &Archive) -> bool {
-    let is_from = |step: &ClassicStep| starts_stage(&step.text);
     let ends: Vec<&ClassicStep> = steps
         .iter()
         .enumerate()
-        .filter(|(at, _)| steps.get(at + 1).is_none_or(is_from))
+        .filter(|(at, _)| steps.get(at + 1).is_none_or(ClassicStep::is_from))
         .map(|(_, step)| step)
         .collect();
     let stages = old.about.as_ref().map_or(0, |a| a.stages.len());
     ends.len() == stages
-        && steps.iter().all(|step| step.cached || is_from(step))
+        && steps.iter().all(|step| step.cached || (step.is_from() && step.triggers == 0))
         && ends
             .iter()
             .all(|end| old.images.iter().any(|i| i.manifest.config.digest.short() == end.image))
@@ -120,10 +121,6 @@ fn unchanged(old: &Archive, request: &Request<'_>) -> Captured {
         kept: request.stages.iter().map(|s| s.about.name.clone()).collect(),
         warnings: Vec::new(),
     }
-}
-
-fn starts_stage(text: &str) -> bool {
-    text.get(..5).is_some_and(|t| t.eq_ignore_ascii_case("FROM "))
 }
 
 /// The images after each step, their parents, and the bases.
@@ -140,9 +137,8 @@ fn images_of(
             // `FROM scratch` has no image.
             continue;
         }
-        let is_from = starts_stage(&step.text);
-        let next_is_from = steps.get(at + 1).is_none_or(|next| starts_stage(&next.text));
-        let is_base = is_from && !made.contains(&step.image);
+        let next_is_from = steps.get(at + 1).is_none_or(ClassicStep::is_from);
+        let is_base = step.is_from() && step.triggers == 0 && !made.contains(&step.image);
         made.insert(step.image.clone());
         let role = match (is_base, next_is_from) {
             (true, _) => Role::Base,
@@ -150,6 +146,13 @@ fn images_of(
             (false, false) => Role::Step,
         };
         let id = add(engine, &mut wanted, &step.image, role, next_is_from.then_some(stage))?;
+        let mut base = Some(id.clone()).filter(|_| step.triggers > 0);
+        for _ in 0..step.triggers {
+            base = base.and_then(|id| wanted.get(&id)?.parent.clone());
+        }
+        if let Some(base) = base.filter(|id| !made.contains(id.short())) {
+            add(engine, &mut wanted, base.as_str(), Role::Base, None)?;
+        }
         if let (Some(image), Some(known)) = (wanted.get_mut(&id), request.stages.get(stage))
             && next_is_from
         {
@@ -157,6 +160,8 @@ fn images_of(
         }
         stage += usize::from(next_is_from);
     }
+    // There is nothing in them to carry, and engines refuse to export them.
+    wanted.retain(|_, image| image.layers > 0);
     Ok(wanted)
 }
 
@@ -168,8 +173,8 @@ fn add(
     role: Role,
     stage: Option<usize>,
 ) -> Result<Digest, EngineError> {
-    let EngineImage { id, parent, tags, .. } =
-        images::look_at(&engine.client, name)?.ok_or_else(|| {
+    let EngineImage { id, parent, tags, layers } = images::look_at(&engine.client, name)?
+        .ok_or_else(|| {
             EngineError::failed("name the build's images", format!("image `{name}` is gone"))
         })?;
     let entry = wanted.entry(id.clone()).or_insert_with(|| Wanted {
@@ -178,6 +183,7 @@ fn add(
         tags: Vec::new(),
         parent: parent.clone(),
         stage: None,
+        layers,
     });
     match role {
         // `FROM` needs the base by its tag, or goes to the registry.
@@ -239,6 +245,9 @@ fn export(
     wanted: &BTreeMap<Digest, Wanted>,
     reporter: Reporter,
 ) -> Result<Vec<StoredImage>, EngineError> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
     let progress = reporter.progress("exporting images", 0);
     let ids: Vec<&str> = wanted.keys().map(Digest::as_str).collect();
     let stream = engine.connection.export(&ids);

@@ -34,10 +34,8 @@ pub fn capture(
     request: &Request<'_>,
     reporter: Reporter,
 ) -> Result<Captured, EngineError> {
-    let (kept, changed): (Vec<&Stage>, Vec<&Stage>) = request
-        .stages
-        .iter()
-        .partition(|s| !s.executed && old.stage_image(&s.about.digest).is_some());
+    let (kept, changed): (Vec<&Stage>, Vec<&Stage>) =
+        request.stages.iter().partition(|s| !s.executed && old.stage_image(&s.about).is_some());
     let mut warnings = Vec::new();
     let carriers = if changed.is_empty() {
         Vec::new()
@@ -59,7 +57,7 @@ pub fn capture(
     for stage in request.stages {
         let mut stage_about = stage.about.clone();
         let new = exported.iter().find(|(index, _)| *index == stage.index).map(|(_, i)| i);
-        let image = new.or_else(|| old.stage_image(&stage.about.digest));
+        let image = new.or_else(|| old.stage_image(&stage.about));
         if let Some(image) = image {
             stage_about.image = Some(image.descriptor.digest.clone());
             if images.iter().all(|i| i.descriptor.digest != image.descriptor.digest) {
@@ -69,7 +67,12 @@ pub fn capture(
         about.stages.push(stage_about);
     }
     let cache = write_cache(layout, &images.iter().collect::<Vec<_>>())?;
-    warnings.extend(records_warning(engine, &cache.without_records));
+    // A stage that is only `FROM` has no records of its own.
+    let has_layers =
+        |name: &String| request.stages.iter().any(|s| s.has_layers && s.about.name == *name);
+    let without_records: Vec<_> =
+        cache.without_records.iter().filter(|name| has_layers(name)).cloned().collect();
+    warnings.extend(records_warning(engine, &without_records));
     if cache.cut_records > 0 {
         warnings.push(format!(
             "{} of the last steps are not in the cache, because builders accept 1 MiB of records \
@@ -201,11 +204,17 @@ fn export(
     let mut by_id = Vec::new();
     for carrier in carriers {
         let image = images::look_at(&engine.client, &carrier.tag)?;
-        by_id.push((image.map(|i| i.id), carrier));
+        // An image without layers is nothing to carry, and engines refuse to export it.
+        if image.as_ref().is_none_or(|i| i.layers > 0) {
+            by_id.push((image.map(|i| i.id), carrier));
+        }
+    }
+    if by_id.is_empty() {
+        return Ok(Vec::new());
     }
     let codec = engine.codec();
     let progress = reporter.progress("exporting stage images", 0);
-    let tags: Vec<&str> = carriers.iter().map(|c| c.tag.as_str()).collect();
+    let tags: Vec<&str> = by_id.iter().map(|(_, c)| c.tag.as_str()).collect();
     let stream = engine.connection.export(&tags);
     let known = old
         .layers()

@@ -243,6 +243,57 @@ fn files_that_no_step_sees_are_not_asked_for() {
     assert_eq!(asked[3].named_context.as_deref(), Some("ctx"));
 }
 
+const CLASSIC: Rules = Rules { independent_links: false, every_instruction: true };
+
+/// The digests of all steps by the classic builder's rules.
+fn classic(source: &str, arguments: &[(&str, &str)]) -> Vec<String> {
+    let options = BuildOptions { classic: true, ..options(arguments) };
+    let stages = digest(&plan(source, &options), CLASSIC);
+    stages.into_iter().flat_map(|stage| stage.steps).map(|step| step.digest).collect()
+}
+
+#[test]
+fn every_instruction_is_a_step_of_the_classic_builder() {
+    let plain = classic("FROM a\nLABEL l=1\nENV A=1\nRUN y", &[]);
+    assert_eq!(plain.len(), 3);
+    let label = classic("FROM a\nLABEL l=2\nENV A=1\nRUN y", &[]);
+    assert!(plain.iter().all(|digest| !label.contains(digest)));
+    let command = classic("FROM a\nLABEL l=1\nENV A=1\nCMD x\nRUN y", &[]);
+    assert_eq!(command[..2], plain[..2]);
+    assert_ne!(command[3], plain[2]);
+    let written = classic("FROM a\n# c\nlabel   l=1\nENV A=1\nRUN y", &[]);
+    assert_eq!(written, plain);
+    // An argument's value counts where it is used.
+    let source = "FROM a\nARG V=1\nCOPY x /\nRUN y";
+    let (default, given) = (classic(source, &[]), classic(source, &[("V", "2")]));
+    assert_eq!(default[..2], given[..2]);
+    assert_ne!(default[2], given[2]);
+}
+
+#[test]
+fn the_classic_builder_builds_stages_that_nothing_needs() {
+    let source = "FROM a\nRUN x\nFROM a AS b\nRUN y\nFROM a\nRUN z\nFROM a\nRUN w";
+    assert_eq!(classic(source, &[]).len(), 4);
+    let options = BuildOptions { classic: true, target: Some("b".to_owned()), ..options(&[]) };
+    let indexes: Vec<_> = plan(source, &options).stages.iter().map(|s| s.index).collect();
+    assert_eq!(indexes, [0, 1]);
+}
+
+/// Found by `prediction::docker_28_5_classic`: the builder writes the number of arguments before a
+/// command where there is any, and then leaves proxies out of the count.
+#[test]
+fn a_proxy_counts_with_the_classic_builder_where_there_is_no_other_argument() {
+    let proxy = &[("HTTP_PROXY", "p")];
+    let none = "FROM a\nENV A=1\nRUN y";
+    assert_ne!(classic(none, proxy), classic(none, &[]));
+    assert_eq!(classic(none, proxy), classic(none, &[("https_proxy", "q")]));
+    let one = "FROM a\nARG V=1\nRUN y";
+    assert_eq!(classic(one, proxy), classic(one, &[]));
+    let copy = "FROM a\nCOPY x /";
+    assert_eq!(classic(copy, proxy), classic(copy, &[]));
+    assert_eq!(target(none, proxy), target(none, &[]), "BuildKit never counts it");
+}
+
 #[test]
 fn a_whole_build_has_a_stable_key() {
     let source = "FROM golang:1 AS build\nARG V=1\nWORKDIR /src\nCOPY go.mod ./\nRUN --mount=type=cache,target=/go go build\nFROM scratch\nCOPY --from=build /src/app /app\nCMD [\"/app\"]\n";

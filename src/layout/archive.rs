@@ -231,10 +231,13 @@ impl Archive {
         self.about.as_ref().is_some_and(|a| a.format > FORMAT)
     }
 
-    /// The stage image for a predicted digest.
-    pub fn stage_image(&self, digest: &str) -> Option<&StoredImage> {
+    /// The image of a stage with the same predicted digest, by preference one of the same name:
+    /// stages that differ only in their settings have equal digests.
+    pub fn stage_image(&self, stage: &StageAbout) -> Option<&StoredImage> {
         let stages = &self.about.as_ref()?.stages;
-        let image = stages.iter().find(|s| s.digest == digest)?.image.as_ref()?;
+        let equal = || stages.iter().filter(|s| s.digest == stage.digest);
+        let found = equal().find(|s| s.name == stage.name).or_else(|| equal().next())?;
+        let image = found.image.as_ref()?;
         self.images.iter().find(|i| i.descriptor.digest == *image)
     }
 
@@ -343,7 +346,9 @@ pub fn write_cache(layout: &Layout, images: &[&StoredImage]) -> Result<WrittenCa
             reason: format!("the records of stage image `{name}`: {reason}"),
         };
         for layer in &image.manifest.layers {
-            descriptors.entry(layer.digest.clone()).or_insert_with(|| layer.clone());
+            // Equal layers of several images have one descriptor, and so one time of creation:
+            // that of the last image, which is the one that the user builds.
+            descriptors.insert(layer.digest.clone(), layer.clone());
         }
         match inline_records(&config).map_err(damaged)? {
             Some(records) => {
@@ -486,4 +491,73 @@ pub fn reach(layout: &Layout) -> Result<Reach, LayoutError> {
 fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
     // Our own types have string keys only, so this can't fail.
     serde_json::to_vec(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::codec::Codec;
+
+    /// A stage image of one layer, made at `created`.
+    fn image(layout: &Layout, name: &str, layer: &LayerBlob, created: &str) -> StoredImage {
+        let records = format!(r#"[{{"digest":"sha256:{name}","layers":[{{"layer":0}}]}}]"#);
+        let config = serde_json::json!({
+            "rootfs": { "type": "layers", "diff_ids": [layer.diff_id] },
+            "history": [{ "created": created }],
+            "moby.buildkit.cache.v0": BASE64_STANDARD.encode(records),
+        });
+        let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None };
+        let layers = std::slice::from_ref(layer);
+        write_image(layout, config.to_string().as_bytes(), layers, name, note).unwrap()
+    }
+
+    fn layer(layout: &Layout) -> LayerBlob {
+        let digest = layout.put(b"a layer").unwrap();
+        LayerBlob {
+            diff_id: digest.clone(),
+            blob: digest,
+            size: 7,
+            unpacked_size: 7,
+            media_type: Codec::Gzip.media_type().to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_layer_of_two_stages_has_the_time_that_the_last_one_gives_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::at(dir.path());
+        let _lock = layout.lock().unwrap();
+        let layer = layer(&layout);
+        let first = image(&layout, "first", &layer, "2020-01-01T00:00:00Z");
+        let last = image(&layout, "last", &layer, "2020-01-01T00:00:01Z");
+        let cache = write_cache(&layout, &[&first, &last]).unwrap().descriptor.unwrap();
+        let (_, descriptors) = read_cache(&layout, &cache).unwrap();
+        let created = descriptors[&layer.blob].annotation(CREATED_AT);
+        assert_eq!(created, Some("2020-01-01T00:00:01Z"));
+    }
+
+    #[test]
+    fn stages_that_differ_in_their_settings_have_each_its_own_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::at(dir.path());
+        let _lock = layout.lock().unwrap();
+        let layer = layer(&layout);
+        let images = ["one", "two"].map(|name| image(&layout, name, &layer, name));
+        let stage = |image: &StoredImage, name: &str| StageAbout {
+            name: name.to_owned(),
+            digest: "equal".to_owned(),
+            image: Some(image.descriptor.digest.clone()),
+            steps: Vec::new(),
+            base: None,
+        };
+        let stages = vec![stage(&images[0], "one"), stage(&images[1], "two")];
+        let about = About { stages: stages.clone(), ..About::default() };
+        let archive = Archive { about: Some(about), cache: None, images: images.into() };
+        for stage in &stages {
+            let found = archive.stage_image(stage).unwrap();
+            assert_eq!(Some(&found.descriptor.digest), stage.image.as_ref(), "{}", stage.name);
+        }
+        let renamed = StageAbout { name: "three".to_owned(), ..stages[1].clone() };
+        assert!(archive.stage_image(&renamed).is_some());
+    }
 }

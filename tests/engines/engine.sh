@@ -9,6 +9,7 @@
 #   engine.sh stop-all                   stop every engine
 #   engine.sh list                       print the engines that run: name, generation, state
 #   engine.sh base-image NAME TAG...     load a small busybox image, the same bytes on every engine
+#   engine.sh busybox                    make the busybox tree to import, once; prints its path
 #   engine.sh import NAME TREE TAG...    load a directory as an image, the same bytes every time
 #   engine.sh programs PROGRAM=PACKAGE...  install what tests use and this machine lacks
 #   engine.sh tree RELEASE PACKAGE...    make a Debian tree to import, once; prints its path
@@ -472,6 +473,7 @@ case $command in
     import_tree "$1" "$tree" "${@:2}"
     ;;
   tree) need $# 2 && debian_tree "$@" ;;
+  busybox) busybox_tree ;;
   programs) need $# 1 && programs "$@" ;;
   import) need $# 3 && import_tree "$@" ;;
   __inside) inside "$@" ;;

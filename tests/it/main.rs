@@ -8,6 +8,8 @@ mod archives;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
+mod dockerfiles;
+#[cfg(test)]
 mod engines;
 #[cfg(test)]
 mod exit_codes;

@@ -119,6 +119,11 @@ impl BuildReport {
                 self.finish_classic();
                 let words: Vec<_> = instruction.split_whitespace().collect();
                 in_step = !words[0].eq_ignore_ascii_case("FROM");
+                if in_step && stages == 0 {
+                    // An `ARG` before the first stage is listed, but neither run nor cached.
+                    in_step = false;
+                    continue;
+                }
                 if in_step {
                     self.steps.push(Step {
                         stage: stage.clone(),

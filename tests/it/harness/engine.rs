@@ -192,6 +192,11 @@ impl Drop for Engine {
     }
 }
 
+/// The directory of a busybox root file system, to make images of.
+pub(crate) fn busybox_tree() -> PathBuf {
+    script(&["busybox"]).trim().into()
+}
+
 /// Installs programs on this machine that are missing, each given as `PROGRAM=PACKAGE`.
 pub(crate) fn need_programs(programs: &[&str]) {
     script(&[&["programs"], programs].concat());

@@ -1,0 +1,28 @@
+#!/bin/sh
+# For any CI, or none: builds with an archive in a directory that jobs share, such as a mounted
+# volume. Takes the arguments of `docker build`.
+#
+#   DOCKERCACHE_SHARED    the directory that outlives the job
+#   DOCKERCACHE_PROJECT   a name that keeps the archives of several images apart
+set -eu
+
+shared=${DOCKERCACHE_SHARED:?set it to a directory that outlives the job}
+project=${DOCKERCACHE_PROJECT:-$(basename "$PWD")}
+# Jobs may run side by side: each works on its own copy, and puts it back in one step. Blobs are
+# never changed once they are written, so that links to them are enough.
+mkdir -p "$shared"
+work=$(mktemp -d "$shared/.work.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+export DOCKERCACHE_DIR="$work/archive"
+
+if [ -d "$shared/$project" ]; then cp -al "$shared/$project" "$DOCKERCACHE_DIR" || true; fi
+dockercache restore >/dev/null || true
+dockercache build "$@"
+if saved=$(dockercache save --format env); then
+  case $saved in
+    *"DOCKERCACHE_SAVED='true'"*)
+      if [ -d "$shared/$project" ]; then mv "$shared/$project" "$work/old"; fi
+      mv "$DOCKERCACHE_DIR" "$shared/$project"
+      ;;
+  esac
+fi

