@@ -130,7 +130,12 @@ fn reason_for_miss(
         }
     }
     if strategy == Strategy::Classic {
-        return archive.images.is_empty().then(|| {
+        let of_buildkit = archive
+            .about
+            .as_ref()
+            .is_some_and(|a| a.strategy.parse::<Strategy>().is_ok_and(Strategy::is_buildkit));
+        // Images that BuildKit made have no history that the classic builder could follow.
+        return (of_buildkit || archive.images.is_empty()).then(|| {
             "the archive holds BuildKit's cache, which the classic builder can't use".to_owned()
         });
     }

@@ -14,6 +14,7 @@ use crate::engine::build_log::{ClassicStep, LoggedStep, Outcome};
 use crate::engine::capture::{Captured, Request, Stage};
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
+use crate::engine::facts::ImageStore;
 use crate::engine::strategy::{self, Strategy};
 use crate::engine::{classic, native, replay};
 use crate::exit::{Exit, Failure};
@@ -72,6 +73,15 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let engine = Engine::connect(Client::from_path())?;
     let mut journal = Journal::read(&dir);
     let recipe = log.is_some() || !args.image.is_empty();
+    if recipe && engine.facts.store == ImageStore::Containerd {
+        return Err(EngineError::Unsupported(
+            "images are no build cache on an engine with the containerd image store: BuildKit \
+             builds there, and keeps its cache elsewhere. Use `dockercache build` and `dockercache \
+             save`"
+                .to_owned(),
+        )
+        .into());
+    }
     let Some(subject) = subject(args, log, &journal, &engine, reporter)? else {
         output_nothing(args);
         return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
@@ -187,7 +197,7 @@ fn capture(
     project: Option<&Project>,
 ) -> Result<Captured, EngineError> {
     let &Task { engine, layout, strategy, reporter } = task;
-    let stages = stages(project, subject);
+    let stages = stages(project, named_images, subject);
     let nothing = Vec::new();
     let request = &Request {
         arguments: &subject.arguments,
@@ -221,12 +231,15 @@ fn capture(
         Strategy::BuildkitReplay => {
             replay::capture(engine, layout, &offer.archive, request, reporter)
         }
-        Strategy::BuildkitLocal if is_unchanged(&stages, offer, subject) => Ok(Captured {
-            archive: offer.archive.clone(),
-            taken: Vec::new(),
-            kept: stages.iter().map(|s| s.about.name.clone()).collect(),
-            warnings: Vec::new(),
-        }),
+        Strategy::BuildkitLocal if is_unchanged(&stages, offer, subject) => {
+            let mut archive = offer.archive.clone();
+            if let Some(about) = &mut archive.about {
+                // Their names may be new.
+                about.stages = stages.iter().map(|s| s.about.clone()).collect();
+            }
+            let kept = stages.iter().map(|s| s.about.name.clone()).collect();
+            Ok(Captured { archive, taken: Vec::new(), kept, warnings: Vec::new() })
+        }
         Strategy::BuildkitLocal => native::capture(engine, layout, request, reporter),
     }
 }
@@ -326,14 +339,22 @@ fn project(
     }
 }
 
-fn stages(project: Option<&Project>, subject: &Subject) -> Vec<Stage> {
+/// The stages to save. Without the project, they are what the user or the log names.
+fn stages(project: Option<&Project>, named_images: &[String], subject: &Subject) -> Vec<Stage> {
     let target = subject.arguments.value("target").map(|t| t.to_string_lossy().into_owned());
     let Some(project) = project else {
-        return vec![Stage {
-            index: 0,
-            target,
+        let names = if !named_images.is_empty() {
+            named_images.to_vec()
+        } else if let Some(steps) = &subject.images {
+            classic::stages_in_log(steps)
+        } else {
+            vec!["target".to_owned()]
+        };
+        let stage = |(index, name)| Stage {
+            index,
+            target: target.clone(),
             about: StageAbout {
-                name: "target".to_owned(),
+                name,
                 digest: String::new(),
                 image: None,
                 steps: Vec::new(),
@@ -341,7 +362,8 @@ fn stages(project: Option<&Project>, subject: &Subject) -> Vec<Stage> {
             },
             executed: true,
             has_layers: true,
-        }];
+        };
+        return names.into_iter().enumerate().map(stage).collect();
     };
     let executed = |name: &str| {
         subject.steps.iter().flatten().any(|step| {

@@ -28,10 +28,21 @@ struct Wanted {
     name: String,
     tags: Vec<String>,
     parent: Option<Digest>,
-    /// In which stage it ends, for a stage's last image.
-    stage: Option<usize>,
+    /// The stages that end with it; there can be two that do the same.
+    ends: BTreeSet<usize>,
     /// The number of its layers.
     layers: usize,
+}
+
+impl Wanted {
+    /// What the archive notes; the engine's word on the parent comes first.
+    fn note(&self, parent: Option<&Digest>) -> ImageNote {
+        ImageNote {
+            role: self.role,
+            tags: self.tags.clone(),
+            parent: self.parent.clone().or_else(|| parent.cloned()),
+        }
+    }
 }
 
 /// Takes the images of all steps out of the engine.
@@ -60,7 +71,7 @@ pub fn capture(
         }
     };
     if came_from(steps, old) {
-        return Ok(unchanged(old, request));
+        return Ok(unchanged(steps, old, request));
     }
     let wanted = images_of(engine, steps, request)?;
     capture_images(engine, layout, old, &wanted, request, reporter)
@@ -90,33 +101,71 @@ pub fn capture_named(
             )));
         }
         let id = add(engine, &mut wanted, name, Role::Stage, Some(stage))?;
-        if let Some(image) = wanted.get_mut(&id) {
-            name.clone_into(&mut image.name);
+        if let Some(wanted) = wanted.get_mut(&id) {
+            name.clone_into(&mut wanted.name);
+            let tag = image.tags.into_iter().find(|tag| is_tag_of(tag, name));
+            wanted.tags.extend(tag.filter(|tag| !wanted.tags.contains(tag)));
         }
     }
+    wanted.retain(|_, image| image.layers > 0);
+    // No log says which images the bases are: the chains end with them.
+    let ends = wanted.values_mut().filter(|w| w.parent.is_none() && w.role == Role::Step);
+    for base in ends {
+        base.role = Role::Base;
+        base.tags = images::look_at(&engine.client, &base.name)?.map_or_else(Vec::new, |i| i.tags);
+    }
     capture_images(engine, layout, old, &wanted, request, reporter)
+}
+
+/// Whether a user who says `name` means this tag.
+fn is_tag_of(tag: &str, name: &str) -> bool {
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    let name = name.strip_prefix("library/").unwrap_or(name);
+    tag == name || tag.strip_suffix(":latest") == Some(name)
 }
 
 /// Whether every step was a hit, and the stages' last images are those of the archive. The images
 /// between may have new IDs: newer engines make them up again as they hit.
 fn came_from(steps: &[ClassicStep], old: &Archive) -> bool {
-    let ends: Vec<&ClassicStep> = steps
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| steps.get(at + 1).is_none_or(ClassicStep::is_from))
-        .map(|(_, step)| step)
-        .collect();
+    let ends = ends_of_stages(steps);
     let stages = old.about.as_ref().map_or(0, |a| a.stages.len());
     ends.len() == stages
         && steps.iter().all(|step| step.cached || (step.is_from() && step.triggers == 0))
-        && ends
-            .iter()
-            .all(|end| old.images.iter().any(|i| i.manifest.config.digest.short() == end.image))
+        && ends.iter().all(|end| end.of(old).is_some())
 }
 
-fn unchanged(old: &Archive, request: &Request<'_>) -> Captured {
+impl ClassicStep {
+    /// The image that the step ended with, in an archive.
+    fn of<'a>(&self, archive: &'a Archive) -> Option<&'a StoredImage> {
+        archive.images.iter().find(|i| i.manifest.config.digest.short() == self.image)
+    }
+}
+
+/// The last step of each stage.
+fn ends_of_stages(steps: &[ClassicStep]) -> Vec<&ClassicStep> {
+    let is_end = |at: usize| steps.get(at + 1).is_none_or(ClassicStep::is_from);
+    steps.iter().enumerate().filter(|(at, _)| is_end(*at)).map(|(_, step)| step).collect()
+}
+
+/// The archive as it is, but for names.
+fn unchanged(steps: &[ClassicStep], old: &Archive, request: &Request<'_>) -> Captured {
+    let ends = ends_of_stages(steps);
+    let mut archive = old.clone();
+    if let Some(about) = &mut archive.about {
+        about.stages = request.stages.iter().map(|s| s.about.clone()).collect();
+        for (stage, about) in request.stages.iter().zip(&mut about.stages) {
+            let image = ends.get(stage.index).and_then(|end| end.of(old));
+            about.image = image.map(|i| i.descriptor.digest.clone());
+            for image in &mut archive.images {
+                let is_its = about.image.as_ref() == Some(&image.descriptor.digest);
+                if is_its && image.note.role == Role::Stage {
+                    *image = image.named(&about.name);
+                }
+            }
+        }
+    }
     Captured {
-        archive: old.clone(),
+        archive,
         taken: Vec::new(),
         kept: request.stages.iter().map(|s| s.about.name.clone()).collect(),
         warnings: Vec::new(),
@@ -182,7 +231,7 @@ fn add(
         name: id.short().to_owned(),
         tags: Vec::new(),
         parent: parent.clone(),
-        stage: None,
+        ends: BTreeSet::new(),
         layers,
     });
     match role {
@@ -194,7 +243,7 @@ fn add(
         Role::Stage if entry.role == Role::Step => entry.role = Role::Stage,
         Role::Stage | Role::Step => {}
     }
-    entry.stage = entry.stage.max(stage);
+    entry.ends.extend(stage);
     if let Some(parent) = parent.filter(|p| !wanted.contains_key(p)) {
         // A parent that was pruned is no error: the chain ends there.
         if images::look_at(&engine.client, parent.as_str())?.is_some() {
@@ -215,10 +264,17 @@ fn capture_images(
     let mut about = request.about.clone();
     let is_same = old.images.len() == wanted.len()
         && old.images.iter().all(|i| wanted.contains_key(&i.manifest.config.digest));
-    let stored: Vec<StoredImage> =
-        if is_same { old.images.clone() } else { export(engine, layout, old, wanted, reporter)? };
+    let stored: Vec<StoredImage> = if is_same {
+        let noted = |image: &StoredImage| {
+            let wanted = wanted.get(&image.manifest.config.digest)?;
+            Some(image.noted(&wanted.name, wanted.note(image.note.parent.as_ref())))
+        };
+        old.images.iter().filter_map(noted).collect()
+    } else {
+        export(engine, layout, old, wanted, reporter)?
+    };
     let stage_image = |index: usize| {
-        let (id, _) = wanted.iter().find(|(_, w)| w.stage == Some(index))?;
+        let (id, _) = wanted.iter().find(|(_, w)| w.ends.contains(&index))?;
         let image = stored.iter().find(|i| i.manifest.config.digest == *id)?;
         Some(image.descriptor.digest.clone())
     };
@@ -256,11 +312,7 @@ fn export(
     let mut stored = Vec::new();
     for image in &saved {
         let Some(wanted) = wanted.get(&image.id) else { continue };
-        let note = ImageNote {
-            role: wanted.role,
-            tags: wanted.tags.clone(),
-            parent: wanted.parent.clone().or_else(|| image.parent.clone()),
-        };
+        let note = wanted.note(image.parent.as_ref());
         stored.push(write_image(layout, &image.config, &image.layers, &wanted.name, note)?);
     }
     Ok(stored)
@@ -287,6 +339,20 @@ pub fn offer(engine: &Engine, archive: &Archive) -> Vec<String> {
     ids
 }
 
+/// The names of the stages in a classic build's log; one without a name is `stage-N`.
+pub fn stages_in_log(steps: &[ClassicStep]) -> Vec<String> {
+    let starts = steps.iter().filter(|step| step.is_from());
+    starts
+        .enumerate()
+        .map(|(index, from)| {
+            let mut words = from.text.split_whitespace().rev();
+            let name = words.next().unwrap_or_default();
+            let is_named = words.next().is_some_and(|word| word.eq_ignore_ascii_case("AS"));
+            if is_named { name.to_lowercase() } else { format!("stage-{index}") }
+        })
+        .collect()
+}
+
 /// Reads the images of a classic build's log, given as its text.
 pub fn images_in_log(name: &Path, log: &str) -> Result<Vec<ClassicStep>, EngineError> {
     let mut parsed = super::build_log::ClassicLog::default();
@@ -300,4 +366,34 @@ pub fn images_in_log(name: &Path, log: &str) -> Result<Vec<ClassicStep>, EngineE
         )));
     }
     Ok(steps.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_have_the_names_that_the_log_gives_them() {
+        let log = "Step 1/4 : FROM busybox:1 AS Build\n ---> 9fd372195bc7\n\
+                   Step 2/4 : RUN id\n ---> Using cache\n ---> 0324264998df\n\
+                   Step 3/4 : FROM build\n ---> 0324264998df\n\
+                   Step 4/4 : from scratch as last\n --->\n";
+        let steps = images_in_log(Path::new("log"), log).unwrap();
+        assert_eq!(stages_in_log(&steps), ["build", "stage-1", "last"]);
+    }
+
+    #[test]
+    fn a_name_means_the_tag_that_docker_takes_it_for() {
+        for (tag, name) in [
+            ("app:1", "app:1"),
+            ("app:latest", "app"),
+            ("app:1", "docker.io/library/app:1"),
+            ("team/app:latest", "docker.io/team/app"),
+            ("registry:5000/app:latest", "registry:5000/app"),
+        ] {
+            assert!(is_tag_of(tag, name), "{tag} {name}");
+        }
+        assert!(!is_tag_of("app:2", "app"));
+        assert!(!is_tag_of("app:1", "9fd372195bc7"));
+    }
 }

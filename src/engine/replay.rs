@@ -56,12 +56,14 @@ pub fn capture(
     let mut about = request.about.clone();
     for stage in request.stages {
         let mut stage_about = stage.about.clone();
-        let new = exported.iter().find(|(index, _)| *index == stage.index).map(|(_, i)| i);
-        let image = new.or_else(|| old.stage_image(&stage.about));
+        let new = exported.iter().find(|(index, _)| *index == stage.index);
+        let image = new
+            .map(|(_, image)| image.clone())
+            .or_else(|| Some(old.stage_image(&stage.about)?.named(&stage.about.name)));
         if let Some(image) = image {
             stage_about.image = Some(image.descriptor.digest.clone());
             if images.iter().all(|i| i.descriptor.digest != image.descriptor.digest) {
-                images.push(image.clone());
+                images.push(image);
             }
         }
         about.stages.push(stage_about);

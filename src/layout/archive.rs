@@ -147,6 +147,25 @@ pub struct StoredImage {
     pub note: ImageNote,
 }
 
+impl StoredImage {
+    /// The same image under another name: a stage can be renamed and its content stay.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Self {
+        self.noted(name, self.note.clone())
+    }
+
+    /// The same image with another name and note.
+    #[must_use]
+    pub fn noted(&self, name: &str, note: ImageNote) -> Self {
+        let Self { mut descriptor, manifest, .. } = self.clone();
+        descriptor.annotations.insert(REF_NAME.to_owned(), name.to_owned());
+        descriptor
+            .annotations
+            .insert(IMAGE.to_owned(), serde_json::to_string(&note).unwrap_or_default());
+        Self { descriptor, manifest, note }
+    }
+}
+
 /// An archive's content.
 #[derive(Clone, Debug, Default)]
 pub struct Archive {
@@ -315,11 +334,8 @@ pub fn write_image(
     descriptor.platform = Some(serde_json::json!({
         "architecture": config.architecture, "os": config.os,
     }));
-    descriptor.annotations.insert(REF_NAME.to_owned(), ref_name.to_owned());
-    descriptor
-        .annotations
-        .insert(IMAGE.to_owned(), serde_json::to_string(&note).unwrap_or_default());
-    Ok(StoredImage { descriptor, manifest, note })
+    let image = StoredImage { descriptor, manifest, note: note.clone() };
+    Ok(image.noted(ref_name, note))
 }
 
 /// What [`write_cache`] wrote.
@@ -393,11 +409,13 @@ pub fn write_records(
     descriptors: &BTreeMap<Digest, Descriptor>,
 ) -> Result<Option<(Descriptor, usize)>, LayoutError> {
     let mut allowed: Option<BTreeSet<Digest>> = None;
+    let mut wanted = None;
     loop {
         let Fitted { config, bytes, cut_records } = graph.to_config(|blob| {
             let is_allowed = allowed.as_ref().is_none_or(|a| a.contains(blob));
             (is_allowed && descriptors.contains_key(blob)).then(|| blob.clone())
         });
+        let wanted = *wanted.get_or_insert(config.records.len() + cut_records);
         if config.records.is_empty() {
             return Ok(None);
         }
@@ -420,7 +438,7 @@ pub fn write_records(
         sink.put(&manifest)?;
         let mut descriptor = Descriptor::of(oci::INDEX, &manifest);
         descriptor.annotations.insert(REF_NAME.to_owned(), CACHE_TAG.to_owned());
-        return Ok(Some((descriptor, cut_records)));
+        return Ok(Some((descriptor, wanted - config.records.len())));
     }
 }
 
@@ -497,6 +515,7 @@ fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::layout::codec::Codec;
+    use crate::layout::records::CacheResult;
 
     /// A stage image of one layer, made at `created`.
     fn image(layout: &Layout, name: &str, layer: &LayerBlob, created: &str) -> StoredImage {
@@ -559,5 +578,44 @@ mod tests {
         }
         let renamed = StageAbout { name: "three".to_owned(), ..stages[1].clone() };
         assert!(archive.stage_image(&renamed).is_some());
+    }
+
+    #[test]
+    fn thousands_of_layers_are_cut_to_a_list_that_importers_accept() {
+        let blob = |n: usize| Digest::of(n.to_string().as_bytes());
+        let mut graph = RecordGraph::default();
+        let mut descriptors = BTreeMap::new();
+        for stage in 0..60 {
+            let steps = 80 * stage..80 * (stage + 1);
+            let records = steps.clone().map(|n| CacheRecord {
+                digest: format!("step {n}"),
+                results: vec![CacheResult { layer: n % 80, created_at: None }],
+                ..CacheRecord::default()
+            });
+            let blobs: Vec<Digest> = steps.clone().map(blob).collect();
+            let config = CacheConfig { layers: chain(blobs.iter()), records: records.collect() };
+            graph.add(&config).unwrap();
+            descriptors.extend(blobs.into_iter().map(|digest| {
+                let layer = LayerBlob {
+                    diff_id: digest.clone(),
+                    blob: digest.clone(),
+                    size: 32,
+                    unpacked_size: 1024,
+                    media_type: "application/vnd.oci.image.layer.v1.tar+zstd".to_owned(),
+                };
+                (digest, layer.descriptor(Some("2024-01-01T00:00:00.000000001Z")))
+            }));
+        }
+        let mut documents = Vec::new();
+        let (descriptor, cut) =
+            write_records(&mut documents, &graph, &descriptors).unwrap().unwrap();
+        assert!(documents.iter().all(|d| d.len() <= IMPORT_LIMIT));
+        let manifest: Index = serde_json::from_slice(&documents[1]).unwrap();
+        assert_eq!(descriptor.digest, Digest::of(&documents[1]));
+        let config: CacheConfig = serde_json::from_slice(&documents[0]).unwrap();
+        let listed: BTreeSet<_> = manifest.manifests.iter().map(|d| &d.digest).collect();
+        assert!(config.layers.iter().all(|l| listed.contains(&l.blob)));
+        assert_eq!(config.records.len() + cut, 60 * 80, "what is cut must be said");
+        assert!(config.records.len() > 1500, "only {} are left", config.records.len());
     }
 }

@@ -1,8 +1,10 @@
 //! An archive as one tar, for `docker load` and any OCI tool, with no help from us.
 //!
-//! Holds the image layout, and beside it the `manifest.json` of `docker save`. Layers are
-//! uncompressed in it, so that any engine reads them, and a compressed tar packs them together.
-//! The bytes depend on the archive's content only.
+//! Holds an image layout of the tagged images, and beside it the `manifest.json` of `docker save`.
+//! Layers are uncompressed in it, so that any engine reads them, and a compressed tar packs them
+//! together. The archive's own index, with the cache and all images, is in `dockercache.json`: the
+//! containerd image store would make images of all that it finds in `index.json`. The bytes depend
+//! on the archive's content only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -19,6 +21,11 @@ use super::directory::{DOCUMENT_LIMIT, Layout, LayoutError};
 use super::live;
 use super::oci::{Descriptor, Index, REF_NAME, UNCOMPRESSED};
 use super::records::RecordGraph;
+
+/// The archive's own `index.json`, in the tar.
+const OWN_INDEX: &str = "dockercache.json";
+/// The annotation by which the containerd image store names an image.
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// One image in `manifest.json`, as `docker save` writes it.
 #[derive(Serialize)]
@@ -50,6 +57,7 @@ pub fn write(
 ) -> Result<(), LayoutError> {
     let mut documents: Vec<Vec<u8>> = Vec::new();
     let mut packed = Archive { about: archive.about.clone(), ..Archive::default() };
+    let mut tagged = Index::new(Vec::new());
     let mut entries = Vec::new();
     // What lies in the tar: each layer uncompressed, by diffID, and the blob to take it from.
     let mut layers: BTreeMap<Digest, (Digest, u64)> = BTreeMap::new();
@@ -64,9 +72,11 @@ pub fn write(
         let name = image.descriptor.annotation(REF_NAME).unwrap_or_default();
         let written = write_image(&mut documents, &config, &plain, name, image.note.clone())?;
         renamed(&mut packed, &image.descriptor.digest, &written.descriptor.digest);
+        let tags = tags_of(image, name, tags);
+        tagged.manifests.extend(tags.iter().map(|tag| tagged_as(&written.descriptor, tag)));
         entries.push(SavedEntry {
             config: blob_name(&image.manifest.config.digest),
-            repo_tags: Some(tags_of(image, name, tags)).filter(|t| !t.is_empty()),
+            repo_tags: Some(tags).filter(|t| !t.is_empty()),
             layers: plain.iter().map(|l| blob_name(&l.diff_id)).collect(),
             parent: image.note.parent.clone(),
         });
@@ -94,7 +104,8 @@ pub fn write(
     let mut tar = tar::Builder::new(out);
     let io = |e| LayoutError::io("write", Path::new("the tar"))(e);
     append(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(io)?;
-    append(&mut tar, "index.json", &json(&packed.to_index())).map_err(io)?;
+    append(&mut tar, OWN_INDEX, &json(&packed.to_index())).map_err(io)?;
+    append(&mut tar, "index.json", &json(&tagged)).map_err(io)?;
     append(&mut tar, "manifest.json", &json(&entries)).map_err(io)?;
     let mut written = BTreeSet::new();
     for document in documents {
@@ -164,6 +175,19 @@ fn tags_of(image: &StoredImage, name: &str, tags: Tags) -> Vec<String> {
     all
 }
 
+/// An entry of `index.json` from which the containerd image store takes this tag.
+fn tagged_as(image: &Descriptor, tag: &str) -> Descriptor {
+    let domain = tag.split_once('/').map(|(domain, _)| domain);
+    let name = match domain {
+        None => format!("docker.io/library/{tag}"),
+        Some(d) if d.contains(['.', ':']) || d == "localhost" => tag.to_owned(),
+        Some(_) => format!("docker.io/{tag}"),
+    };
+    let mut image = image.clone();
+    image.annotations.insert(CONTAINERD_NAME.to_owned(), name);
+    image
+}
+
 /// The stages point at their images by manifest, and the manifests have changed.
 fn renamed(archive: &mut Archive, from: &Digest, to: &Digest) {
     for stage in archive.about.iter_mut().flat_map(|about| &mut about.stages) {
@@ -210,6 +234,7 @@ fn read_entries(
     let bad = |reason: String| bad_file(name, reason);
     let unreadable = |e: io::Error| bad(format!("it is no complete tar: {e}"));
     let mut index: Option<Index> = None;
+    let mut has_own_index = false;
     let mut seen = BTreeSet::new();
     let mut tar = tar::Archive::new(input);
     // Raw: extended names and headers, which are read into memory whole, have no business here.
@@ -228,20 +253,21 @@ fn read_entries(
         }
         match path.as_str() {
             "oci-layout" | "manifest.json" | "repositories" => {}
-            "index.json" => {
+            // Whichever comes first, the archive's own one counts.
+            "index.json" if has_own_index => {}
+            OWN_INDEX | "index.json" => {
+                has_own_index = path == OWN_INDEX;
                 let mut bytes = Vec::new();
                 (&mut entry)
                     .take(DOCUMENT_LIMIT + 1)
                     .read_to_end(&mut bytes)
                     .map_err(unreadable)?;
                 if bytes.len() as u64 > DOCUMENT_LIMIT {
-                    return Err(bad(format!(
-                        "its index.json is larger than {DOCUMENT_LIMIT} bytes"
-                    )));
+                    return Err(bad(format!("its {path} is larger than {DOCUMENT_LIMIT} bytes")));
                 }
                 index = Some(
                     serde_json::from_slice(&bytes)
-                        .map_err(|e| bad(format!("its index.json is not an OCI index: {e}")))?,
+                        .map_err(|e| bad(format!("its {path} is not an OCI index: {e}")))?,
                 );
             }
             blob => {
@@ -353,4 +379,23 @@ fn json<T: Serialize>(value: &T) -> Vec<u8> {
 
 fn damaged(layout: &Layout, reason: String) -> LayoutError {
     LayoutError::Damaged { path: layout.root().to_owned(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containerd_is_told_the_name_that_docker_means_by_a_tag() {
+        let image = Descriptor::of(super::super::oci::MANIFEST, b"{}");
+        for (tag, name) in [
+            ("app:1", "docker.io/library/app:1"),
+            ("team/app:1", "docker.io/team/app:1"),
+            ("ghcr.io/team/app:1", "ghcr.io/team/app:1"),
+            ("registry:5000/app:1", "registry:5000/app:1"),
+            ("localhost/app:1", "localhost/app:1"),
+        ] {
+            assert_eq!(tagged_as(&image, tag).annotation(CONTAINERD_NAME), Some(name));
+        }
+    }
 }

@@ -13,6 +13,7 @@
 #   engine.sh import NAME TREE TAG...    load a directory as an image, the same bytes every time
 #   engine.sh programs PROGRAM=PACKAGE...  install what tests use and this machine lacks
 #   engine.sh tree RELEASE PACKAGE...    make a Debian tree to import, once; prints its path
+#   engine.sh skopeo                     print the path of a skopeo that runs on this machine
 #
 # GENERATION is 20.10, 26.1, 28.5 (graph driver) or 28.5-containerd (containerd image store).
 # `start` prints three KEY=VALUE lines, fit for `eval`:
@@ -428,6 +429,16 @@ debian_tree() {
   echo "$tree"
 }
 
+# A reader of OCI layouts and image archives that shares no code with ours.
+skopeo() {
+  install_root forky
+  (
+    flock 9
+    client_program "$home/forky" usr/bin/skopeo "$home/skopeo" --version
+  ) 9>"$home/skopeo.lock"
+  echo "$home/skopeo"
+}
+
 import_tree() {
   local name=$1 tree=$2
   shift 2
@@ -476,6 +487,7 @@ case $command in
   busybox) busybox_tree ;;
   programs) need $# 1 && programs "$@" ;;
   import) need $# 3 && import_tree "$@" ;;
+  skopeo) skopeo ;;
   __inside) inside "$@" ;;
   __watch)
     tail --pid="$1" -f /dev/null

@@ -10,13 +10,19 @@ mod damage;
 #[cfg(test)]
 mod dockerfiles;
 #[cfg(test)]
+mod engine_move;
+#[cfg(test)]
 mod engines;
 #[cfg(test)]
 mod exit_codes;
 #[cfg(test)]
 mod explain;
 #[cfg(test)]
+mod generations;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod interop;
 #[cfg(test)]
 mod json;
 #[cfg(test)]
@@ -27,6 +33,10 @@ mod kills;
 mod lazy;
 #[cfg(test)]
 mod prediction;
+#[cfg(test)]
+mod prune;
+#[cfg(test)]
+mod recipes;
 #[cfg(test)]
 mod round_trip;
 #[cfg(test)]

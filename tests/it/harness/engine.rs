@@ -203,7 +203,7 @@ pub(crate) fn need_programs(programs: &[&str]) {
 }
 
 /// Runs `engine.sh` and returns what it printed.
-fn script(args: &[&str]) -> String {
+pub(super) fn script(args: &[&str]) -> String {
     try_script(args).unwrap_or_else(|error| panic!("{error}"))
 }
 

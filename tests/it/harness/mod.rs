@@ -6,7 +6,9 @@ mod cache;
 mod engine;
 mod image;
 mod invocation;
+mod job;
 mod machine;
+mod oci_reader;
 mod project;
 
 pub(crate) use build_report::{BuildReport, Outcome};
@@ -15,5 +17,7 @@ pub(crate) use cache::Cache;
 pub(crate) use engine::{Engine, Generation, busybox_tree, need_programs};
 pub(crate) use image::Image;
 pub(crate) use invocation::{Invocation, Run, dockercache};
+pub(crate) use job::{Carried, DockerBuild, Job, noise};
 pub(crate) use machine::{Files, Machine};
+pub(crate) use oci_reader::{OciDirectory, skopeo};
 pub(crate) use project::Project;

@@ -33,6 +33,10 @@ impl Project {
         fs::write(path, text).expect("a written file");
     }
 
+    pub(crate) fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.file(name)).expect("a readable file")
+    }
+
     /// Replaces text that must be in the file.
     #[track_caller]
     pub(crate) fn edit(&self, name: &str, from: &str, to: &str) {
