@@ -68,7 +68,8 @@ trap 'rm -rf "$work"' EXIT
 cp -R orb "$work/"
 cp "$dist/SHA256SUMS" "$work/orb/scripts/SHA256SUMS"
 unset RUSTFLAGS CFLAGS
-cargo run --quiet --locked --example pack-orb -- "$work/orb" >"$dist/orb.yml"
+cargo run --quiet --locked --example pack-orb -- "$work/orb" >"$work/orb.yml"
+install -m 644 "$work/orb.yml" "$dist/orb.yml"
 
 cd "$dist"
 sha256sum --check --quiet SHA256SUMS

@@ -15,7 +15,6 @@ use super::error::EngineError;
 use super::run::{self, Echo};
 use crate::layout::archive::Archive;
 use crate::layout::directory::{Layout, LayoutError};
-use crate::layout::repack;
 use crate::report::Reporter;
 
 /// Lets the builder export the whole build's cache.
@@ -52,15 +51,10 @@ pub fn capture(
     }
     let exported = Archive::read(&Layout::at(staging))?.unwrap_or_default();
     take_new_blobs(layout, staging)?;
-    let progress = reporter.progress("compressing layers", 0);
-    let cache = exported
-        .cache
-        .map(|cache| repack::compress(layout, cache, engine.codec(), &|n| progress.advance(n)))
-        .transpose()?;
     let mut about = request.about.clone();
     about.stages.extend(request.stages.iter().map(|s| s.about.clone()));
     Ok(Captured {
-        archive: Archive { about: Some(about), cache, images: Vec::new() },
+        archive: Archive { about: Some(about), cache: exported.cache, images: Vec::new() },
         taken: request.stages.iter().map(|s| s.about.name.clone()).collect(),
         kept: Vec::new(),
         warnings: Vec::new(),

@@ -13,6 +13,5 @@ mod gzip;
 pub mod live;
 pub mod oci;
 pub mod records;
-pub mod repack;
 pub mod tarball;
 pub mod verify;

@@ -34,7 +34,11 @@ fn recipes_pass_their_schemas_and_the_linters() {
     ] {
         lint("check-jsonschema", &["--builtin-schema", schema], &[&recipe(path)]);
     }
-    lint("shellcheck", &[], &[&recipe("install.sh"), &recipe("shell/build.sh")]);
+    let scripts =
+        ["install.sh", "shell/build.sh", "shell/bake-flags.sh", "shell/compose-override.sh"];
+    for script in scripts {
+        lint("shellcheck", &[], &[&recipe(script)]);
+    }
     let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/.yamllint");
     lint("yamllint", &["--strict", "-c", rules], &[&recipe("")]);
 }
@@ -246,4 +250,55 @@ fn plain_shell() {
     let script = format!("{} --tag acme/app .", recipe("shell/build.sh").display());
     let shared = "/tmp/shared";
     with_a_carried_directory(&script, &[("DOCKERCACHE_SHARED", shared)], shared);
+}
+
+/// Builds two images with one command, on two machines that have their archives in common.
+fn two_images(file: (&str, &str), build: &str) {
+    let engine = Engine::shared(Generation::V28_5);
+    let world = World::new();
+    world.project.write(file.0, file.1);
+    let cache = Cache::new();
+    let save = "for image in app:. worker:worker; do\n\
+        export DOCKERCACHE_DIR=/tmp/dockercache-${image%:*}\n\
+        dockercache save -t acme/${image%:*} ${image#*:}\ndone\n";
+    let ci = recipe("shell").display().to_string();
+    let mut reports = Vec::new();
+    for number in 0..2 {
+        let sandbox = machine(&engine, &world);
+        cache.restore(&["job".to_owned()], sandbox.command(&["tar", "-xPf", "-"]));
+        let script = format!("export BUILDKIT_PROGRESS=plain CI_SHELL={ci}\n{build}\n");
+        reports.push(BuildReport::parse(&output(sandbox.script(&script, PROJECT))));
+        output(sandbox.script(save, PROJECT));
+        let paths = ["tar", "-cPf", "-", "/tmp/dockercache-app", "/tmp/dockercache-worker"];
+        cache.save(&format!("job-{number}"), sandbox.command(&paths));
+    }
+    assert_eq!(reports[0].cached(), [""; 0]);
+    reports[1].assert_all_cached();
+    assert_eq!(reports[1].steps.len(), 9, "{:?}", reports[1]);
+}
+
+#[test]
+fn bake() {
+    two_images(
+        (
+            "docker-bake.hcl",
+            "group \"default\" { targets = [\"app\", \"worker\"] }\n\
+             target \"app\" { tags = [\"acme/app\"] }\n\
+             target \"worker\" {\n  context = \"worker\"\n  tags = [\"acme/worker\"]\n}\n",
+        ),
+        "docker buildx bake --progress plain $(\"$CI_SHELL/bake-flags.sh\" app worker)",
+    );
+}
+
+#[test]
+fn compose() {
+    two_images(
+        (
+            "compose.yml",
+            "services:\n  app: {image: acme/app, build: .}\n  \
+             worker: {image: acme/worker, build: worker}\n",
+        ),
+        "\"$CI_SHELL/compose-override.sh\" app worker > /tmp/cache.yml\n\
+         docker compose --progress plain -f compose.yml -f /tmp/cache.yml build",
+    );
 }

@@ -177,7 +177,8 @@ impl Running<'_> {
     }
 }
 
-fn environment(map: &Value) -> BTreeMap<String, String> {
+/// A mapping of variables.
+pub(crate) fn environment(map: &Value) -> BTreeMap<String, String> {
     let entries = map.as_mapping().into_iter().flatten();
     entries.map(|(name, value)| (plain(name), plain(value))).collect()
 }

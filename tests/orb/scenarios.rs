@@ -2,10 +2,11 @@
 
 use serde_yaml::Value;
 
+use crate::expand::plain;
 use crate::harness::{Engine, Generation};
-use crate::runner::Finished;
-use crate::sandbox::{Shell, outside};
-use crate::world::{World, example};
+use crate::runner::{Finished, environment};
+use crate::sandbox::{Sandbox, Shell, outside};
+use crate::world::{World, example, jobs};
 
 const KEYS: &str = "Compute cache keys";
 const RESTORE: &str = "Restore Docker layers";
@@ -292,6 +293,26 @@ fn the_helper_is_verified_before_it_is_a_program() {
     assert!(job.output("Install dockercache").contains("can't be downloaded"));
     assert!(job.output(BUILD).contains("runs without cache"));
     assert_cold(&job, BUILD);
+}
+
+#[test]
+fn the_helper_is_installed_without_curl() {
+    let engine = Engine::shared(Generation::V28_5);
+    let sandbox = Sandbox::new(&engine, Shell::Dash);
+    let jobs = jobs(&example("remote_docker")).expect("jobs");
+    let mut steps = jobs[0].steps.iter().map(|step| &step.arguments);
+    let install = steps.find(|step| step.get("name") == Some(&"Install dockercache".into()));
+    let install = install.expect("a step");
+    let script = format!(
+        "mkdir /tmp/few && for program in chmod cp mkdir mktemp mv rm sed sha256sum uname wget; do \
+         ln -s \"$(command -v $program)\" /tmp/few/; done && PATH=/tmp/few\n{}",
+        plain(&install["command"])
+    );
+    let mut command = sandbox.script(&script, "/tmp");
+    command.envs(environment(&install["environment"]));
+    let output = command.output().expect("a shell");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("installed as /usr/local/bin/dockercache"), "{text}");
 }
 
 #[test]

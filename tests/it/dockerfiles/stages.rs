@@ -108,7 +108,6 @@ RUN true
 FROM {base} AS three
 COPY input /input
 RUN true
-RUN true
 COPY --from=one /input /one
 COPY --from=two /input /two
 ",
