@@ -86,7 +86,8 @@ impl Cache {
     pub(crate) fn copy_from(&self, other: &Path) {
         // The docker client of a save that was killed may still write for a moment.
         for _ in 0..200 {
-            if fs::remove_dir_all(self.path()).is_ok() || !self.path().exists() {
+            let _ = fs::remove_dir_all(self.path());
+            if fs::create_dir(self.path()).is_ok() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -127,7 +128,7 @@ impl Cache {
 
 /// Copies the archive, without what a writer that was killed left aside.
 fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).expect("a new directory");
+    fs::create_dir_all(to).expect("a directory");
     for part in ["blobs", "index.json", "oci-layout"] {
         let status = Command::new("cp").arg("-a").arg(from.join(part)).arg(to).status();
         assert!(status.expect("cp runs").success());
