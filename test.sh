@@ -78,7 +78,7 @@ for pid in "${installing[@]}"; do
 done
 
 say "Testing"
-# One engine at a time serves one test, and each test mostly waits for it: more than one a core.
+# An engine serves one test at a time, so most threads wait: for an engine, or for what it does.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-4}
 cargo test --locked --doc
 cargo test --locked --lib --bins --tests
