@@ -54,7 +54,7 @@ best() {
   for _ in 1 2 3; do
     start=$(date +%s%N)
     "$@" >/dev/null 2>"$work/messages" || { cat "$work/messages" >&2 && exit 1; }
-    end=$(((($(date +%s%N) - start)) / 1000000))
+    end=$((($(date +%s%N) - start) / 1000000))
     if [ -z "$best" ] || [ "$end" -lt "$best" ]; then best=$end; fi
   done
   awk "BEGIN { printf \"%.2f\", $best / 1000 }"
