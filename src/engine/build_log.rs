@@ -43,6 +43,8 @@ pub struct BuildkitLog {
     steps: BTreeMap<usize, LoggedStep>,
     /// The numbers of the steps that `rawjson` names by digest.
     numbers: HashMap<String, usize>,
+    /// A `rawjson` object that is not complete yet: buildx before 0.14 prints it in many lines.
+    raw: String,
 }
 
 /// A line of `--progress=rawjson`.
@@ -67,7 +69,7 @@ struct RawVertex {
 impl BuildkitLog {
     /// Takes one line, without its end.
     pub fn line(&mut self, line: &str) {
-        if line.starts_with('{') {
+        if line.starts_with('{') || !self.raw.is_empty() {
             self.raw_line(line);
             return;
         }
@@ -78,7 +80,9 @@ impl BuildkitLog {
         if rest.starts_with('[') {
             self.named(number, rest);
         } else if let Some(step) = self.steps.get_mut(&number) {
-            if rest == "CACHED" {
+            // The layers of a cached step may have to be fetched; it ends with `DONE` then. What a
+            // command prints comes after a time, so it can't be taken for that.
+            if rest == "CACHED" || is_fetch(rest) {
                 step.outcome = Outcome::Cached;
             } else if rest.starts_with("DONE ") && step.outcome == Outcome::Unfinished {
                 step.outcome = Outcome::Executed;
@@ -101,7 +105,13 @@ impl BuildkitLog {
     }
 
     fn raw_line(&mut self, line: &str) {
-        let Ok(status) = serde_json::from_str::<RawStatus>(line) else { return };
+        self.raw.push_str(line);
+        // Only an object's first and last line are not indented.
+        if !(line.ends_with('}') && (line == "}" || line.starts_with('{'))) {
+            return;
+        }
+        let text = std::mem::take(&mut self.raw);
+        let Ok(status) = serde_json::from_str::<RawStatus>(&text) else { return };
         for vertex in status.vertexes {
             let next = self.numbers.len();
             let number = *self.numbers.entry(vertex.digest).or_insert(next);
@@ -122,6 +132,11 @@ impl BuildkitLog {
     pub fn into_steps(self) -> Vec<LoggedStep> {
         self.steps.into_values().collect()
     }
+}
+
+/// Whether a line such as `extracting sha256:…` or `sha256:… 1.2MB / 3.4MB` tells of a layer.
+fn is_fetch(line: &str) -> bool {
+    line.strip_prefix("extracting ").unwrap_or(line).starts_with("sha256:")
 }
 
 /// The stage in a label such as `linux/amd64 build 2/4`, `build 2/4` or `2/4`; `None` for other
@@ -254,8 +269,12 @@ mod tests {
             "#7 CACHED",
             "#8 [linux/arm64 build 3/3] RUN [ -e /x ] && echo",
             "#8 ERROR: process failed",
-            "#9 exporting to image",
+            "#9 [build 4/4] RUN strip",
+            "#9 sha256:eccc6d10619287a9ce01be24dc5ad140 104B / 104B done",
+            "#9 extracting sha256:eccc6d10619287a9ce01be24dc5ad140 done",
             "#9 DONE 0.1s",
+            "#10 exporting to image",
+            "#10 DONE 0.1s",
         ] {
             log.line(line);
         }
@@ -269,6 +288,7 @@ mod tests {
                 step("build", "RUN make all", Outcome::Executed),
                 step("stage-1", "COPY --from=build /a /a", Outcome::Cached),
                 step("build", "RUN [ -e /x ] && echo", Outcome::Unfinished),
+                step("build", "RUN strip", Outcome::Cached),
             ]
         );
     }
@@ -283,6 +303,11 @@ mod tests {
             r#"{"vertexes":[{"digest":"sha256:3","name":"[a 2/2] RUN y","completed":"t","cached":true}]}"#,
             r#"{"vertexes":[{"digest":"sha256:4","name":"[b 1/1] RUN z","completed":"t","error":"no"}]}"#,
             r#"{"logs":[{"vertex":"sha256:2","data":"e30="}]}"#,
+            "{",
+            r#"  "vertexes": [{"digest":"sha256:5","name":"[b 2/2] RUN {}","#,
+            r#"    "completed":"t","cached":true}"#,
+            "  ]",
+            "}",
         ] {
             log.line(line);
         }
@@ -293,7 +318,8 @@ mod tests {
             [
                 step("a", Outcome::Executed),
                 step("a", Outcome::Cached),
-                step("b", Outcome::Unfinished)
+                step("b", Outcome::Unfinished),
+                step("b", Outcome::Cached),
             ]
         );
     }

@@ -102,7 +102,8 @@ impl BuildReport {
             };
             match rest.split([' ', ':']).next() {
                 Some("CACHED") => step.outcome = Outcome::Cached,
-                // A cached step whose layer had to be fetched is reported as done as well.
+                // Of a cached step whose layers had to be fetched; it ends with `DONE`.
+                Some("sha256" | "extracting") => step.outcome = Outcome::Cached,
                 Some("DONE") if step.outcome != Outcome::Cached => step.outcome = Outcome::Ran,
                 Some("ERROR") => step.outcome = Outcome::Failed,
                 _ => {}
