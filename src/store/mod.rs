@@ -1,4 +1,6 @@
-//! Where an archive is kept: a directory, which is a layout as it is, or one file.
+//! Where an archive is kept: a directory, which is a layout as it is, one file, or a store beyond
+//! this machine.
 
 pub mod file;
 pub mod journal;
+pub mod remote;

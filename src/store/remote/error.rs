@@ -1,0 +1,48 @@
+//! What can go wrong with a store.
+
+/// Why a store did not do what was asked. No message holds credentials.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It can't be reached, or fails again and again.
+    #[error("`{url}` is not available: {reason}")]
+    Unavailable {
+        /// The store.
+        url: String,
+        /// What it said last.
+        reason: String,
+    },
+    /// Credentials are missing, wrong or expired, or not good for this.
+    #[error("`{url}` denies access: {reason}")]
+    Denied {
+        /// The store.
+        url: String,
+        /// What it said.
+        reason: String,
+    },
+    /// What it gave is not what its name promises.
+    #[error("`{url}` holds bad data: {what}: {reason}")]
+    Damaged {
+        /// The store.
+        url: String,
+        /// The blob or ref.
+        what: String,
+        /// How it was found out.
+        reason: String,
+    },
+    /// The blob is not there, although a ref names it.
+    #[error("`{url}` has lost {what}")]
+    Missing {
+        /// The store.
+        url: String,
+        /// The blob.
+        what: String,
+    },
+    /// A file of ours.
+    #[error("failed to {action}: {source}")]
+    Io {
+        /// What was tried, with the path.
+        action: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+}

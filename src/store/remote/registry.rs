@@ -1,0 +1,1 @@
+//! A repository of an OCI registry as a store: the OCI distribution specification.
