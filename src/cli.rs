@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::engine::strategy::Strategy;
@@ -25,6 +26,7 @@ Examples:
 
 Environment:
   DOCKERCACHE_DIR       the directory, for every verb (default: /tmp/dockercache)
+  DOCKERCACHE_STORE     a store that jobs share, for restore, build, save and gc
   DOCKERCACHE_STRATEGY  overrules how the engine's cache is carried: see `restore --help`
   DOCKER_HOST and all else that the docker client reads counts as for the client
 
@@ -92,6 +94,11 @@ pub enum Verb {
     /// `save` does this by itself. What goes are blobs that `index.json` no longer reaches:
     /// `docker buildx build --cache-to type=local` adds to its directory and deletes nothing.
     Prune(PruneArgs),
+    /// Delete what a store no longer needs: old caches, and blobs that no cache reaches
+    ///
+    /// Jobs may save and restore meanwhile. In a registry only tags are removed: it collects blobs
+    /// by itself.
+    Gc(GcArgs),
 }
 
 /// Where the archive is.
@@ -105,6 +112,21 @@ pub struct Directory {
         default_value = "/tmp/dockercache"
     )]
     pub dir: PathBuf,
+}
+
+/// A store beyond this machine.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Store {
+    /// Keep the archive in a store that jobs, branches and CI systems share, too
+    ///
+    /// registry://HOST/REPOSITORY[:TAG], s3://BUCKET/PREFIX, gs://BUCKET/PREFIX,
+    /// az://CONTAINER/PREFIX, or file:///DIRECTORY. Only what is missing is moved. Credentials are
+    /// those of the docker client for a registry, and those of the cloud's own tools else.
+    #[arg(long, value_name = "URL", env = "DOCKERCACHE_STORE")]
+    pub store: Option<String>,
+    /// Never write to the store
+    #[arg(long, env = "DOCKERCACHE_READ_ONLY", value_parser = FalseyValueParser::new())]
+    pub read_only: bool,
 }
 
 /// How a command speaks.
@@ -173,6 +195,9 @@ pub struct SaveArgs {
     /// (classic builder)
     #[arg(long, value_name = "FILE")]
     pub from_log: Option<PathBuf>,
+    /// The store
+    #[command(flatten)]
+    pub store: Store,
     /// The engine
     #[command(flatten)]
     pub engine: Engine,
@@ -186,6 +211,7 @@ pub struct SaveArgs {
 
 /// `restore`
 #[derive(Debug, Args)]
+#[command(override_usage = "dockercache restore [OPTIONS] [arguments of the docker build]")]
 pub struct RestoreArgs {
     /// The directory
     #[command(flatten)]
@@ -193,12 +219,18 @@ pub struct RestoreArgs {
     /// Unpack this file of `save --archive` into the directory first
     #[arg(long, value_name = "FILE")]
     pub archive: Option<PathBuf>,
+    /// The store
+    #[command(flatten)]
+    pub store: Store,
     /// The engine
     #[command(flatten)]
     pub engine: Engine,
     /// The output
     #[command(flatten)]
     pub speech: Speech,
+    /// Arguments of the `docker build` to come: only what it needs is fetched from a store
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BUILD ARGUMENTS")]
+    pub arguments: Vec<OsString>,
 }
 
 /// `key`
@@ -281,6 +313,29 @@ pub struct PruneArgs {
     pub speech: Speech,
 }
 
+/// `gc`
+#[derive(Debug, Args)]
+pub struct GcArgs {
+    /// The store's URL; default: that of `DOCKERCACHE_STORE`
+    #[arg(value_name = "URL", env = "DOCKERCACHE_STORE")]
+    pub store: String,
+    /// Delete caches that were saved longer ago than this, such as 30d or 12h
+    #[arg(long, value_name = "TIME", default_value = "30d")]
+    pub max_age: humantime::Duration,
+    /// Delete the oldest caches of a project until the rest has at most this size, such as 10GB
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<bytesize::ByteSize>,
+    /// Leave alone what was written less than this ago, at least 1m: a save may be in progress
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub grace: humantime::Duration,
+    /// Only say what would be deleted
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The output
+    #[command(flatten)]
+    pub speech: Speech,
+}
+
 /// Parses the program's arguments.
 ///
 /// Our own options may stand anywhere among the build arguments: they are moved to the front,
@@ -295,7 +350,7 @@ fn own_options_first(words: Vec<OsString>) -> Vec<OsString> {
     // Only then it has --help.
     command.build();
     let verb =
-        words.get(1).and_then(|w| w.to_str()).filter(|v| ["save", "key", "explain"].contains(v));
+        words.get(1).and_then(|w| w.to_str()).filter(|v| ["save", "restore", "key", "explain"].contains(v));
     let Some(verb) = verb.and_then(|v| command.find_subcommand(v)) else { return words };
     // Whether one of our options takes a value; `None` if it is not ours.
     let takes_value = |word: &str| {

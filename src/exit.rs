@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::engine::error::EngineError;
 use crate::layout::directory::LayoutError;
+use crate::store::remote::error::StoreError;
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +89,20 @@ impl From<EngineError> for Failure {
             EngineError::Failed { .. } => (Exit::Engine, None),
             EngineError::Unsupported(_) => (Exit::Usage, None),
             EngineError::Io { ref source, .. } => (Exit::Io, io_hint(source)),
+        };
+        Self { exit, message: error.to_string(), hint }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let (exit, hint) = match error {
+            StoreError::Unavailable { .. } => (Exit::Io, Some("check the URL and the network")),
+            StoreError::Denied { .. } => (Exit::Usage, Some("check the credentials")),
+            StoreError::Damaged { .. } | StoreError::Missing { .. } => {
+                (Exit::Corrupt, Some("save again; builds run without cache until then"))
+            }
+            StoreError::Io { .. } => (Exit::Io, None),
         };
         Self { exit, message: error.to_string(), hint }
     }

@@ -30,6 +30,9 @@ pub struct Project {
     pub stages: Vec<StageDigest>,
     /// What each stage starts from, in the order of `stages`.
     pub bases: Vec<BaseAbout>,
+    /// The places of the stages that each stage starts from or copies from, in the order of
+    /// `stages`.
+    pub dependencies: Vec<Vec<usize>>,
     /// The files that count, by the question that asked for them; empty without [`Detail::Files`].
     pub files: BTreeMap<ContextQuery, Vec<ContextEntry>>,
     /// What the user should know.
@@ -103,6 +106,7 @@ impl Project {
             ignore_file: own_ignore_file(&context, &root),
             stages,
             bases: planned.graph.stages.iter().map(|stage| planned.base_of(stage)).collect(),
+            dependencies: planned.graph.stages.iter().map(|s| s.dependencies.clone()).collect(),
             files: contexts.files,
             warnings: planned.warnings,
             name: name_of(&root),

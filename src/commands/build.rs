@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
-use super::offer;
+use super::{offer, store};
 use crate::builder::Builder;
 use crate::cli::BuildArgs;
 use crate::engine::Engine;
@@ -50,6 +50,7 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
     let layout = Layout::at(&dir);
     let mut journal = Journal::read(&dir);
     warn_of_cache_in_context(&arguments, &dir, reporter);
+    fetch(&engine, strategy, &arguments, &layout, &mut journal, reporter);
     let (cache_from, archive) = offered(&layout, &engine, strategy, &mut journal, reporter);
     // Before the build: it may take long, and files may change meanwhile.
     let explanation = archive.and_then(|about| {
@@ -89,6 +90,28 @@ fn directory() -> PathBuf {
     std::env::var_os("DOCKERCACHE_DIR")
         .filter(|dir| !dir.is_empty())
         .map_or_else(|| PathBuf::from("/tmp/dockercache"), PathBuf::from)
+}
+
+/// Fetches what the build needs from the store, if there is one.
+fn fetch(
+    engine: &Engine,
+    strategy: Strategy,
+    arguments: &BuildArguments,
+    layout: &Layout,
+    journal: &mut Journal,
+    reporter: Reporter,
+) {
+    match store::open(&store::from_environment(), journal) {
+        Ok(None) => {}
+        Ok(Some(store)) => {
+            let builder = Builder::of(engine, strategy);
+            let project = Project::read(arguments, &builder, Detail::Digests).ok();
+            let project = project.as_ref();
+            let subject = store::Subject { engine, strategy, project, reporter };
+            store.fetch(&subject, layout, journal);
+        }
+        Err(failure) => reporter.warn(format!("the store is left out: {}", failure.message)),
+    }
 }
 
 /// What `--cache-from` may name, and what the archive is of. No trouble with the cache gets any

@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::engine::arguments::BuildArguments;
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
+use crate::engine::facts::Version;
 use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
 use crate::key::{KeyScope, Keys};
@@ -88,10 +89,8 @@ fn target(
         Ok(engine) => {
             let strategy =
                 strategy::choose(&engine.facts, &engine.client, arguments, &environment, forced)?;
-            // Records of 20.10 are other ones; from 23 on they are the same.
-            let generation = if engine.facts.server.reads_zstd() { "23plus" } else { "pre23" };
             Ok(Target {
-                generation: generation.to_owned(),
+                generation: generation(engine.facts.server).to_owned(),
                 builder: Builder::of(&engine, strategy),
             })
         }
@@ -106,6 +105,12 @@ fn target(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Engines whose caches are of use to each other. Records of 20.10 are other ones; from 23 on they
+/// are the same.
+pub(super) fn generation(server: Version) -> &'static str {
+    if server.reads_zstd() { "23plus" } else { "pre23" }
 }
 
 /// Writes `level-1` (the most exact) to `level-8`, each with its key, always all of them.

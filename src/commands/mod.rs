@@ -2,12 +2,14 @@
 
 mod build;
 mod explain;
+mod gc;
 mod inspect;
 mod key;
 mod offer;
 mod prune;
 mod restore;
 mod save;
+mod store;
 
 use crate::cli::{Cli, Verb};
 use crate::exit::{Exit, Failure};
@@ -22,5 +24,6 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Verb::Key(args) => key::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Prune(args) => prune::run(&args),
+        Verb::Gc(args) => gc::run(&args),
     }
 }

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::engine::Engine;
-use crate::engine::ready;
+use crate::engine::{capture, ready};
 use crate::engine::strategy::Strategy;
 use crate::layout::archive::{self, Archive};
 use crate::layout::codec::Codec;
@@ -14,7 +14,7 @@ use crate::layout::directory::{Layout, LayoutError};
 use crate::layout::live::Reach;
 use crate::layout::verify;
 use crate::report::{Reporter, bytes};
-use crate::store::journal::Journal;
+use crate::store::journal::{Journal, RemoteCopy};
 
 /// A cache that may be offered, or why there is none.
 #[derive(Debug)]
@@ -53,16 +53,21 @@ pub(super) fn verified(
         return Ok(Some((archive, 0, Reach::default())));
     }
     let mut reach = archive::reach(layout)?;
+    let in_store = |digest: &_| journal.remote.as_ref().is_some_and(|r| r.blobs.contains(digest));
     let known = |digest: &_| {
-        journal
-            .verified
-            .get(digest)
-            .is_some_and(|s| verify::look(layout, digest).as_ref() == Some(s))
+        let look = verify::look(layout, digest);
+        (look.is_none() && in_store(digest))
+            || look.is_some() && look.as_ref() == journal.verified.get(digest)
     };
     let total = reach.blobs.values().filter(|d| !known(&d.digest)).map(|d| d.size).sum();
     let progress = reporter.progress("verifying blobs", total);
     let bad = verify::verify(layout, &reach, known, &|n| progress.advance(n));
     drop(progress);
+    let (again, bad): (Vec<_>, Vec<_>) = bad.into_iter().partition(|b| in_store(&b.digest));
+    for blob in again {
+        // The store has a good one; this build does without.
+        layout.remove_blob(&blob.digest)?;
+    }
     if !bad.is_empty() {
         for blob in &bad {
             reporter.warn(format!(
@@ -102,9 +107,22 @@ pub(super) fn make(
         return Ok(Offer { miss, ..nothing() });
     };
     let miss = reason_for_miss(&archive, engine, strategy, &reach);
-    let cache_from = match &miss {
-        Some(_) => Vec::new(),
-        None => ready::cache_from(engine, strategy, &archive, &absolute(layout.root())),
+    let cache_from = match (&miss, &journal.remote) {
+        (Some(_), _) => Vec::new(),
+        (None, Some(RemoteCopy { direct: Some(value), .. })) => vec![value.clone()],
+        (None, Some(_)) if strategy.is_buildkit() => {
+            // A builder that finds a promised layer missing fails the build.
+            let present = |digest: &_| layout.blob_size(digest).is_some();
+            let _lock = layout.lock()?;
+            let cache = archive.cache.as_ref();
+            let partial = cache.map(|c| archive::write_partial_cache(layout, c, present));
+            let dir = absolute(layout.root());
+            let values = partial.transpose()?.flatten().map(|cache| {
+                format!("{},digest={}", capture::local_cache("src", &dir), cache.digest)
+            });
+            values.into_iter().collect()
+        }
+        _ => ready::cache_from(engine, strategy, &archive, &absolute(layout.root())),
     };
     let live = (reach.blobs.len(), reach.blobs.values().map(|d| d.size).sum());
     Ok(Offer { archive, cache_from, miss, bad, live })

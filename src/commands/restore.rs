@@ -3,6 +3,8 @@
 use serde::Serialize;
 
 use super::offer::{self, Offer};
+use super::store;
+use crate::builder::Builder;
 use crate::cli::{Format, RestoreArgs};
 use crate::engine::Engine;
 use crate::engine::arguments::BuildArguments;
@@ -11,6 +13,7 @@ use crate::engine::ready;
 use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
 use crate::layout::directory::Layout;
+use crate::project::{Detail, Project};
 use crate::report::Reporter;
 use crate::report::output;
 use crate::store::file;
@@ -42,15 +45,29 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
         file::restore(&layout, path, &|n| progress.advance(n))?;
     }
     let engine = Engine::connect(Client::from_path())?;
+    let arguments = BuildArguments::parse(args.arguments.iter().cloned());
     let environment = |name: &str| std::env::var(name).ok();
     let strategy = strategy::choose(
         &engine.facts,
         &engine.client,
-        &BuildArguments::default(),
+        &arguments,
         &environment,
         args.engine.strategy,
     )?;
     let mut journal = Journal::read(dir);
+    let mut well = true;
+    if let Some(store) = store::open(&args.store, &mut journal)? {
+        let builder = Builder::of(&engine, strategy);
+        let named = !args.arguments.is_empty();
+        let project = named.then(|| Project::read(&arguments, &builder, Detail::Digests));
+        if let Some(Err(error)) = &project {
+            reporter.warn(format!("all is fetched, not only what is needed: {error}"));
+        }
+        let project = project.and_then(Result::ok);
+        let subject =
+            store::Subject { engine: &engine, strategy, project: project.as_ref(), reporter };
+        well = store.fetch(&subject, &layout, &mut journal);
+    }
     let offer = offer::make(&layout, &engine, strategy, &mut journal, reporter)?;
     if offer.miss.is_none() {
         ready::load_missing(&engine, strategy, &layout, &offer.archive, reporter)?;
@@ -60,7 +77,7 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     }
     reporter.info(format!("restore: {}", offer::summary(&offer, strategy)));
     print(args, &offer, strategy);
-    let soft_failure = offer.miss.is_some() || offer.bad > 0;
+    let soft_failure = !well || offer.miss.is_some() || offer.bad > 0;
     Ok(if args.speech.strict && soft_failure { Exit::Strict } else { Exit::Ok })
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::offer;
+use super::{offer, store};
 use crate::builder::Builder;
 use crate::cli::{Format, SaveArgs};
 use crate::engine::Engine;
@@ -72,6 +72,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let log = args.from_log.as_deref().map(read_log).transpose()?;
     let engine = Engine::connect(Client::from_path())?;
     let mut journal = Journal::read(&dir);
+    let store = store::open(&args.store, &mut journal)?;
     let recipe = log.is_some() || !args.image.is_empty();
     if recipe && engine.facts.store == ImageStore::Containerd {
         return Err(EngineError::Unsupported(
@@ -125,8 +126,15 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         project.as_ref(),
     )
     .map_err(Failure::from)
-    .and_then(|captured| Ok((commit(&layout, &captured, &offer)?, captured)));
-    let (changed, captured) = match captured {
+    .and_then(|mut captured| {
+        let mut due = false;
+        if let Some(store) = &store {
+            store.adapt(&mut captured.archive, &layout)?;
+            due = store.is_due(&offer.archive, &journal);
+        }
+        Ok((commit(&layout, &captured, &offer, due)?, due, captured))
+    });
+    let (changed, due, captured) = match captured {
         Ok(done) => done,
         Err(failure) => {
             // What was written so far is dead, and the disk may be full of it.
@@ -144,6 +152,12 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     if let Some(build) = &mut journal.build {
         build.saved = true;
     }
+    let mut well = true;
+    if let Some(store) = store.as_ref().filter(|_| changed || due) {
+        let subject =
+            store::Subject { engine: &engine, strategy, project: project.as_ref(), reporter };
+        well = store.push(&subject, &layout, &mut journal);
+    }
     if let Err(error) = journal.write() {
         reporter.warn(format!("failed to note that the build is saved: {error}"));
     }
@@ -158,6 +172,9 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         bytes(pruned.dead.1)
     ));
     if let (Some(path), Some(codec)) = (archive_path, codec) {
+        if let Some(store) = &store {
+            store.fetch_rest(&layout, reporter)?;
+        }
         let archive = Archive::read(&layout)?.unwrap_or_default();
         let progress = reporter.progress("writing the file", 0);
         let size = file::save(&layout, &archive, &path, codec, &|n| progress.advance(n))?;
@@ -177,7 +194,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         warnings: &captured.warnings,
     };
     print(args.speech.format, &saved);
-    let soft_failure = !captured.warnings.is_empty();
+    let soft_failure = !well || !captured.warnings.is_empty();
     Ok(if args.speech.strict && soft_failure { Exit::Strict } else { Exit::Ok })
 }
 
@@ -260,8 +277,13 @@ fn is_unchanged(stages: &[Stage], offer: &offer::Offer, subject: &Subject) -> bo
         })
 }
 
-/// Swaps `index.json`, if anything is different from before.
-fn commit(layout: &Layout, captured: &Captured, offer: &offer::Offer) -> Result<bool, Failure> {
+/// Swaps `index.json`, if anything is different from before, or if it shall have a new time.
+fn commit(
+    layout: &Layout,
+    captured: &Captured,
+    offer: &offer::Offer,
+    renew: bool,
+) -> Result<bool, Failure> {
     let mut new = captured.archive.clone();
     if let (Some(new), Some(old)) = (&mut new.about, &offer.archive.about) {
         let created = std::mem::replace(&mut new.created, old.created.clone());
@@ -269,14 +291,15 @@ fn commit(layout: &Layout, captured: &Captured, offer: &offer::Offer) -> Result<
             new.created = created;
         }
     }
-    if layout.index().ok().flatten().as_ref() == Some(&new.to_index()) {
+    let changed = layout.index().ok().flatten().as_ref() != Some(&new.to_index());
+    if !changed && !renew {
         return Ok(false);
     }
     if let (Some(new), Some(about)) = (&mut new.about, &captured.archive.about) {
         new.created.clone_from(&about.created);
     }
     layout.commit(&new.to_index())?;
-    Ok(true)
+    Ok(changed)
 }
 
 /// What the user wants saved; `None` if there is nothing.

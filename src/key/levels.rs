@@ -60,7 +60,7 @@ impl Keys {
     pub fn new(scope: &KeyScope, stages: &[StageDigest]) -> Self {
         let mut key = PREFIX.to_owned();
         for field in [&scope.generation, &scope.strategy, &scope.platform, &scope.project] {
-            key.push_str(&sanitize(field));
+            key.push_str(&key_field(field));
             key.push_str("--");
         }
         if !scope.salt.is_empty() {
@@ -69,7 +69,7 @@ impl Keys {
         }
         if !scope.period.is_empty() {
             // In front of all levels: an older archive must not be found at all.
-            key.push_str(&sanitize(&scope.period));
+            key.push_str(&key_field(&scope.period));
             key.push_str("--");
         }
         let mut levels = vec![KeyLevel { name: "project".to_owned(), key: key.clone() }];
@@ -126,7 +126,7 @@ fn whole(scope: &str, stages: &[StageDigest]) -> String {
 /// Brings a field to the characters that every CI system allows, with single dashes only.
 ///
 /// A field that this changes gets some digits of its digest, so that no two fall together.
-fn sanitize(field: &str) -> String {
+pub fn key_field(field: &str) -> String {
     let mut clean = String::new();
     for character in field.chars() {
         if character.is_ascii_alphanumeric() || character == '_' {
@@ -201,13 +201,13 @@ mod tests {
 
     #[test]
     fn fields_are_sanitised_and_told_apart() {
-        assert_eq!(sanitize("my_app-2"), "my_app-2");
+        assert_eq!(key_field("my_app-2"), "my_app-2");
         let different = ["a/b", "a.b", "a--b", "-a-b", "a-b", "", "é", &"a".repeat(500)];
-        let mut clean: Vec<String> = different.iter().map(|field| sanitize(field)).collect();
+        let mut clean: Vec<String> = different.iter().map(|field| key_field(field)).collect();
         clean.sort();
         clean.dedup();
         assert_eq!(clean.len(), different.len());
-        assert!(sanitize("a/b").starts_with("a-b-"));
+        assert!(key_field("a/b").starts_with("a-b-"));
     }
 
     proptest! {

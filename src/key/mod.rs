@@ -12,7 +12,7 @@ mod stage;
 
 pub use age::MaxAge;
 pub use chain::Rules;
-pub use levels::{KeyLevel, KeyScope, Keys};
+pub use levels::{KeyLevel, KeyScope, Keys, key_field};
 pub use query::ContextQuery;
 pub use stage::{StageDigest, StepDigest, StepPart, digest_build};
 

@@ -50,6 +50,13 @@ pub struct About {
     pub stages: Vec<StageAbout>,
 }
 
+impl About {
+    /// Reads what an index says of itself; `None` if it says nothing that we understand.
+    pub fn of(index: &Index) -> Option<Self> {
+        index.annotations.get(ABOUT).and_then(|json| serde_json::from_str(json).ok())
+    }
+}
+
 /// A stage as it was when the archive was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageAbout {
@@ -228,9 +235,7 @@ impl Archive {
         let Some(index) = layout.index()? else {
             return Ok(None);
         };
-        let about: Option<About> =
-            index.annotations.get(ABOUT).and_then(|json| serde_json::from_str(json).ok());
-        let mut archive = Self { about, ..Self::default() };
+        let mut archive = Self { about: About::of(&index), ..Self::default() };
         for descriptor in index.manifests {
             let note = descriptor.annotation(IMAGE).and_then(|n| serde_json::from_str(n).ok());
             if let Some(note) = note {
@@ -460,6 +465,40 @@ pub fn read_cache(
         reason: format!("cache manifest {} names no cache records", cache.digest),
     })?;
     Ok((layout.parse(config)?, layers.into_iter().map(|l| (l.digest.clone(), l)).collect()))
+}
+
+/// Writes a cache manifest in the form of an image manifest, which every registry takes. Builders
+/// read that form from Docker 25 on.
+pub fn cache_as_image(layout: &Layout, cache: &Descriptor) -> Result<Descriptor, LayoutError> {
+    if cache.media_type.contains("manifest.v") {
+        return Ok(cache.clone());
+    }
+    let parts = layout.parse::<Index>(cache)?.manifests;
+    let (mut configs, layers): (Vec<_>, Vec<_>) =
+        parts.into_iter().partition(|d| d.media_type == CACHE_CONFIG);
+    let Some(config) = configs.pop() else { return Ok(cache.clone()) };
+    let media_type = Some(oci::MANIFEST.to_owned());
+    let bytes = to_json(&Manifest { schema_version: 2, media_type, config, layers });
+    layout.put(&bytes)?;
+    let annotations = cache.annotations.clone();
+    Ok(Descriptor { annotations, ..Descriptor::of(oci::MANIFEST, &bytes) })
+}
+
+/// Writes a cache manifest that promises only results whose layers are `present`; `None` if
+/// there is none.
+pub fn write_partial_cache(
+    layout: &Layout,
+    cache: &Descriptor,
+    present: impl Fn(&Digest) -> bool,
+) -> Result<Option<Descriptor>, LayoutError> {
+    let (config, mut descriptors) = read_cache(layout, cache)?;
+    descriptors.retain(|digest, _| present(digest));
+    let mut graph = RecordGraph::default();
+    graph.add(&config).map_err(|e| LayoutError::Damaged {
+        path: layout.root().to_owned(),
+        reason: format!("cache manifest {}: {e}", cache.digest),
+    })?;
+    Ok(write_records(layout, &graph, &descriptors)?.map(|(descriptor, _)| descriptor))
 }
 
 /// Takes what is bad out of the archive, so that the rest can be offered to a builder: images

@@ -3,7 +3,7 @@
 //! Lies in the temporary directory, readable to its user only, and never in the archive: build
 //! arguments may be secrets, and a CI cache is no place for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -23,8 +23,24 @@ pub struct Journal {
     pub build: Option<LastBuild>,
     /// Blobs that were found good.
     pub verified: BTreeMap<Digest, Seen>,
+    /// The store that the archive came from or went to.
+    #[serde(default)]
+    pub remote: Option<RemoteCopy>,
     #[serde(skip)]
     path: PathBuf,
+}
+
+/// What a store holds of the archive.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct RemoteCopy {
+    /// The store's URL.
+    pub url: String,
+    /// The level of the ref that named the archive.
+    pub level: String,
+    /// The archive's blobs: those that are not in the directory are there.
+    pub blobs: BTreeSet<Digest>,
+    /// What `--cache-from` names, where the builder reads the store by itself.
+    pub direct: Option<String>,
 }
 
 /// A build that succeeded.

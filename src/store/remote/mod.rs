@@ -5,9 +5,14 @@
 //! store. Nothing is locked: a ref is replaced in one step, and only after all that its new index
 //! names is there.
 
+pub mod collect;
+pub mod commit;
 pub mod error;
 pub mod object;
+pub mod reference;
 pub mod registry;
+pub mod signature;
+pub mod transfer;
 pub mod url;
 
 use std::path::Path;
@@ -110,4 +115,9 @@ pub struct Note {
     pub written: SystemTime,
     /// What it says.
     pub text: Vec<u8>,
+}
+
+/// Opens a store; nothing is asked of it yet.
+pub fn open(_url: &url::StoreUrl) -> Result<Box<dyn RemoteStore>, StoreError> {
+    Err(StoreError::Unavailable { url: String::new(), reason: String::new() })
 }

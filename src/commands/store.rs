@@ -1,0 +1,301 @@
+//! The store that jobs share, as the verbs use it: what a build needs is fetched before, what is
+//! new is pushed after. Whatever is wrong with it, the directory is used alone.
+
+use std::time::{Duration, SystemTime};
+
+use super::key::generation;
+use crate::cli;
+use crate::engine::Engine;
+use crate::engine::strategy::Strategy;
+use crate::exit::Failure;
+use crate::explain::needed_layers;
+use crate::key::{KeyScope, Keys};
+use crate::layout::archive::{self, About, Archive, FORMAT};
+use crate::layout::directory::Layout;
+use crate::layout::live;
+use crate::layout::oci::Descriptor;
+use crate::project::Project;
+use crate::report::{Reporter, bytes};
+use crate::store::journal::{Journal, RemoteCopy};
+use crate::store::remote::reference::{RefName, ref_names};
+use crate::store::remote::signature::Trust;
+use crate::store::remote::transfer::{PushError, Remote, is_layer};
+use crate::store::remote::url::StoreUrl;
+
+/// A cache that is older is saved again although nothing changed, so that it does not grow too
+/// old for a store that is cleaned by age.
+const RENEWED_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// The first Docker whose BuildKit reads a cache manifest in the form of an image manifest.
+const READS_IMAGE_FORM: u32 = 25;
+
+/// A store that is open.
+pub(super) struct Store {
+    remote: Remote,
+    url: StoreUrl,
+    trust: Trust,
+    read_only: bool,
+}
+
+/// A build, for which something is fetched or pushed.
+pub(super) struct Subject<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) strategy: Strategy,
+    /// Without it, only the project's last cache is found.
+    pub(super) project: Option<&'a Project>,
+    pub(super) reporter: Reporter,
+}
+
+/// The store's options where a verb has none of its own.
+pub(super) fn from_environment() -> cli::Store {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let is_true = |value: String| !["0", "false", "no", "off"].contains(&value.as_str());
+    cli::Store {
+        store: set("DOCKERCACHE_STORE"),
+        read_only: set("DOCKERCACHE_READ_ONLY").is_some_and(is_true),
+    }
+}
+
+/// Opens the store that is named, if one is. What the journal says of another store is forgotten.
+pub(super) fn open(options: &cli::Store, journal: &mut Journal) -> Result<Option<Store>, Failure> {
+    let store = named(options)?;
+    let url = store.as_ref().map(|store| store.url.to_string());
+    journal.remote = journal.remote.take().filter(|copy| Some(&copy.url) == url.as_ref());
+    Ok(store)
+}
+
+fn named(options: &cli::Store) -> Result<Option<Store>, Failure> {
+    let Some(text) = options.store.as_deref().filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let url: StoreUrl = text.parse().map_err(Failure::usage)?;
+    let remote = Remote::open(&url).map_err(Failure::from)?;
+    Ok(Some(Store { remote, url, trust: trust()?, read_only: options.read_only }))
+}
+
+/// The keys in the environment.
+fn trust() -> Result<Trust, Failure> {
+    let set = |name: &str| std::env::var(name).ok();
+    let (signing, verifying) = (set("DOCKERCACHE_SIGNING_KEY"), set("DOCKERCACHE_VERIFY_KEY"));
+    Trust::new(signing.as_deref(), verifying.as_deref()).map_err(Failure::usage)
+}
+
+impl Store {
+    /// Fetches the nearest cache and of it what the build will read. `false` if there was trouble,
+    /// which has been told of.
+    pub(super) fn fetch(
+        &self,
+        subject: &Subject<'_>,
+        layout: &Layout,
+        journal: &mut Journal,
+    ) -> bool {
+        let task = subject.reporter.task(&format!("looking into {}", self.url));
+        let fetched = self.fetch_nearest(subject, layout, journal);
+        drop(task);
+        match fetched {
+            Ok(said) => {
+                subject.reporter.info(format!("store: {said}"));
+                true
+            }
+            Err(error) => {
+                subject.reporter.warn(format!("the store is left out: {error}"));
+                false
+            }
+        }
+    }
+
+    fn fetch_nearest(
+        &self,
+        subject: &Subject<'_>,
+        layout: &Layout,
+        journal: &mut Journal,
+    ) -> Result<String, PushError> {
+        let reporter = subject.reporter;
+        let refs = refs(subject);
+        let Some(found) = self.remote.find(&refs, &self.trust, |reason| reporter.warn(reason))?
+        else {
+            return Ok(format!("no cache of this project in {}", self.url));
+        };
+        if About::of(&found.index).is_some_and(|about| about.format > FORMAT) {
+            return Ok(format!("the cache in {} was written by a newer dockercache", self.url));
+        }
+        let lock = layout.lock()?;
+        self.remote.fetch_documents(&found.index, layout)?;
+        layout.commit(&found.index)?;
+        let archive = Archive::read(layout)?.unwrap_or_default();
+        let blobs = live::reach(layout, &found.index).blobs;
+        journal.remote = Some(RemoteCopy {
+            url: self.url.to_string(),
+            level: found.level.clone(),
+            blobs: blobs.keys().cloned().collect(),
+            direct: self.direct(subject, &archive),
+        });
+        let layers: Vec<Descriptor> = blobs.into_values().filter(is_layer).collect();
+        let total: u64 = layers.iter().map(|l| l.size).sum();
+        let wanted = self.wanted(subject, &archive, layers, layout, journal);
+        let size: u64 = wanted.iter().map(|l| l.size).sum();
+        let progress = reporter.progress("fetching", size);
+        let failed = self.remote.fetch(&wanted, layout, &|n| progress.advance(n))?;
+        drop((progress, lock));
+        for (digest, error) in &failed {
+            reporter.warn(format!("layer {} is left out: {error}", digest.short()));
+        }
+        let how = match journal.remote.as_ref().and_then(|copy| copy.direct.as_ref()) {
+            Some(_) => "the builder reads its layers by itself".to_owned(),
+            None => format!("{} of {} fetched", bytes(size), bytes(total)),
+        };
+        Ok(format!("{} cache in {}: {how}", found.level, self.url))
+    }
+
+    /// The value for `--cache-from` with which the builder reads the cache by itself, layer by
+    /// layer as it needs them.
+    fn direct(&self, subject: &Subject<'_>, archive: &Archive) -> Option<String> {
+        let StoreUrl::Registry { host, repository, .. } = &self.url else { return None };
+        let reads = subject.strategy.is_buildkit()
+            && subject.engine.facts.buildx.is_some()
+            && subject.engine.facts.server.major >= READS_IMAGE_FORM;
+        let cache = archive.cache.as_ref().filter(|_| reads)?;
+        // By its digest: another job may write the tag meanwhile.
+        Some(format!("type=registry,ref={host}/{repository}@{}", cache.digest))
+    }
+
+    /// The layers to fetch: those that this build will read and that are not here.
+    fn wanted(
+        &self,
+        subject: &Subject<'_>,
+        archive: &Archive,
+        layers: Vec<Descriptor>,
+        layout: &Layout,
+        journal: &Journal,
+    ) -> Vec<Descriptor> {
+        if journal.remote.as_ref().is_some_and(|copy| copy.direct.is_some()) {
+            return Vec::new();
+        }
+        let project = subject.project.filter(|_| subject.strategy == Strategy::BuildkitReplay);
+        let needed = project.and_then(|project| needed_layers(archive, project));
+        let is_needed = |l: &Descriptor| needed.as_ref().is_none_or(|n| n.contains(&l.digest));
+        let is_here = |l: &Descriptor| layout.blob_size(&l.digest) == Some(l.size);
+        layers.into_iter().filter(|l| is_needed(l) && !is_here(l)).collect()
+    }
+
+    /// Fetches every layer of the archive that is not in the directory.
+    pub(super) fn fetch_rest(
+        &self,
+        layout: &Layout,
+        reporter: Reporter,
+    ) -> Result<(), Failure> {
+        let _lock = layout.lock()?;
+        let missing: Vec<Descriptor> = archive::reach(layout)?
+            .blobs
+            .into_values()
+            .filter(|blob| layout.blob_size(&blob.digest) != Some(blob.size))
+            .collect();
+        let progress = reporter.progress("fetching", missing.iter().map(|b| b.size).sum());
+        let failed = self.remote.fetch(&missing, layout, &|n| progress.advance(n))?;
+        match failed.into_iter().next() {
+            Some((_, error)) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// The archive in the form that the store takes. The write lock is held by the caller.
+    pub(super) fn adapt(&self, archive: &mut Archive, layout: &Layout) -> Result<(), Failure> {
+        if let (StoreUrl::Registry { .. }, Some(cache)) = (&self.url, &archive.cache) {
+            archive.cache = Some(archive::cache_as_image(layout, cache)?);
+        }
+        Ok(())
+    }
+
+    /// Whether an archive must be pushed although nothing in it has changed.
+    pub(super) fn is_due(&self, archive: &Archive, journal: &Journal) -> bool {
+        let is_exact = journal.remote.as_ref().is_some_and(|copy| copy.level == "exact");
+        let created = archive.about.as_ref().map(|about| about.created.as_str());
+        let created = created.and_then(|text| humantime::parse_rfc3339(text).ok());
+        let age = created.and_then(|time| SystemTime::now().duration_since(time).ok());
+        !is_exact || age.is_none_or(|age| age > RENEWED_AFTER)
+    }
+
+    /// Pushes the archive in the directory. `false` if there was trouble, which has been told of.
+    pub(super) fn push(
+        &self,
+        subject: &Subject<'_>,
+        layout: &Layout,
+        journal: &mut Journal,
+    ) -> bool {
+        let reporter = subject.reporter;
+        if self.read_only {
+            reporter.info(format!("store: nothing is written to {}: it is read only", self.url));
+            return true;
+        }
+        match self.push_archive(subject, layout, journal) {
+            Ok(said) => {
+                reporter.info(format!("store: {said}"));
+                if let Some(key) = self.trust.public_key() {
+                    reporter.info(format!("store: signed; to check: DOCKERCACHE_VERIFY_KEY={key}"));
+                }
+                true
+            }
+            Err(error) => {
+                reporter.warn(format!("the cache is not in the store: {error}"));
+                false
+            }
+        }
+    }
+
+    fn push_archive(
+        &self,
+        subject: &Subject<'_>,
+        layout: &Layout,
+        journal: &mut Journal,
+    ) -> Result<String, PushError> {
+        let Some(index) = layout.index()? else {
+            return Ok("there is no archive to push".to_owned());
+        };
+        let refs = refs(subject);
+        let progress = subject.reporter.progress("pushing", 0);
+        let pushed =
+            self.remote.push(layout, &index, &refs, &self.trust, &|n| progress.advance(n))?;
+        drop(progress);
+        let archive = Archive::read(layout)?.unwrap_or_default();
+        if let (StoreUrl::Registry { tag, .. }, Some(cache)) = (&self.url, &archive.cache) {
+            self.remote.tag(tag, &layout.document(cache)?)?;
+        }
+        journal.remote = Some(RemoteCopy {
+            url: self.url.to_string(),
+            level: "exact".to_owned(),
+            blobs: live::reach(layout, &index).blobs.into_keys().collect(),
+            direct: self.direct(subject, &archive),
+        });
+        Ok(format!(
+            "{} blobs, {} pushed to {}; {}, {} were there",
+            pushed.uploaded.0,
+            bytes(pushed.uploaded.1),
+            self.url,
+            pushed.present.0,
+            bytes(pushed.present.1)
+        ))
+    }
+}
+
+/// The refs of a build, the most exact first.
+fn refs(subject: &Subject<'_>) -> Vec<RefName> {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let here = || Some(std::env::current_dir().ok()?.file_name()?.to_string_lossy().into_owned());
+    let project = set("DOCKERCACHE_PROJECT")
+        .or_else(|| subject.project.map(|p| p.name.clone()))
+        .or_else(here)
+        .unwrap_or_else(|| "project".to_owned());
+    let scope = KeyScope {
+        generation: generation(subject.engine.facts.server).to_owned(),
+        strategy: subject.strategy.name().to_owned(),
+        platform: subject.engine.facts.platform.clone(),
+        project: project.clone(),
+        salt: set("DOCKERCACHE_SALT").unwrap_or_default(),
+        period: String::new(),
+    };
+    let stages = subject.project.map_or(&[][..], |p| &p.stages);
+    let mut refs = ref_names(&Keys::new(&scope, stages), &project);
+    if subject.project.is_none() {
+        refs.retain(|r| r.level == "project");
+    }
+    refs
+}

@@ -1,0 +1,44 @@
+//! What a build will read of an archive, foretold.
+//!
+//! A builder that finds a stage whole needs its result, and nothing of the stages that it is made
+//! from. It builds on what it finds of a stage that has changed, and then reads the stages that
+//! this one copies from or starts from. What is not foretold runs again: it costs time, no more.
+
+use std::collections::BTreeSet;
+
+use crate::layout::archive::{Archive, StageAbout};
+use crate::layout::digest::Digest;
+use crate::key::StageDigest;
+use crate::project::Project;
+
+/// The layers that a build of `project` will read; `None` if all must be taken to be needed, since
+/// the archive does not say which stage they are of.
+pub fn needed_layers(archive: &Archive, project: &Project) -> Option<BTreeSet<Digest>> {
+    let about = archive.about.as_ref()?;
+    if about.stages.iter().all(|stage| stage.image.is_none()) {
+        return None;
+    }
+    let mut read: BTreeSet<usize> = project.stages.last().map(|target| target.index).into_iter().collect();
+    let mut layers = BTreeSet::new();
+    for (stage, dependencies) in project.stages.iter().zip(&project.dependencies).rev() {
+        if !read.contains(&stage.index) {
+            continue;
+        }
+        if about.stages.iter().all(|old| old.digest != stage.digest) {
+            read.extend(dependencies);
+        }
+        let of_use = about.stages.iter().filter(|old| shares(old, stage));
+        for image in of_use.filter_map(|old| old.image.as_ref()) {
+            let stored = archive.images.iter().filter(|i| i.descriptor.digest == *image);
+            layers.extend(stored.flat_map(|i| &i.manifest.layers).map(|l| l.digest.clone()));
+        }
+    }
+    Some(layers)
+}
+
+/// Whether a stage has something that the other has as well.
+fn shares(old: &StageAbout, stage: &StageDigest) -> bool {
+    let steps = || stage.steps.iter().filter(|step| step.is_layer);
+    old.digest == stage.digest
+        || old.steps.iter().any(|step| steps().any(|s| s.digest == step.digest))
+}

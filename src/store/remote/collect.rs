@@ -1,0 +1,292 @@
+//! Removes refs that are too old or too much, and then blobs that no ref reaches.
+//!
+//! See [`super::commit`] for what keeps savers and collectors apart.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::StreamExt as _;
+
+use super::commit::{COLLECTOR, Plan, SAVER, unique};
+use super::error::StoreError;
+use super::reference::project_of;
+use super::transfer::{Remote, between};
+use super::{Note, Shelf, Shelved};
+use crate::layout::archive::About;
+use crate::layout::digest::Digest;
+use crate::layout::oci::{Descriptor, Index, Manifest};
+
+/// What may stay.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Blobs and notes that are younger are left alone: a save may be in progress.
+    pub grace: Duration,
+    /// Refs that were written longer ago go.
+    pub max_age: Option<Duration>,
+    /// The bytes that the caches of one project may have; the oldest go first.
+    pub max_size: Option<u64>,
+    /// Only say what would go.
+    pub dry_run: bool,
+}
+
+/// What went, or would go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// The refs that went.
+    pub refs: Vec<String>,
+    /// How many refs are left.
+    pub refs_left: usize,
+    /// Number and bytes of blobs that went; none where a registry collects them itself.
+    pub blobs: (usize, u64),
+    /// Number and bytes of blobs that are left; none where a registry collects them itself.
+    pub blobs_left: (usize, u64),
+}
+
+/// An index, and all refs that name it.
+struct Cache {
+    project: String,
+    refs: Vec<String>,
+    written: SystemTime,
+    /// What it reaches, with sizes in bytes.
+    reach: BTreeMap<Digest, u64>,
+}
+
+impl Remote {
+    /// Collects by `policy`. `advance` is told of bytes as they go.
+    pub fn collect(
+        &self,
+        policy: &Policy,
+        advance: &dyn Fn(u64),
+    ) -> Result<Collected, StoreError> {
+        let Some(shelf) = self.store().shelf() else {
+            return self.collect_refs(policy);
+        };
+        let name = format!("{COLLECTOR}{}", unique());
+        let result = Collector { remote: self, shelf, name: &name, renewed: None }
+            .run(policy, advance);
+        let _ = self.wait(shelf.remove_note(&name));
+        result
+    }
+
+    /// A registry: it keeps no blob that no manifest names, so removing tags is all.
+    fn collect_refs(&self, policy: &Policy) -> Result<Collected, StoreError> {
+        let caches = self.caches(None)?;
+        let now = SystemTime::now();
+        let gone = condemned(&caches, policy, now, &BTreeSet::new());
+        let mut collected = Collected::default();
+        for (at, cache) in caches.iter().enumerate() {
+            if gone.contains(&at) {
+                for name in cache.refs.iter().filter(|_| !policy.dry_run) {
+                    self.wait(self.store().remove_ref(name))?;
+                }
+                collected.refs.extend(cache.refs.iter().cloned());
+            } else {
+                collected.refs_left += cache.refs.len();
+            }
+        }
+        Ok(collected)
+    }
+
+    /// Every index that refs of ours name. Without a shelf, its age is what it says itself.
+    fn caches(&self, shelf: Option<&dyn Shelf>) -> Result<Vec<Cache>, StoreError> {
+        let mut caches: BTreeMap<Digest, Cache> = BTreeMap::new();
+        let mut known: BTreeMap<Digest, Vec<Descriptor>> = BTreeMap::new();
+        for name in self.wait(self.store().refs())? {
+            let Some(project) = project_of(&name) else { continue };
+            let Some(bytes) = self.wait(self.store().read_ref(&name))? else { continue };
+            // What is no index names nothing.
+            let index: Index = serde_json::from_slice(&bytes).unwrap_or_else(|_| Index::new(vec![]));
+            let written = match shelf {
+                Some(shelf) => self.wait(shelf.ref_time(&name))?,
+                None => created(&index),
+            };
+            let written = written.unwrap_or(SystemTime::UNIX_EPOCH);
+            let digest = Digest::of(&bytes);
+            if let Some(cache) = caches.get_mut(&digest) {
+                cache.refs.push(name);
+                cache.written = cache.written.max(written);
+                continue;
+            }
+            let reach = self.reach(&index, &mut known)?;
+            let cache = Cache { project: project.to_owned(), refs: vec![name], written, reach };
+            caches.insert(digest, cache);
+        }
+        Ok(caches.into_values().collect())
+    }
+
+    /// What an index reaches. A document that is lost ends it for what stands below it; one that
+    /// can't be read now is an error, since what it reaches would be taken for dead.
+    fn reach(
+        &self,
+        index: &Index,
+        known: &mut BTreeMap<Digest, Vec<Descriptor>>,
+    ) -> Result<BTreeMap<Digest, u64>, StoreError> {
+        let mut reach = BTreeMap::new();
+        let mut queue = index.manifests.clone();
+        while let Some(descriptor) = queue.pop() {
+            if reach.insert(descriptor.digest.clone(), descriptor.size).is_some() {
+                continue;
+            }
+            if !descriptor.is_document() {
+                continue;
+            }
+            if let Some(children) = known.get(&descriptor.digest) {
+                queue.extend(children.iter().cloned());
+                continue;
+            }
+            let children = match self.document(&descriptor) {
+                Ok(bytes) => children(&descriptor, &bytes),
+                Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => Vec::new(),
+                Err(error) => return Err(error),
+            };
+            queue.extend(children.iter().cloned());
+            known.insert(descriptor.digest, children);
+        }
+        Ok(reach)
+    }
+}
+
+fn children(descriptor: &Descriptor, bytes: &[u8]) -> Vec<Descriptor> {
+    if descriptor.media_type.contains("manifest.v") {
+        let manifest: Option<Manifest> = serde_json::from_slice(bytes).ok();
+        manifest.map_or_else(Vec::new, |m| std::iter::once(m.config).chain(m.layers).collect())
+    } else {
+        serde_json::from_slice::<Index>(bytes).map_or_else(|_| Vec::new(), |i| i.manifests)
+    }
+}
+
+/// When an index was saved, by its saver's clock.
+fn created(index: &Index) -> Option<SystemTime> {
+    let about = About::of(index)?;
+    let created = humantime::parse_rfc3339(&about.created).ok()?;
+    // A clock that runs ahead makes nothing live for ever.
+    Some(created.min(SystemTime::now()))
+}
+
+/// The caches that must go: those that are too old, and the oldest of each project that has too
+/// much. What a saver is about to write stays.
+fn condemned(
+    caches: &[Cache],
+    policy: &Policy,
+    now: SystemTime,
+    held: &BTreeSet<String>,
+) -> BTreeSet<usize> {
+    let mut order: Vec<usize> = (0..caches.len()).collect();
+    order.sort_by_key(|&at| std::cmp::Reverse(caches[at].written));
+    let mut sizes: BTreeMap<&str, (BTreeSet<&Digest>, u64)> = BTreeMap::new();
+    let mut gone = BTreeSet::new();
+    for at in order {
+        let cache = &caches[at];
+        let is_held = cache.refs.iter().any(|r| held.contains(r));
+        let too_old = policy.max_age.is_some_and(|age| between(cache.written, now) > age);
+        let (counted, size) = sizes.entry(&cache.project).or_default();
+        let new = cache.reach.iter().filter(|(digest, _)| !counted.contains(digest));
+        let more: u64 = new.map(|(_, size)| size).sum();
+        let too_much = policy.max_size.is_some_and(|budget| *size + more > budget);
+        if (too_old || too_much) && !is_held {
+            gone.insert(at);
+        } else {
+            counted.extend(cache.reach.keys());
+            *size += more;
+        }
+    }
+    gone
+}
+
+/// A collector at work.
+struct Collector<'a> {
+    remote: &'a Remote,
+    shelf: &'a dyn Shelf,
+    name: &'a str,
+    /// When its note was last written, and the store's time then.
+    renewed: Option<(Instant, SystemTime)>,
+}
+
+impl Collector<'_> {
+    fn run(
+        mut self,
+        policy: &Policy,
+        advance: &dyn Fn(u64),
+    ) -> Result<Collected, StoreError> {
+        // Nothing may be read before the note is there.
+        let now = self.renew()?;
+        let (savers, stale) = self.savers(now, policy)?;
+        let held: BTreeSet<String> = savers.iter().flat_map(|p| p.refs.clone()).collect();
+        let mut caches = self.remote.caches(Some(self.shelf))?;
+        let mut collected = Collected::default();
+        let gone = condemned(&caches, policy, now, &held);
+        for at in gone.into_iter().rev() {
+            let cache = caches.remove(at);
+            for name in &cache.refs {
+                self.renew()?;
+                if !policy.dry_run {
+                    self.remote.wait(self.remote.store().remove_ref(name))?;
+                }
+            }
+            collected.refs.extend(cache.refs);
+        }
+        collected.refs.sort();
+        collected.refs_left = caches.iter().map(|c| c.refs.len()).sum();
+        let mut live: BTreeSet<Digest> = savers.into_iter().flat_map(|p| p.blobs).collect();
+        live.extend(caches.into_iter().flat_map(|c| c.reach.into_keys()));
+
+        let mut blobs = self.shelf.blobs();
+        while let Some(blob) = self.remote.wait(blobs.next()) {
+            let Shelved { digest, size, written } = blob?;
+            let young = between(written, now) < policy.grace;
+            let count = if young || live.contains(&digest) {
+                &mut collected.blobs_left
+            } else {
+                self.renew()?;
+                if !policy.dry_run {
+                    self.remote.wait(self.shelf.remove_blob(&digest))?;
+                }
+                advance(size);
+                &mut collected.blobs
+            };
+            count.0 += 1;
+            count.1 += size;
+        }
+        for name in stale.iter().filter(|_| !policy.dry_run) {
+            self.remote.wait(self.shelf.remove_note(name))?;
+        }
+        Ok(collected)
+    }
+
+    /// Keeps the note fresh. A collector that was held up for too long gives up: savers no longer
+    /// wait for it.
+    fn renew(&mut self) -> Result<SystemTime, StoreError> {
+        let force = self.remote.terms().collector;
+        let age = self.renewed.map(|(at, _)| at.elapsed());
+        if let (Some(age), Some((_, time))) = (age, self.renewed) {
+            if age > force / 2 {
+                return Err(StoreError::Unavailable {
+                    url: self.remote.url().to_owned(),
+                    reason: "it answered too slowly to go on removing safely; try again".to_owned(),
+                });
+            }
+            if age < force / 6 {
+                return Ok(time);
+            }
+        }
+        let before = Instant::now();
+        let time = self.remote.wait(self.shelf.write_note(self.name, b""))?;
+        self.renewed = Some((before, time));
+        Ok(time)
+    }
+
+    /// The plans of savers at work, and the names of notes that have lost their force.
+    fn savers(
+        &self,
+        now: SystemTime,
+        policy: &Policy,
+    ) -> Result<(Vec<Plan>, Vec<String>), StoreError> {
+        let notes = self.remote.wait(self.shelf.notes(""))?;
+        let is_stale = |note: &Note| between(note.written, now) > policy.grace.max(self.remote.terms().collector);
+        let (stale, fresh): (Vec<_>, Vec<_>) = notes.into_iter().partition(is_stale);
+        let savers = fresh.into_iter().filter(|note| note.name.starts_with(SAVER));
+        // What can't be read is no plan of ours.
+        let plans = savers.filter_map(|note| serde_json::from_slice(&note.text).ok()).collect();
+        Ok((plans, stale.into_iter().map(|note| note.name).collect()))
+    }
+}
