@@ -349,8 +349,10 @@ fn own_options_first(words: Vec<OsString>) -> Vec<OsString> {
     let mut command = Cli::command();
     // Only then it has --help.
     command.build();
-    let verb =
-        words.get(1).and_then(|w| w.to_str()).filter(|v| ["save", "restore", "key", "explain"].contains(v));
+    let verb = words
+        .get(1)
+        .and_then(|w| w.to_str())
+        .filter(|v| ["save", "restore", "key", "explain"].contains(v));
     let Some(verb) = verb.and_then(|v| command.find_subcommand(v)) else { return words };
     // Whether one of our options takes a value; `None` if it is not ours.
     let takes_value = |word: &str| {

@@ -50,14 +50,22 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
     let layout = Layout::at(&dir);
     let mut journal = Journal::read(&dir);
     warn_of_cache_in_context(&arguments, &dir, reporter);
-    fetch(&engine, strategy, &arguments, &layout, &mut journal, reporter);
-    let (cache_from, archive) = offered(&layout, &engine, strategy, &mut journal, reporter);
-    // Before the build: it may take long, and files may change meanwhile.
-    let explanation = archive.and_then(|about| {
-        let builder = Builder::of(&engine, strategy);
-        let project = Project::read(&arguments, &builder, Detail::Files).ok()?;
-        Some(explain(&about, &project))
+    let store = store::open(&store::from_environment(), &mut journal).unwrap_or_else(|failure| {
+        reporter.warn(format!("the store is left out: {}", failure.message));
+        None
     });
+    // Before the build: it may take long, and files may change meanwhile.
+    let project = || {
+        let builder = Builder::of(&engine, strategy);
+        Project::read(&arguments, &builder, Detail::Files).ok()
+    };
+    let project = if store.is_some() || layout.has_index() { project() } else { None };
+    if let Some(store) = store {
+        let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };
+        store.fetch(&task, &arguments, project.as_ref(), &mut journal);
+    }
+    let (cache_from, archive) = offered(&layout, &engine, strategy, &mut journal, reporter);
+    let explanation = archive.zip(project).map(|(about, project)| explain(&about, &project));
     let mut finished = build(&engine, strategy, &arguments, &cache_from)?;
     if !cache_from.is_empty() && finished.failed_in_cache() {
         reporter.warn("the build failed while it read the cache; it runs again without");
@@ -90,28 +98,6 @@ fn directory() -> PathBuf {
     std::env::var_os("DOCKERCACHE_DIR")
         .filter(|dir| !dir.is_empty())
         .map_or_else(|| PathBuf::from("/tmp/dockercache"), PathBuf::from)
-}
-
-/// Fetches what the build needs from the store, if there is one.
-fn fetch(
-    engine: &Engine,
-    strategy: Strategy,
-    arguments: &BuildArguments,
-    layout: &Layout,
-    journal: &mut Journal,
-    reporter: Reporter,
-) {
-    match store::open(&store::from_environment(), journal) {
-        Ok(None) => {}
-        Ok(Some(store)) => {
-            let builder = Builder::of(engine, strategy);
-            let project = Project::read(arguments, &builder, Detail::Digests).ok();
-            let project = project.as_ref();
-            let subject = store::Subject { engine, strategy, project, reporter };
-            store.fetch(&subject, layout, journal);
-        }
-        Err(failure) => reporter.warn(format!("the store is left out: {}", failure.message)),
-    }
 }
 
 /// What `--cache-from` may name, and what the archive is of. No trouble with the cache gets any

@@ -6,8 +6,8 @@
 use std::path::Path;
 
 use crate::engine::Engine;
-use crate::engine::{capture, ready};
 use crate::engine::strategy::Strategy;
+use crate::engine::{capture, ready};
 use crate::layout::archive::{self, Archive};
 use crate::layout::codec::Codec;
 use crate::layout::directory::{Layout, LayoutError};

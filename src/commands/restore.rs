@@ -57,16 +57,16 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     let mut journal = Journal::read(dir);
     let mut well = true;
     if let Some(store) = store::open(&args.store, &mut journal)? {
+        let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };
         let builder = Builder::of(&engine, strategy);
         let named = !args.arguments.is_empty();
-        let project = named.then(|| Project::read(&arguments, &builder, Detail::Digests));
-        if let Some(Err(error)) = &project {
+        let project =
+            named.then(|| Project::read(&arguments, &builder, Detail::Digests)).transpose();
+        if let Err(error) = &project {
             reporter.warn(format!("all is fetched, not only what is needed: {error}"));
         }
-        let project = project.and_then(Result::ok);
-        let subject =
-            store::Subject { engine: &engine, strategy, project: project.as_ref(), reporter };
-        well = store.fetch(&subject, &layout, &mut journal);
+        let project = project.ok().flatten();
+        well = store.fetch(&task, &arguments, project.as_ref(), &mut journal);
     }
     let offer = offer::make(&layout, &engine, strategy, &mut journal, reporter)?;
     if offer.miss.is_none() {

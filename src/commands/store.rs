@@ -1,20 +1,22 @@
 //! The store that jobs share, as the verbs use it: what a build needs is fetched before, what is
 //! new is pushed after. Whatever is wrong with it, the directory is used alone.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::key::generation;
 use crate::cli;
 use crate::engine::Engine;
+use crate::engine::arguments::{BuildArguments, ContextSource};
 use crate::engine::strategy::Strategy;
 use crate::exit::Failure;
 use crate::explain::needed_layers;
 use crate::key::{KeyScope, Keys};
 use crate::layout::archive::{self, About, Archive, FORMAT};
-use crate::layout::directory::Layout;
+use crate::layout::directory::{Layout, LayoutError};
 use crate::layout::live;
 use crate::layout::oci::Descriptor;
-use crate::project::Project;
+use crate::project::{Project, name_of};
 use crate::report::{Reporter, bytes};
 use crate::store::journal::{Journal, RemoteCopy};
 use crate::store::remote::reference::{RefName, ref_names};
@@ -28,6 +30,9 @@ const RENEWED_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// The first Docker whose BuildKit reads a cache manifest in the form of an image manifest.
 const READS_IMAGE_FORM: u32 = 25;
 
+/// Hexadecimal digits of a stage's digest; others come from archives of strangers.
+const DIGEST_LENGTH: usize = 64;
+
 /// A store that is open.
 pub(super) struct Store {
     remote: Remote,
@@ -36,12 +41,11 @@ pub(super) struct Store {
     read_only: bool,
 }
 
-/// A build, for which something is fetched or pushed.
-pub(super) struct Subject<'a> {
+/// What something is fetched or pushed for.
+pub(super) struct Task<'a> {
     pub(super) engine: &'a Engine,
     pub(super) strategy: Strategy,
-    /// Without it, only the project's last cache is found.
-    pub(super) project: Option<&'a Project>,
+    pub(super) layout: &'a Layout,
     pub(super) reporter: Reporter,
 }
 
@@ -84,20 +88,19 @@ impl Store {
     /// which has been told of.
     pub(super) fn fetch(
         &self,
-        subject: &Subject<'_>,
-        layout: &Layout,
+        task: &Task<'_>,
+        arguments: &BuildArguments,
+        project: Option<&Project>,
         journal: &mut Journal,
     ) -> bool {
-        let task = subject.reporter.task(&format!("looking into {}", self.url));
-        let fetched = self.fetch_nearest(subject, layout, journal);
-        drop(task);
+        let fetched = self.fetch_nearest(task, arguments, project, journal);
         match fetched {
             Ok(said) => {
-                subject.reporter.info(format!("store: {said}"));
+                task.reporter.info(format!("store: {said}"));
                 true
             }
             Err(error) => {
-                subject.reporter.warn(format!("the store is left out: {error}"));
+                task.reporter.warn(format!("the store is left out: {error}"));
                 false
             }
         }
@@ -105,12 +108,16 @@ impl Store {
 
     fn fetch_nearest(
         &self,
-        subject: &Subject<'_>,
-        layout: &Layout,
+        task: &Task<'_>,
+        arguments: &BuildArguments,
+        project: Option<&Project>,
         journal: &mut Journal,
     ) -> Result<String, PushError> {
-        let reporter = subject.reporter;
-        let refs = refs(subject);
+        let &Task { layout, reporter, .. } = task;
+        // Of a build that can't be read, only the project's last cache is found.
+        let stages: Option<Vec<&str>> =
+            project.map(|p| p.stages.iter().map(|s| s.digest.as_str()).collect());
+        let refs = refs(task, arguments, stages.as_deref());
         let Some(found) = self.remote.find(&refs, &self.trust, |reason| reporter.warn(reason))?
         else {
             return Ok(format!("no cache of this project in {}", self.url));
@@ -127,11 +134,11 @@ impl Store {
             url: self.url.to_string(),
             level: found.level.clone(),
             blobs: blobs.keys().cloned().collect(),
-            direct: self.direct(subject, &archive),
+            direct: self.direct(task, &archive),
         });
         let layers: Vec<Descriptor> = blobs.into_values().filter(is_layer).collect();
         let total: u64 = layers.iter().map(|l| l.size).sum();
-        let wanted = self.wanted(subject, &archive, layers, layout, journal);
+        let wanted = self.wanted(task, project, &archive, layers, journal);
         let size: u64 = wanted.iter().map(|l| l.size).sum();
         let progress = reporter.progress("fetching", size);
         let failed = self.remote.fetch(&wanted, layout, &|n| progress.advance(n))?;
@@ -148,11 +155,11 @@ impl Store {
 
     /// The value for `--cache-from` with which the builder reads the cache by itself, layer by
     /// layer as it needs them.
-    fn direct(&self, subject: &Subject<'_>, archive: &Archive) -> Option<String> {
+    fn direct(&self, task: &Task<'_>, archive: &Archive) -> Option<String> {
         let StoreUrl::Registry { host, repository, .. } = &self.url else { return None };
-        let reads = subject.strategy.is_buildkit()
-            && subject.engine.facts.buildx.is_some()
-            && subject.engine.facts.server.major >= READS_IMAGE_FORM;
+        let reads = task.strategy.is_buildkit()
+            && task.engine.facts.buildx.is_some()
+            && task.engine.facts.server.major >= READS_IMAGE_FORM;
         let cache = archive.cache.as_ref().filter(|_| reads)?;
         // By its digest: another job may write the tag meanwhile.
         Some(format!("type=registry,ref={host}/{repository}@{}", cache.digest))
@@ -161,28 +168,24 @@ impl Store {
     /// The layers to fetch: those that this build will read and that are not here.
     fn wanted(
         &self,
-        subject: &Subject<'_>,
+        task: &Task<'_>,
+        project: Option<&Project>,
         archive: &Archive,
         layers: Vec<Descriptor>,
-        layout: &Layout,
         journal: &Journal,
     ) -> Vec<Descriptor> {
         if journal.remote.as_ref().is_some_and(|copy| copy.direct.is_some()) {
             return Vec::new();
         }
-        let project = subject.project.filter(|_| subject.strategy == Strategy::BuildkitReplay);
+        let project = project.filter(|_| task.strategy == Strategy::BuildkitReplay);
         let needed = project.and_then(|project| needed_layers(archive, project));
         let is_needed = |l: &Descriptor| needed.as_ref().is_none_or(|n| n.contains(&l.digest));
-        let is_here = |l: &Descriptor| layout.blob_size(&l.digest) == Some(l.size);
+        let is_here = |l: &Descriptor| task.layout.blob_size(&l.digest) == Some(l.size);
         layers.into_iter().filter(|l| is_needed(l) && !is_here(l)).collect()
     }
 
     /// Fetches every layer of the archive that is not in the directory.
-    pub(super) fn fetch_rest(
-        &self,
-        layout: &Layout,
-        reporter: Reporter,
-    ) -> Result<(), Failure> {
+    pub(super) fn fetch_rest(&self, layout: &Layout, reporter: Reporter) -> Result<(), Failure> {
         let _lock = layout.lock()?;
         let missing: Vec<Descriptor> = archive::reach(layout)?
             .blobs
@@ -198,7 +201,7 @@ impl Store {
     }
 
     /// The archive in the form that the store takes. The write lock is held by the caller.
-    pub(super) fn adapt(&self, archive: &mut Archive, layout: &Layout) -> Result<(), Failure> {
+    pub(super) fn adapt(&self, archive: &mut Archive, layout: &Layout) -> Result<(), LayoutError> {
         if let (StoreUrl::Registry { .. }, Some(cache)) = (&self.url, &archive.cache) {
             archive.cache = Some(archive::cache_as_image(layout, cache)?);
         }
@@ -217,16 +220,16 @@ impl Store {
     /// Pushes the archive in the directory. `false` if there was trouble, which has been told of.
     pub(super) fn push(
         &self,
-        subject: &Subject<'_>,
-        layout: &Layout,
+        task: &Task<'_>,
+        arguments: &BuildArguments,
         journal: &mut Journal,
     ) -> bool {
-        let reporter = subject.reporter;
+        let reporter = task.reporter;
         if self.read_only {
             reporter.info(format!("store: nothing is written to {}: it is read only", self.url));
             return true;
         }
-        match self.push_archive(subject, layout, journal) {
+        match self.push_archive(task, arguments, journal) {
             Ok(said) => {
                 reporter.info(format!("store: {said}"));
                 if let Some(key) = self.trust.public_key() {
@@ -243,19 +246,25 @@ impl Store {
 
     fn push_archive(
         &self,
-        subject: &Subject<'_>,
-        layout: &Layout,
+        task: &Task<'_>,
+        arguments: &BuildArguments,
         journal: &mut Journal,
     ) -> Result<String, PushError> {
+        let layout = task.layout;
         let Some(index) = layout.index()? else {
             return Ok("there is no archive to push".to_owned());
         };
-        let refs = refs(subject);
-        let progress = subject.reporter.progress("pushing", 0);
+        let archive = Archive::read(layout)?.unwrap_or_default();
+        let about = archive.about.as_ref();
+        let known =
+            about.filter(|a| a.stages.iter().all(|stage| stage.digest.len() == DIGEST_LENGTH));
+        let stages: Option<Vec<&str>> =
+            known.map(|a| a.stages.iter().map(|s| s.digest.as_str()).collect());
+        let refs = refs(task, arguments, stages.as_deref());
+        let progress = task.reporter.progress("pushing", 0);
         let pushed =
             self.remote.push(layout, &index, &refs, &self.trust, &|n| progress.advance(n))?;
         drop(progress);
-        let archive = Archive::read(layout)?.unwrap_or_default();
         if let (StoreUrl::Registry { tag, .. }, Some(cache)) = (&self.url, &archive.cache) {
             self.remote.tag(tag, &layout.document(cache)?)?;
         }
@@ -263,7 +272,7 @@ impl Store {
             url: self.url.to_string(),
             level: "exact".to_owned(),
             blobs: live::reach(layout, &index).blobs.into_keys().collect(),
-            direct: self.direct(subject, &archive),
+            direct: self.direct(task, &archive),
         });
         Ok(format!(
             "{} blobs, {} pushed to {}; {}, {} were there",
@@ -276,25 +285,24 @@ impl Store {
     }
 }
 
-/// The refs of a build, the most exact first.
-fn refs(subject: &Subject<'_>) -> Vec<RefName> {
+/// The refs of a build with these stages, the most exact first; without them, the project's only.
+fn refs(task: &Task<'_>, arguments: &BuildArguments, stages: Option<&[&str]>) -> Vec<RefName> {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let here = || Some(std::env::current_dir().ok()?.file_name()?.to_string_lossy().into_owned());
-    let project = set("DOCKERCACHE_PROJECT")
-        .or_else(|| subject.project.map(|p| p.name.clone()))
-        .or_else(here)
-        .unwrap_or_else(|| "project".to_owned());
+    let root = match arguments.context() {
+        ContextSource::Directory(root) => root,
+        _ => PathBuf::from("."),
+    };
+    let project = set("DOCKERCACHE_PROJECT").unwrap_or_else(|| name_of(&root));
     let scope = KeyScope {
-        generation: generation(subject.engine.facts.server).to_owned(),
-        strategy: subject.strategy.name().to_owned(),
-        platform: subject.engine.facts.platform.clone(),
+        generation: generation(task.engine.facts.server).to_owned(),
+        strategy: task.strategy.name().to_owned(),
+        platform: task.engine.facts.platform.clone(),
         project: project.clone(),
         salt: set("DOCKERCACHE_SALT").unwrap_or_default(),
         period: String::new(),
     };
-    let stages = subject.project.map_or(&[][..], |p| &p.stages);
-    let mut refs = ref_names(&Keys::new(&scope, stages), &project);
-    if subject.project.is_none() {
+    let mut refs = ref_names(&Keys::of_digests(&scope, stages.unwrap_or_default()), &project);
+    if stages.is_none() {
         refs.retain(|r| r.level == "project");
     }
     refs

@@ -6,9 +6,9 @@
 
 use std::collections::BTreeSet;
 
+use crate::key::StageDigest;
 use crate::layout::archive::{Archive, StageAbout};
 use crate::layout::digest::Digest;
-use crate::key::StageDigest;
 use crate::project::Project;
 
 /// The layers that a build of `project` will read; `None` if all must be taken to be needed, since
@@ -18,7 +18,8 @@ pub fn needed_layers(archive: &Archive, project: &Project) -> Option<BTreeSet<Di
     if about.stages.iter().all(|stage| stage.image.is_none()) {
         return None;
     }
-    let mut read: BTreeSet<usize> = project.stages.last().map(|target| target.index).into_iter().collect();
+    let mut read: BTreeSet<usize> =
+        project.stages.last().map(|target| target.index).into_iter().collect();
     let mut layers = BTreeSet::new();
     for (stage, dependencies) in project.stages.iter().zip(&project.dependencies).rev() {
         if !read.contains(&stage.index) {

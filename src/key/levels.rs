@@ -58,6 +58,12 @@ pub struct KeyLevel {
 impl Keys {
     /// Makes the keys of a build from its stages, dependencies first.
     pub fn new(scope: &KeyScope, stages: &[StageDigest]) -> Self {
+        let digests: Vec<&str> = stages.iter().map(|stage| stage.digest.as_str()).collect();
+        Self::of_digests(scope, &digests)
+    }
+
+    /// Makes the keys of a build from its stages' digests, dependencies first.
+    pub fn of_digests(scope: &KeyScope, stages: &[&str]) -> Self {
         let mut key = PREFIX.to_owned();
         for field in [&scope.generation, &scope.strategy, &scope.platform, &scope.project] {
             key.push_str(&key_field(field));
@@ -94,14 +100,14 @@ impl Keys {
 }
 
 /// Returns a few digits for each stage, or for each group of neighbours where they are too many.
-fn stage_parts(stages: &[StageDigest], room: usize) -> Vec<String> {
+fn stage_parts(stages: &[&str], room: usize) -> Vec<String> {
     let slots = (room / (STAGE_DIGITS + 1)).max(1);
     if stages.len() <= slots {
-        return stages.iter().map(|stage| stage.digest[..STAGE_DIGITS].to_owned()).collect();
+        return stages.iter().map(|digest| digest[..STAGE_DIGITS].to_owned()).collect();
     }
     stages
         .chunks(stages.len().div_ceil(slots))
-        .map(|group| short("stages", group.iter().map(|stage| stage.digest.as_str())))
+        .map(|group| short("stages", group.iter().copied()))
         .collect()
 }
 
@@ -114,10 +120,10 @@ fn short<'a>(domain: &str, values: impl IntoIterator<Item = &'a str>) -> String 
 }
 
 /// Digests the whole build, with the full digests of all stages.
-fn whole(scope: &str, stages: &[StageDigest]) -> String {
+fn whole(scope: &str, stages: &[&str]) -> String {
     let mut encoder = Encoder::new("build");
     encoder.field("scope", scope);
-    encoder.list("stage", stages.iter().map(|stage| stage.digest.as_str()));
+    encoder.list("stage", stages.iter().copied());
     let mut digest = encoder.digest().hex();
     digest.truncate(32);
     digest

@@ -110,6 +110,11 @@ impl Layout {
         LayoutError::Damaged { path: self.root.clone(), reason: reason.into() }
     }
 
+    /// Whether there is an archive here, readable or not.
+    pub fn has_index(&self) -> bool {
+        self.root.join("index.json").exists()
+    }
+
     /// Reads `index.json`; `None` if there is none, that is, no archive here.
     pub fn index(&self) -> Result<Option<Index>, LayoutError> {
         let path = self.root.join("index.json");

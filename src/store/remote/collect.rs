@@ -53,17 +53,13 @@ struct Cache {
 
 impl Remote {
     /// Collects by `policy`. `advance` is told of bytes as they go.
-    pub fn collect(
-        &self,
-        policy: &Policy,
-        advance: &dyn Fn(u64),
-    ) -> Result<Collected, StoreError> {
+    pub fn collect(&self, policy: &Policy, advance: &dyn Fn(u64)) -> Result<Collected, StoreError> {
         let Some(shelf) = self.store().shelf() else {
             return self.collect_refs(policy);
         };
         let name = format!("{COLLECTOR}{}", unique());
-        let result = Collector { remote: self, shelf, name: &name, renewed: None }
-            .run(policy, advance);
+        let result =
+            Collector { remote: self, shelf, name: &name, renewed: None }.run(policy, advance);
         let _ = self.wait(shelf.remove_note(&name));
         result
     }
@@ -95,7 +91,8 @@ impl Remote {
             let Some(project) = project_of(&name) else { continue };
             let Some(bytes) = self.wait(self.store().read_ref(&name))? else { continue };
             // What is no index names nothing.
-            let index: Index = serde_json::from_slice(&bytes).unwrap_or_else(|_| Index::new(vec![]));
+            let index: Index =
+                serde_json::from_slice(&bytes).unwrap_or_else(|_| Index::new(vec![]));
             let written = match shelf {
                 Some(shelf) => self.wait(shelf.ref_time(&name))?,
                 None => created(&index),
@@ -203,11 +200,7 @@ struct Collector<'a> {
 }
 
 impl Collector<'_> {
-    fn run(
-        mut self,
-        policy: &Policy,
-        advance: &dyn Fn(u64),
-    ) -> Result<Collected, StoreError> {
+    fn run(mut self, policy: &Policy, advance: &dyn Fn(u64)) -> Result<Collected, StoreError> {
         // Nothing may be read before the note is there.
         let now = self.renew()?;
         let (savers, stale) = self.savers(now, policy)?;
@@ -282,7 +275,9 @@ impl Collector<'_> {
         policy: &Policy,
     ) -> Result<(Vec<Plan>, Vec<String>), StoreError> {
         let notes = self.remote.wait(self.shelf.notes(""))?;
-        let is_stale = |note: &Note| between(note.written, now) > policy.grace.max(self.remote.terms().collector);
+        let is_stale = |note: &Note| {
+            between(note.written, now) > policy.grace.max(self.remote.terms().collector)
+        };
         let (stale, fresh): (Vec<_>, Vec<_>) = notes.into_iter().partition(is_stale);
         let savers = fresh.into_iter().filter(|note| note.name.starts_with(SAVER));
         // What can't be read is no plan of ours.

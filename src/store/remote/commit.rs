@@ -74,8 +74,8 @@ pub(super) fn commit(
     };
     let plan = serde_json::to_vec(&plan).unwrap_or_default();
     let name = format!("{SAVER}{}", unique());
-    let result = announced(remote, shelf, &name, &plan, complete)
-        .and_then(|()| write(remote, refs, index));
+    let result =
+        announced(remote, shelf, &name, &plan, complete).and_then(|()| write(remote, refs, index));
     // Left behind, it keeps its blobs for some time longer than needed.
     let _ = remote.wait(shelf.remove_note(&name));
     result
@@ -105,11 +105,7 @@ fn announced(
     }
 }
 
-fn is_collecting(
-    remote: &Remote,
-    shelf: &dyn Shelf,
-    now: SystemTime,
-) -> Result<bool, StoreError> {
+fn is_collecting(remote: &Remote, shelf: &dyn Shelf, now: SystemTime) -> Result<bool, StoreError> {
     let notes = remote.wait(shelf.notes(COLLECTOR))?;
     Ok(notes.iter().any(|note| between(note.written, now) < remote.terms().collector))
 }

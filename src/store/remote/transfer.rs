@@ -213,7 +213,10 @@ impl Remote {
             writer.write_all(chunk).map_err(|source| {
                 let kind = source.kind();
                 refused = Some(LayoutError::io("write", &path)(source));
-                StoreError::Io { action: format!("write `{}`", path.display()), source: kind.into() }
+                StoreError::Io {
+                    action: format!("write `{}`", path.display()),
+                    source: kind.into(),
+                }
             })
         });
         match (streamed, refused) {
@@ -376,7 +379,11 @@ fn in_parallel<T: Sync, E: Send>(
                         let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
                         failure.get_or_insert(error);
                         // The others find nothing left to do.
-                        queue.lock().unwrap_or_else(PoisonError::into_inner).by_ref().for_each(drop);
+                        queue
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .by_ref()
+                            .for_each(drop);
                         return;
                     }
                 }

@@ -1,0 +1,95 @@
+//! What a save has done, in the forms of output.
+
+use serde::Serialize;
+
+use crate::cli::Format;
+use crate::engine::capture::Captured;
+use crate::engine::strategy::Strategy;
+use crate::layout::live::Pruned;
+use crate::report::{bytes, output};
+
+/// The JSON form of the result.
+#[derive(Serialize)]
+pub(super) struct Saved<'a> {
+    schema: &'static str,
+    /// Whether anything was written.
+    changed: bool,
+    strategy: &'a str,
+    /// Stages that were taken from the engine.
+    taken: &'a [String],
+    /// Stages that were kept as they were.
+    kept: &'a [String],
+    live_blobs: usize,
+    live_bytes: u64,
+    dropped_blobs: usize,
+    dropped_bytes: u64,
+    warnings: &'a [String],
+}
+
+impl<'a> Saved<'a> {
+    /// There was nothing to save.
+    pub(super) fn nothing() -> Self {
+        Self {
+            schema: "dockercache.save.v1",
+            changed: false,
+            strategy: "none",
+            taken: &[],
+            kept: &[],
+            live_blobs: 0,
+            live_bytes: 0,
+            dropped_blobs: 0,
+            dropped_bytes: 0,
+            warnings: &[],
+        }
+    }
+
+    /// This was captured, and that is left after the sweep.
+    pub(super) fn of(
+        changed: bool,
+        strategy: Strategy,
+        captured: &'a Captured,
+        pruned: &Pruned,
+    ) -> Self {
+        Self {
+            changed,
+            strategy: strategy.name(),
+            taken: &captured.taken,
+            kept: &captured.kept,
+            live_blobs: pruned.live.0,
+            live_bytes: pruned.live.1,
+            dropped_blobs: pruned.dead.0,
+            dropped_bytes: pruned.dead.1,
+            warnings: &captured.warnings,
+            ..Self::nothing()
+        }
+    }
+
+    /// One line on it.
+    pub(super) fn summary(&self) -> String {
+        format!(
+            "save: {}: {} stages taken, {} kept; {} blobs, {}; dropped {} blobs, {} ({})",
+            if self.changed { "saved" } else { "nothing has changed" },
+            self.taken.len(),
+            self.kept.len(),
+            self.live_blobs,
+            bytes(self.live_bytes),
+            self.dropped_blobs,
+            bytes(self.dropped_bytes),
+            self.strategy
+        )
+    }
+
+    /// Prints it on standard output.
+    pub(super) fn print(&self, format: Format) {
+        match format {
+            Format::Text => {}
+            Format::Json => output::json(self),
+            Format::Env | Format::Github => {
+                let env = format == Format::Env;
+                output::pair(env, "saved", if self.changed { "true" } else { "false" });
+                output::pair(env, "bytes", &self.live_bytes.to_string());
+                output::pair(env, "strategy", self.strategy);
+            }
+        }
+    }
+}
