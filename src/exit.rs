@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use crate::engine::error::EngineError;
 use crate::layout::directory::LayoutError;
 use crate::store::remote::error::StoreError;
+use crate::store::remote::transfer::PushError;
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +92,18 @@ impl From<EngineError> for Failure {
             EngineError::Io { ref source, .. } => (Exit::Io, io_hint(source)),
         };
         Self { exit, message: error.to_string(), hint }
+    }
+}
+
+impl From<PushError> for Failure {
+    fn from(error: PushError) -> Self {
+        match error {
+            PushError::Store(error) => error.into(),
+            PushError::Layout(error) => error.into(),
+            PushError::Collecting => {
+                Self { exit: Exit::Io, message: error.to_string(), hint: Some("save again later") }
+            }
+        }
     }
 }
 

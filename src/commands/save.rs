@@ -51,9 +51,10 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         }
     };
     let lock = layout.lock()?;
-    let capture = Capture { engine: &engine, layout: &layout, offer: &offer, reporter };
+    let registry = store.as_ref().and_then(|store| store.export_to());
+    let capture = Capture { engine: &engine, layout: &layout, offer: &offer, registry, reporter };
     let due = store.as_ref().is_some_and(|store| store.is_due(&offer.archive, &journal));
-    let done = capture.take(&subject).and_then(|mut captured| {
+    let done = capture.take(&subject).map_err(Failure::from).and_then(|mut captured| {
         if let Some(store) = &store {
             store.adapt(&mut captured.archive, &layout)?;
         }
@@ -64,7 +65,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         Err(error) => {
             // What was written so far is dead, and the disk may be full of it.
             let _ = live::sweep(&layout);
-            return Err(error.into());
+            return Err(error);
         }
     };
     for warning in &captured.warnings {

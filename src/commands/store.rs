@@ -13,7 +13,7 @@ use crate::exit::Failure;
 use crate::explain::needed_layers;
 use crate::key::{KeyScope, Keys};
 use crate::layout::archive::{self, About, Archive, FORMAT};
-use crate::layout::directory::{Layout, LayoutError};
+use crate::layout::directory::Layout;
 use crate::layout::live;
 use crate::layout::oci::Descriptor;
 use crate::project::{Project, name_of};
@@ -200,9 +200,23 @@ impl Store {
         }
     }
 
-    /// The archive in the form that the store takes. The write lock is held by the caller.
-    pub(super) fn adapt(&self, archive: &mut Archive, layout: &Layout) -> Result<(), LayoutError> {
+    /// Where a builder that exports its cache by itself shall export to, as `--cache-to` has it: what it
+    /// reads from a registry it can name there without fetching it.
+    pub(super) fn export_to(&self) -> Option<String> {
+        match &self.url {
+            StoreUrl::Registry { host, repository, tag } if !self.read_only => {
+                Some(format!("type=registry,ref={host}/{repository}:{tag}"))
+            }
+            _ => None,
+        }
+    }
+
+    /// The archive in the form that the store takes, with all of its documents in the directory.
+    /// The write lock is held by the caller.
+    pub(super) fn adapt(&self, archive: &mut Archive, layout: &Layout) -> Result<(), PushError> {
         if let (StoreUrl::Registry { .. }, Some(cache)) = (&self.url, &archive.cache) {
+            // The builder may have written it there by itself.
+            self.remote.fetch_documents(&archive.to_index(), layout)?;
             archive.cache = Some(archive::cache_as_image(layout, cache)?);
         }
         Ok(())

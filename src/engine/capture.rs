@@ -42,6 +42,9 @@ pub struct Request<'a> {
     pub about: About,
     /// The directory of the cache that the build was offered, in the form of `--cache-from`.
     pub offer: &'a [String],
+    /// The place in a registry to which a builder that exports by itself shall export, in the
+    /// form of `--cache-to`; none: the directory.
+    pub registry: Option<&'a str>,
 }
 
 /// What was taken.

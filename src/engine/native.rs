@@ -9,15 +9,19 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use serde::Deserialize;
+
 use super::Engine;
 use super::capture::{Captured, Request, local_cache};
 use super::error::EngineError;
 use super::run::{self, Echo};
-use crate::layout::archive::Archive;
+use crate::layout::archive::{Archive, as_cache};
 use crate::layout::directory::{Layout, LayoutError};
+use crate::layout::oci::Descriptor;
 use crate::report::Reporter;
 
-/// Lets the builder export the whole build's cache.
+/// Lets the builder export the whole build's cache. What it exports to a registry is not in the
+/// layout.
 pub fn capture(
     engine: &Engine,
     layout: &Layout,
@@ -31,34 +35,78 @@ pub fn capture(
         .tempdir_in(&aside)
         .map_err(LayoutError::io("create a directory in", &aside))?;
     let staging = staging.path();
-    share_blobs(layout, staging)?;
-    let mut words: Vec<OsString> = vec![
-        "--progress=plain".into(),
-        "--provenance=false".into(),
-        "--output=type=cacheonly".into(),
-        format!("--cache-to={},mode=max", local_cache("dest", staging)).into(),
-    ];
-    words.extend(request.offer.iter().map(|offer| format!("--cache-from={offer}").into()));
-    words.extend(request.arguments.for_repetition(&[]));
-    let named = request.arguments.value("builder").is_some();
-    let task = reporter.task("exporting the build cache");
-    let finished = run::buildkit(engine, &words, named, Echo::Hidden)?;
-    drop(task);
-    if !finished.status.success() {
-        let last = finished.tail.iter().rev().find(|l| !l.trim().is_empty());
-        let reason = last.cloned().unwrap_or_else(|| "it gave no reason".into());
-        return Err(export_failure(staging, reason));
-    }
-    let exported = Archive::read(&Layout::at(staging))?.unwrap_or_default();
-    take_new_blobs(layout, staging)?;
+    let cache = match request.registry {
+        Some(registry) => {
+            let report = staging.join("metadata.json");
+            let words = [
+                format!("--cache-to={registry},mode=max,image-manifest=true,oci-mediatypes=true"),
+                format!("--metadata-file={}", report.display()),
+            ];
+            export(engine, staging, request, &words, reporter)?;
+            exported_manifest(&report)?
+        }
+        None => {
+            share_blobs(layout, staging)?;
+            let words = [format!("--cache-to={},mode=max", local_cache("dest", staging))];
+            export(engine, staging, request, &words, reporter)?;
+            let exported = Archive::read(&Layout::at(staging))?.unwrap_or_default();
+            take_new_blobs(layout, staging)?;
+            exported.cache
+        }
+    };
     let mut about = request.about.clone();
     about.stages.extend(request.stages.iter().map(|s| s.about.clone()));
     Ok(Captured {
-        archive: Archive { about: Some(about), cache: exported.cache, images: Vec::new() },
+        archive: Archive { about: Some(about), cache, images: Vec::new() },
         taken: request.stages.iter().map(|s| s.about.name.clone()).collect(),
         kept: Vec::new(),
         warnings: Vec::new(),
     })
+}
+
+/// Builds once more, all from cache, for the export alone.
+fn export(
+    engine: &Engine,
+    staging: &Path,
+    request: &Request<'_>,
+    destination: &[String],
+    reporter: Reporter,
+) -> Result<(), EngineError> {
+    let mut words: Vec<OsString> =
+        ["--progress=plain", "--provenance=false", "--output=type=cacheonly"]
+            .map(OsString::from)
+            .to_vec();
+    words.extend(destination.iter().map(OsString::from));
+    words.extend(request.offer.iter().map(|offer| format!("--cache-from={offer}").into()));
+    words.extend(request.arguments.for_repetition(&["metadata-file"]));
+    let named = request.arguments.value("builder").is_some();
+    let task = reporter.task("exporting the build cache");
+    let finished = run::buildkit(engine, &words, named, Echo::Hidden)?;
+    drop(task);
+    if finished.status.success() {
+        return Ok(());
+    }
+    let last = finished.tail.iter().rev().find(|l| !l.trim().is_empty());
+    let reason = last.cloned().unwrap_or_else(|| "it gave no reason".into());
+    Err(export_failure(staging, reason))
+}
+
+/// The cache manifest that an export to a registry made, by the client's report; none if the
+/// build has no cache at all.
+fn exported_manifest(report: &Path) -> Result<Option<Descriptor>, EngineError> {
+    #[derive(Deserialize)]
+    struct Report {
+        #[serde(rename = "cache.manifest")]
+        manifest: Option<String>,
+    }
+    let failed = |e: &dyn ToString| {
+        EngineError::failed("export the build cache", format!("its report: {}", e.to_string()))
+    };
+    let json = fs::read(report).map_err(|e| failed(&e))?;
+    let report: Report = serde_json::from_slice(&json).map_err(|e| failed(&e))?;
+    let manifest = report.manifest.map(|json| serde_json::from_str::<Descriptor>(&json));
+    let manifest = manifest.transpose().map_err(|e| failed(&e))?;
+    Ok(manifest.map(as_cache))
 }
 
 /// The client writes the export for us: when our own disk is full, that is not the engine's fault.

@@ -441,8 +441,7 @@ pub fn write_records(
         }
         sink.put(&bytes)?;
         sink.put(&manifest)?;
-        let mut descriptor = Descriptor::of(oci::INDEX, &manifest);
-        descriptor.annotations.insert(REF_NAME.to_owned(), CACHE_TAG.to_owned());
+        let descriptor = as_cache(Descriptor::of(oci::INDEX, &manifest));
         return Ok(Some((descriptor, wanted - config.records.len())));
     }
 }
@@ -467,6 +466,12 @@ pub fn read_cache(
     Ok((layout.parse(config)?, layers.into_iter().map(|l| (l.digest.clone(), l)).collect()))
 }
 
+/// A manifest's descriptor as the archive's cache, where BuildKit's local importer looks.
+pub fn as_cache(mut manifest: Descriptor) -> Descriptor {
+    manifest.annotations.insert(REF_NAME.to_owned(), CACHE_TAG.to_owned());
+    manifest
+}
+
 /// Writes a cache manifest in the form of an image manifest, which every registry takes. Builders
 /// read that form from Docker 25 on.
 pub fn cache_as_image(layout: &Layout, cache: &Descriptor) -> Result<Descriptor, LayoutError> {
@@ -480,8 +485,7 @@ pub fn cache_as_image(layout: &Layout, cache: &Descriptor) -> Result<Descriptor,
     let media_type = Some(oci::MANIFEST.to_owned());
     let bytes = to_json(&Manifest { schema_version: 2, media_type, config, layers });
     layout.put(&bytes)?;
-    let annotations = cache.annotations.clone();
-    Ok(Descriptor { annotations, ..Descriptor::of(oci::MANIFEST, &bytes) })
+    Ok(as_cache(Descriptor::of(oci::MANIFEST, &bytes)))
 }
 
 /// Writes a cache manifest that promises only results whose layers are `present`; `None` if

@@ -23,6 +23,8 @@ pub(super) struct Capture<'a> {
     pub(super) engine: &'a Engine,
     pub(super) layout: &'a Layout,
     pub(super) offer: &'a Offer,
+    /// Where in a registry the builder shall export to, if it does so by itself.
+    pub(super) registry: Option<String>,
     pub(super) reporter: Reporter,
 }
 
@@ -36,7 +38,7 @@ impl Capture<'_> {
     }
 
     fn build(&self, built: &Built) -> Result<Captured, EngineError> {
-        let &Self { engine, layout, offer, reporter } = self;
+        let &Self { engine, layout, offer, reporter, .. } = self;
         let project = self.project(built);
         let stages = match &project {
             Some(project) => stages(project, built),
@@ -51,6 +53,7 @@ impl Capture<'_> {
             images: built.images.as_deref(),
             about: self.about(built.strategy),
             offer: &offer.cache_from,
+            registry: self.registry.as_deref(),
         };
         match built.strategy {
             Strategy::Classic => {
@@ -68,12 +71,23 @@ impl Capture<'_> {
                 let kept = stages.iter().map(|s| s.about.name.clone()).collect();
                 Ok(Captured { archive, taken: Vec::new(), kept, warnings: Vec::new() })
             }
-            Strategy::BuildkitLocal => native::capture(engine, layout, request, reporter),
+            Strategy::BuildkitLocal => {
+                native::capture(engine, layout, request, reporter).or_else(|error| {
+                    match request.registry {
+                        None => Err(error),
+                        Some(registry) => {
+                            reporter.warn(format!("not exported to `{registry}`: {error}"));
+                            let request = &Request { registry: None, ..request.clone() };
+                            native::capture(engine, layout, request, reporter)
+                        }
+                    }
+                })
+            }
         }
     }
 
     fn images(&self, recipe: &Recipe) -> Result<Captured, EngineError> {
-        let &Self { engine, layout, offer, reporter } = self;
+        let &Self { engine, layout, offer, reporter, .. } = self;
         let (names, steps) = match recipe {
             Recipe::Named(names) => (names.clone(), None),
             Recipe::Logged(steps) => (classic::stages_in_log(steps), Some(steps.as_slice())),
@@ -87,6 +101,7 @@ impl Capture<'_> {
             images: steps,
             about: self.about(Strategy::Classic),
             offer: &offer.cache_from,
+            registry: self.registry.as_deref(),
         };
         match recipe {
             Recipe::Named(names) => {
