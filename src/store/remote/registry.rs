@@ -19,7 +19,7 @@ use oci_client::client::{BlobResponse, Certificate, Client, ClientConfig, Client
 use oci_client::errors::{OciDistributionError, OciEnvelope, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Reference, RegistryOperation};
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, HeaderValue};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, StatusCode};
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::{Instant, timeout};
@@ -202,7 +202,7 @@ impl Registry {
         advance: &(dyn Fn(u64) + Sync),
     ) -> Result<(), StoreError> {
         std::fs::metadata(from).map_err(|error| unread(from, error))?;
-        if self.has(blob).await? || self.mount(blob).await? {
+        if self.has(blob).await? || self.mount(blob).await {
             advance(blob.size);
             return Ok(());
         }
@@ -211,8 +211,8 @@ impl Registry {
         self.ask(RegistryOperation::Push, blob.digest.as_str(), upload).await
     }
 
-    /// Takes the blob over from another repository, if one of them has it.
-    async fn mount(&self, blob: &Descriptor) -> Result<bool, StoreError> {
+    /// Takes the blob over from another repository, if one of them has it and is ours to read.
+    async fn mount(&self, blob: &Descriptor) -> bool {
         let (reference, digest) = (&self.named(blob), blob.digest.as_str());
         for repository in &self.mounts {
             let source =
@@ -221,14 +221,11 @@ impl Registry {
                 let mount = connection.client.mount_blob(reference, source, digest);
                 in_time(IDLE, mount.map(|answer| answer.map_err(failure))).await
             });
-            match mounted.await {
-                Ok(()) => return Ok(true),
-                Err(error @ StoreError::Denied { .. }) => return Err(error),
-                // The repository lacks the blob, or is not ours to read.
-                Err(_) => {}
+            if mounted.await.is_ok() {
+                return true;
             }
         }
-        Ok(false)
+        false
     }
 
     async fn push(
@@ -299,7 +296,16 @@ impl Registry {
             (None, _) => request,
         };
         let answer = request.send().map(|answer| answer.map_err(|e| Failure::connection(&e)));
-        in_time(IDLE, answer).await
+        let answer = in_time(IDLE, answer).await?;
+        let failure = Failure::status(answer.status().as_u16(), "");
+        let after = answer.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok());
+        match (failure.kind, after.and_then(|after| after.parse().ok())) {
+            (Kind::Passing(_), Some(after)) => {
+                let kind = Kind::Passing(Some(Duration::from_secs(after)));
+                Err(Failure { kind, ..failure })
+            }
+            _ => Ok(answer),
+        }
     }
 
     async fn delete(&self, reference: &str) -> Result<(), StoreError> {

@@ -1,0 +1,5 @@
+//! Stores beyond this machine: real servers on loopback, and a proxy that makes them fail.
+
+mod backends;
+mod faults;
+mod servers;
