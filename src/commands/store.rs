@@ -19,6 +19,7 @@ use crate::layout::oci::Descriptor;
 use crate::project::{Project, name_of};
 use crate::report::{Reporter, bytes};
 use crate::store::journal::{Journal, RemoteCopy};
+use crate::store::remote::environment::Environment;
 use crate::store::remote::reference::{RefName, ref_names};
 use crate::store::remote::signature::Trust;
 use crate::store::remote::transfer::{PushError, Remote, is_layer};
@@ -72,7 +73,7 @@ fn named(options: &cli::Store) -> Result<Option<Store>, Failure> {
         return Ok(None);
     };
     let url: StoreUrl = text.parse().map_err(Failure::usage)?;
-    let remote = Remote::open(&url).map_err(Failure::from)?;
+    let remote = Remote::open(&url, &Environment::of_process()).map_err(Failure::from)?;
     Ok(Some(Store { remote, url, trust: trust()?, read_only: options.read_only }))
 }
 

@@ -5,13 +5,20 @@
 //! store. Nothing is locked: a ref is replaced in one step, and only after all that its new index
 //! names is there.
 
+mod bucket;
 pub mod collect;
 pub mod commit;
+mod docker;
+pub mod environment;
 pub mod error;
 pub mod object;
+mod pieces;
+mod profile;
 pub mod reference;
 pub mod registry;
+mod retry;
 pub mod signature;
+mod tls;
 pub mod transfer;
 pub mod url;
 
@@ -24,11 +31,23 @@ use futures_util::stream::BoxStream;
 
 use crate::layout::digest::Digest;
 use crate::layout::oci::Descriptor;
+use environment::Environment;
 use error::StoreError;
+use object::Object;
+use registry::Registry;
+use url::StoreUrl;
 
 /// What a store answers, some time later. Every implementation repeats what failed in passing
 /// (a connection reset, 429, 5xx) with growing pauses, and gives up after half a minute.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+
+/// Makes ready to use the store that `url` names. Nothing is sent yet.
+pub fn open(url: &StoreUrl, environment: &Environment) -> Result<Box<dyn RemoteStore>, StoreError> {
+    Ok(match url {
+        StoreUrl::Registry { .. } => Box::new(Registry::open(url, environment)?),
+        StoreUrl::Object { .. } => Box::new(Object::open(url, environment)?),
+    })
+}
 
 /// A store, as it is seen from here.
 pub trait RemoteStore: Send + Sync {
@@ -115,9 +134,4 @@ pub struct Note {
     pub written: SystemTime,
     /// What it says.
     pub text: Vec<u8>,
-}
-
-/// Opens a store; nothing is asked of it yet.
-pub fn open(_url: &url::StoreUrl) -> Result<Box<dyn RemoteStore>, StoreError> {
-    Err(StoreError::Unavailable { url: String::new(), reason: String::new() })
 }

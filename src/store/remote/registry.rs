@@ -1,1 +1,668 @@
 //! A repository of an OCI registry as a store: the OCI distribution specification.
+//!
+//! Refs are tags. What a descriptor calls an index or a manifest is one in the registry too, so
+//! that any OCI tool reads it; all else is a blob. The protocol is `oci-client`'s, apart from two
+//! requests that it lacks: HEAD with the size, and DELETE.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt as _, StreamExt as _, future};
+use oci_client::client::{BlobResponse, Certificate, Client, ClientConfig, ClientProtocol};
+use oci_client::errors::{OciDistributionError, OciEnvelope, OciErrorCode};
+use oci_client::secrets::RegistryAuth;
+use oci_client::{Reference, RegistryOperation};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, HeaderValue, RETRY_AFTER};
+use reqwest::{Method, StatusCode};
+use tokio::sync::{Mutex, OnceCell};
+use tokio::time::{Instant, timeout};
+
+use super::docker::{self, Login};
+use super::environment::Environment;
+use super::error::StoreError;
+use super::pieces::pieces;
+use super::retry::{self, CONNECT, Failure, IDLE, Kind, in_time, retrying};
+use super::tls::use_ring;
+use super::url::StoreUrl;
+use super::{Answer, RemoteStore};
+use crate::layout::oci::{DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST};
+
+/// What a tag may name.
+const DOCUMENTS: [&str; 4] = [INDEX, MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST];
+/// How many tags to ask for at once.
+const TAGS: usize = 1000;
+/// How much of a file is read at once.
+const PIECE: u64 = 256 * 1024;
+/// How often the caller learns how far an upload is.
+const TICK: Duration = Duration::from_millis(100);
+/// How long a registry may take to check and move a blob that has all arrived.
+const COMMIT: Duration = Duration::from_secs(300);
+/// How long a token is taken to be good. Registries give out none for less than a minute.
+const TOKEN: Duration = Duration::from_secs(45);
+
+/// A repository of an OCI registry.
+pub struct Registry {
+    url: String,
+    host: String,
+    repository: String,
+    login: Login,
+    authorities: Vec<Certificate>,
+    mounts: Vec<String>,
+    connection: OnceCell<Connection>,
+}
+
+/// How the registry is spoken to, once it is known.
+struct Connection {
+    client: Client,
+    requests: reqwest::Client,
+    scheme: &'static str,
+    token: Mutex<Option<(Instant, RegistryOperation, Option<String>)>>,
+}
+
+impl Registry {
+    /// Makes ready to speak to the registry that `url` names. Nothing is sent yet.
+    pub fn open(url: &StoreUrl, environment: &Environment) -> Result<Self, StoreError> {
+        use_ring();
+        let StoreUrl::Registry { host, repository, .. } = url else {
+            unreachable!("`{url}` is no registry");
+        };
+        let login = docker::login(host, environment)
+            .map_err(|reason| StoreError::Denied { url: url.to_string(), reason })?;
+        Ok(Self {
+            url: url.to_string(),
+            host: host.clone(),
+            repository: repository.clone(),
+            login,
+            authorities: docker::authorities(host, environment),
+            mounts: Vec::new(),
+            connection: OnceCell::new(),
+        })
+    }
+
+    /// Looks for blobs in these repositories of the same registry before they are uploaded.
+    #[must_use]
+    pub fn with_mounts(mut self, repositories: impl IntoIterator<Item = String>) -> Self {
+        self.mounts.extend(repositories.into_iter().filter(|other| *other != self.repository));
+        self
+    }
+
+    fn tag(&self, name: &str) -> Reference {
+        Reference::with_tag(self.host.clone(), self.repository.clone(), name.to_owned())
+    }
+
+    fn named(&self, blob: &Descriptor) -> Reference {
+        let digest = blob.digest.to_string();
+        Reference::with_digest(self.host.clone(), self.repository.clone(), digest)
+    }
+
+    /// Repeats what fails in passing. The library asks without credentials when it could not get
+    /// a token, and keeps a token that the registry has come to refuse: so what is denied is
+    /// tried once more, with a new token.
+    async fn ask<'a, T, F>(
+        &'a self,
+        operation: RegistryOperation,
+        what: &str,
+        attempt: impl Fn(&'a Connection) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let denied = AtomicBool::new(false);
+        let answer = retrying(|| async {
+            let connection = self.connection.get_or_try_init(|| self.connect()).await?;
+            match attempt(connection).await {
+                Err(Failure { kind: Kind::Denied, .. })
+                    if !denied.swap(true, Ordering::Relaxed) =>
+                {
+                    in_time(IDLE, connection.renew(self, operation)).await?;
+                    attempt(connection).await
+                }
+                answer => answer,
+            }
+        });
+        answer.await.map_err(|mut failure| {
+            if failure.kind == Kind::Denied {
+                failure.reason = format!("{}, {}", failure.reason, self.login.name);
+            }
+            failure.of(&self.url, what)
+        })
+    }
+
+    /// Finds out how the registry is spoken to. As docker has it, one on this very machine may do
+    /// without TLS.
+    async fn connect(&self) -> Result<Connection, Failure> {
+        let https = Connection::new("https", ClientProtocol::Https, &self.authorities)?;
+        if !is_loopback(&self.host) {
+            return Ok(https);
+        }
+        let Err(failure) = https.greet(&self.host).await else { return Ok(https) };
+        let http = Connection::new("http", ClientProtocol::Http, &[])?;
+        match http.greet(&self.host).await {
+            Ok(StatusCode::OK | StatusCode::UNAUTHORIZED) => Ok(http),
+            Ok(status) if status != StatusCode::BAD_REQUEST => {
+                Err(Failure::status(status.as_u16(), ""))
+            }
+            // A server of TLS says to plain HTTP that it is a bad request.
+            _ => Err(failure),
+        }
+    }
+
+    async fn upload(
+        &self,
+        connection: &Connection,
+        blob: &Descriptor,
+        from: &Path,
+        told: &AtomicU64,
+        advance: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), Failure> {
+        let sent = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&sent);
+        let body = pieces(from, PIECE).map(move |piece| {
+            let piece = piece.map_err(OciDistributionError::IoError)?;
+            counter.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            Ok(piece)
+        });
+        let (reference, digest) = (self.named(blob), blob.digest.as_str());
+        let push = connection.client.push_blob_stream(&reference, body, digest, Some(blob.size));
+        let mut push = pin!(push);
+        let (mut moved, mut before) = (Instant::now(), 0);
+        loop {
+            let done = timeout(TICK, &mut push).await;
+            let now = sent.load(Ordering::Relaxed);
+            // An upload that begins again is not told again.
+            advance(now.saturating_sub(told.fetch_max(now, Ordering::Relaxed)));
+            if let Ok(answer) = done {
+                return answer.map(drop).map_err(failure);
+            }
+            if now != before {
+                (moved, before) = (Instant::now(), now);
+            }
+            if moved.elapsed() > if now < blob.size { IDLE } else { COMMIT } {
+                return Err(Failure::new(Kind::Passing(None), "the upload has come to a halt"));
+            }
+        }
+    }
+
+    async fn put_document(&self, blob: &Descriptor, from: &Path) -> Result<(), StoreError> {
+        let document = std::fs::read(from).map_err(|error| unread(from, error))?;
+        self.push(&self.named(blob), &blob.media_type, document, blob.digest.as_str()).await
+    }
+
+    async fn put_blob(
+        &self,
+        blob: &Descriptor,
+        from: &Path,
+        advance: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), StoreError> {
+        std::fs::metadata(from).map_err(|error| unread(from, error))?;
+        if self.has(blob).await? || self.mount(blob).await {
+            advance(blob.size);
+            return Ok(());
+        }
+        let told = &AtomicU64::new(0);
+        let upload = |connection| self.upload(connection, blob, from, told, advance);
+        self.ask(RegistryOperation::Push, blob.digest.as_str(), upload).await
+    }
+
+    /// Takes the blob over from another repository, if one of them has it and is ours to read.
+    async fn mount(&self, blob: &Descriptor) -> bool {
+        let (reference, digest) = (&self.named(blob), blob.digest.as_str());
+        for repository in &self.mounts {
+            let source =
+                &Reference::with_digest(self.host.clone(), repository.clone(), digest.to_owned());
+            let mounted = self.ask(RegistryOperation::Push, digest, move |connection| async move {
+                let mount = connection.client.mount_blob(reference, source, digest);
+                in_time(IDLE, mount.map(|answer| answer.map_err(failure))).await
+            });
+            if mounted.await.is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn push(
+        &self,
+        reference: &Reference,
+        media_type: &str,
+        document: Vec<u8>,
+        what: &str,
+    ) -> Result<(), StoreError> {
+        let document = &Bytes::from(document);
+        let content_type = &HeaderValue::from_str(media_type)
+            .map_err(|error| Failure::new(Kind::Lasting, error.to_string()).of(&self.url, what))?;
+        self.ask(RegistryOperation::Push, what, move |connection| async move {
+            let push = connection.client.push_manifest_raw(
+                reference,
+                document.clone(),
+                content_type.clone(),
+            );
+            in_time(IDLE, push.map(|answer| answer.map(drop).map_err(failure))).await
+        })
+        .await
+    }
+
+    async fn pull(&self, reference: &Reference, what: &str) -> Result<Bytes, StoreError> {
+        self.ask(RegistryOperation::Pull, what, move |connection| async move {
+            let auth = &self.login.auth;
+            let pull = connection.client.pull_manifest_raw(reference, auth, &DOCUMENTS);
+            let (document, _) = in_time(IDLE, pull.map(|answer| answer.map_err(failure))).await?;
+            Ok(document)
+        })
+        .await
+    }
+
+    async fn pull_blob(
+        &self,
+        blob: &Descriptor,
+        offset: u64,
+    ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
+        let (reference, digest) = (&self.named(blob), blob.digest.as_str());
+        let answer = self.ask(RegistryOperation::Pull, digest, move |connection| async move {
+            let pull = connection.client.pull_blob_stream_partial(reference, digest, offset, None);
+            in_time(IDLE, pull.map(|answer| answer.map_err(failure))).await
+        });
+        let (pieces, skip) = match answer.await? {
+            BlobResponse::Partial(pieces) => (pieces, 0),
+            // The registry knows no ranges.
+            BlobResponse::Full(pieces) => (pieces, offset),
+        };
+        let pieces = pieces.map(|piece| piece.map_err(|error| Failure::connection(&error)));
+        Ok(retry::body(without(skip, pieces.boxed()), &self.url, digest))
+    }
+
+    /// Sends a request that the library lacks.
+    async fn request(
+        &self,
+        connection: &Connection,
+        operation: RegistryOperation,
+        method: Method,
+        path: &str,
+    ) -> Result<reqwest::Response, Failure> {
+        let token = connection.token(self, operation).await?;
+        let host = self.tag("").resolve_registry().to_owned();
+        let url = format!("{}://{host}/v2/{}/{path}", connection.scheme, self.repository);
+        let request = connection.requests.request(method, url).header(ACCEPT, DOCUMENTS.join(", "));
+        let request = match (token, &self.login.auth) {
+            (Some(token), _) => request.bearer_auth(token),
+            (None, RegistryAuth::Basic(user, password)) => request.basic_auth(user, Some(password)),
+            (None, _) => request,
+        };
+        let answer = request.send().map(|answer| answer.map_err(|e| Failure::connection(&e)));
+        let answer = in_time(IDLE, answer).await?;
+        let failure = Failure::status(answer.status().as_u16(), "");
+        let after = answer.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok());
+        match (failure.kind, after.and_then(|after| after.parse().ok())) {
+            (Kind::Passing(_), Some(after)) => {
+                let kind = Kind::Passing(Some(Duration::from_secs(after)));
+                Err(Failure { kind, ..failure })
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    async fn delete(&self, reference: &str) -> Result<(), StoreError> {
+        let path = &format!("manifests/{reference}");
+        self.ask(RegistryOperation::Push, reference, move |connection| async move {
+            let answer =
+                self.request(connection, RegistryOperation::Push, Method::DELETE, path).await?;
+            match answer.status() {
+                status if status.is_success() => Ok(()),
+                StatusCode::METHOD_NOT_ALLOWED => Err(Failure::new(
+                    Kind::Lasting,
+                    "it does not delete: in Docker's registry, REGISTRY_STORAGE_DELETE_ENABLED=true \
+                     lets it",
+                )),
+                status => Err(said(status.as_u16(), &answer.text().await.unwrap_or_default())),
+            }
+        })
+        .await
+    }
+
+    /// Removes a tag and no other. Few registries delete a tag as such, and deleting a manifest
+    /// deletes all tags that name it: so the tag is made to name a manifest of its own first.
+    async fn remove_tag(&self, name: &str) -> Result<(), StoreError> {
+        if self.read_ref(name).await?.is_none() {
+            return Ok(());
+        }
+        if self.delete(name).await.is_ok() {
+            return Ok(());
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut last = Index::new(Vec::new());
+        last.annotations.insert("removed".to_owned(), format!("{name} {}", now.as_nanos()));
+        let last = serde_json::to_vec(&last).unwrap_or_default();
+        let blob = Descriptor::of(INDEX, &last);
+        // Where nothing is deleted, the tag must stay as it is.
+        for reference in [self.named(&blob), self.tag(name)] {
+            self.push(&reference, INDEX, last.clone(), &quoted(name)).await?;
+            self.delete(blob.digest.as_str()).await?;
+        }
+        Ok(())
+    }
+
+    async fn list_tags(&self) -> Result<Vec<String>, StoreError> {
+        let mut tags = BTreeSet::new();
+        let mut last: Option<String> = None;
+        loop {
+            let (reference, after) = (&self.tag(""), last.as_deref());
+            let page =
+                self.ask(RegistryOperation::Pull, "the tags", move |connection| async move {
+                    let auth = &self.login.auth;
+                    let list = connection.client.list_tags(reference, auth, Some(TAGS), after);
+                    in_time(IDLE, list.map(|answer| answer.map_err(failure))).await
+                });
+            let page = match page.await {
+                // A repository begins to be with its first manifest.
+                Err(StoreError::Missing { .. }) => break,
+                page => page?.tags,
+            };
+            // Pages may be shorter than asked for, and some registries know no pages at all: the
+            // end is where nothing new comes.
+            let before = tags.len();
+            last = page.last().cloned();
+            tags.extend(page);
+            if tags.len() == before {
+                break;
+            }
+        }
+        Ok(tags.into_iter().collect())
+    }
+}
+
+impl Connection {
+    fn new(
+        scheme: &'static str,
+        protocol: ClientProtocol,
+        authorities: &[Certificate],
+    ) -> Result<Self, Failure> {
+        let agent = concat!("dockercache/", env!("CARGO_PKG_VERSION"));
+        let client = Client::try_from(ClientConfig {
+            protocol,
+            use_monolithic_push: true,
+            extra_root_certificates: authorities.to_vec(),
+            connect_timeout: Some(CONNECT),
+            user_agent: agent,
+            ..ClientConfig::default()
+        })
+        .map_err(failure)?;
+        let certificates = authorities
+            .iter()
+            .map(|authority| reqwest::Certificate::from_pem(&authority.data))
+            .collect::<Result<Vec<_>, _>>();
+        let requests = certificates
+            .and_then(|certificates| {
+                reqwest::Client::builder()
+                    .tls_certs_merge(certificates)
+                    .connect_timeout(CONNECT)
+                    .user_agent(agent)
+                    .build()
+            })
+            .map_err(|error| Failure::new(Kind::Lasting, retry::innermost(&error)))?;
+        Ok(Self { client, requests, scheme, token: Mutex::default() })
+    }
+
+    /// Asks whether a registry answers in this way.
+    async fn greet(&self, host: &str) -> Result<StatusCode, Failure> {
+        let answer = self.requests.get(format!("{}://{host}/v2/", self.scheme)).send();
+        let answer = answer.map(|answer| answer.map_err(|error| Failure::connection(&error)));
+        Ok(in_time(IDLE, answer).await?.status())
+    }
+
+    /// The token for a request of our own, if the registry uses tokens.
+    async fn token(
+        &self,
+        registry: &Registry,
+        operation: RegistryOperation,
+    ) -> Result<Option<String>, Failure> {
+        if let Some((since, whose, token)) = &*self.token.lock().await
+            && *whose == operation
+            && since.elapsed() < TOKEN
+        {
+            return Ok(token.clone());
+        }
+        self.renew(registry, operation).await
+    }
+
+    /// Gets a new token, for the library too.
+    async fn renew(
+        &self,
+        registry: &Registry,
+        operation: RegistryOperation,
+    ) -> Result<Option<String>, Failure> {
+        let reference = registry.tag("");
+        let answer = self.client.auth(&reference, &registry.login.auth, operation).await;
+        let token = answer.map_err(failure)?;
+        *self.token.lock().await = Some((Instant::now(), operation, token.clone()));
+        Ok(token)
+    }
+}
+
+impl RemoteStore for Registry {
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn read_ref<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Vec<u8>>> {
+        async move {
+            match self.pull(&self.tag(name), &quoted(name)).await {
+                Ok(document) => Ok(Some(document.to_vec())),
+                Err(StoreError::Missing { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        }
+        .boxed()
+    }
+
+    fn write_ref<'a>(&'a self, name: &'a str, index: &'a [u8]) -> Answer<'a, ()> {
+        async move {
+            let media_type = serde_json::from_slice(index)
+                .ok()
+                .and_then(|index: Index| index.media_type)
+                .unwrap_or_else(|| INDEX.to_owned());
+            self.push(&self.tag(name), &media_type, index.to_vec(), &quoted(name)).await
+        }
+        .boxed()
+    }
+
+    fn refs(&self) -> Answer<'_, Vec<String>> {
+        self.list_tags().boxed()
+    }
+
+    fn remove_ref<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+        self.remove_tag(name).boxed()
+    }
+
+    fn has<'a>(&'a self, blob: &'a Descriptor) -> Answer<'a, bool> {
+        async move {
+            let kind = if blob.is_document() { "manifests" } else { "blobs" };
+            let path = &format!("{kind}/{}", blob.digest);
+            self.ask(RegistryOperation::Pull, blob.digest.as_str(), move |connection| async move {
+                let operation = RegistryOperation::Pull;
+                let answer = self.request(connection, operation, Method::HEAD, path).await?;
+                match answer.status() {
+                    StatusCode::NOT_FOUND => Ok(false),
+                    status if status.is_success() => {
+                        let size = answer.headers().get(CONTENT_LENGTH);
+                        let size = size.and_then(|size| size.to_str().ok()?.parse::<u64>().ok());
+                        Ok(size.is_none_or(|size| size == blob.size))
+                    }
+                    status => Err(Failure::status(status.as_u16(), "")),
+                }
+            })
+            .await
+        }
+        .boxed()
+    }
+
+    fn get<'a>(
+        &'a self,
+        blob: &'a Descriptor,
+        offset: u64,
+    ) -> Answer<'a, BoxStream<'static, Result<Bytes, StoreError>>> {
+        async move {
+            if offset >= blob.size {
+                return Ok(stream::empty().boxed());
+            }
+            if !blob.is_document() {
+                return self.pull_blob(blob, offset).await;
+            }
+            let mut document = self.pull(&self.named(blob), blob.digest.as_str()).await?;
+            let offset = usize::try_from(offset).unwrap_or(usize::MAX).min(document.len());
+            let rest = document.split_off(offset);
+            Ok(stream::once(future::ready(Ok(rest))).boxed())
+        }
+        .boxed()
+    }
+
+    fn put<'a>(
+        &'a self,
+        blob: &'a Descriptor,
+        from: &'a Path,
+        advance: &'a (dyn Fn(u64) + Sync),
+    ) -> Answer<'a, ()> {
+        async move {
+            if !blob.is_document() {
+                return self.put_blob(blob, from, advance).await;
+            }
+            self.put_document(blob, from).await?;
+            advance(blob.size);
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+/// Whether a host is this machine, by its name alone.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+/// A body without its first bytes.
+fn without(
+    skip: u64,
+    pieces: BoxStream<'static, Result<Bytes, Failure>>,
+) -> BoxStream<'static, Result<Bytes, Failure>> {
+    pieces
+        .scan(skip, |skip, piece| {
+            future::ready(Some(piece.map(|mut piece| {
+                let part = usize::try_from(*skip).unwrap_or(usize::MAX).min(piece.len());
+                *skip -= part as u64;
+                piece.split_off(part)
+            })))
+        })
+        .boxed()
+}
+
+fn quoted(name: &str) -> String {
+    format!("ref `{name}`")
+}
+
+fn unread(path: &Path, source: std::io::Error) -> StoreError {
+    StoreError::Io { action: format!("read `{}`", path.display()), source }
+}
+
+/// What the library's error means for the next attempt.
+fn failure(error: OciDistributionError) -> Failure {
+    use OciDistributionError as Oci;
+    match error {
+        Oci::RequestError(error) => Failure::connection(&error),
+        Oci::IoError(error) => Failure::connection(&error),
+        Oci::ServerError { code, message, .. } => said(code, &message),
+        Oci::UnauthorizedError { .. } => Failure::status(401, ""),
+        Oci::AuthenticationFailure(message) => said(401, &message),
+        Oci::RegistryError { envelope, .. } => refused(400, &envelope),
+        Oci::ImageManifestNotFoundError(_) => Failure::new(Kind::Missing, "there is none"),
+        Oci::DigestError(error) => Failure::new(Kind::Damaged, error.to_string()),
+        // A list or a token that was cut off.
+        Oci::JsonError(_) | Oci::RegistryTokenDecodeError(_) => {
+            Failure::new(Kind::Passing(None), "its answer is no JSON")
+        }
+        error => Failure::new(Kind::Lasting, retry::one_line(&error.to_string())),
+    }
+}
+
+/// What a registry said with a status, as the specification has it or else in its own words.
+fn said(code: u16, message: &str) -> Failure {
+    match serde_json::from_str(message) {
+        Ok(envelope) => refused(code, &envelope),
+        Err(_) => Failure::status(code, message),
+    }
+}
+
+fn refused(code: u16, envelope: &OciEnvelope) -> Failure {
+    let Some(first) = envelope.errors.first() else { return Failure::status(code, "") };
+    // The library keeps the status of some errors to itself.
+    let code = match &first.code {
+        _ if code != 400 => code,
+        OciErrorCode::Unauthorized => 401,
+        OciErrorCode::Denied => 403,
+        OciErrorCode::BlobUnknown
+        | OciErrorCode::ManifestUnknown
+        | OciErrorCode::NameUnknown
+        | OciErrorCode::NotFound => 404,
+        OciErrorCode::Toomanyrequests => 429,
+        _ => code,
+    };
+    Failure::status(code, &first.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::TryStreamExt as _;
+
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_loopback() {
+        for host in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.9.9.9", "[::1]:5000"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["localhost.example.com", "128.0.0.1:5000", "registry:5000", "10.0.0.1"] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_whole_body_is_cut_to_the_rest() {
+        for skip in 0..7 {
+            let pieces = ["ab", "", "cde", "f"].map(|piece| Ok(Bytes::from(piece)));
+            let rest: Vec<_> =
+                without(skip, stream::iter(pieces).boxed()).try_collect().await.unwrap();
+            assert_eq!(rest.concat(), b"abcdef"[usize::try_from(skip).unwrap()..]);
+        }
+    }
+
+    #[test]
+    fn errors_name_no_url() {
+        let error = OciDistributionError::ServerError {
+            code: 503,
+            url: "https://host/?signature=hunter2".to_owned(),
+            message: "<html>busy</html>".to_owned(),
+        };
+        let failure = failure(error);
+        assert_eq!(failure.reason, "HTTP status 503: <html>busy</html>");
+        assert_eq!(failure.kind, Kind::Passing(None));
+    }
+
+    #[test]
+    fn a_registry_s_words_are_read() {
+        let denied = said(403, r#"{"errors": [{"code": "DENIED", "message": "not yours"}]}"#);
+        assert_eq!(
+            (denied.kind, denied.reason.as_str()),
+            (Kind::Denied, "HTTP status 403: not yours")
+        );
+    }
+}

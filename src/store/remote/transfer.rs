@@ -14,6 +14,7 @@ use futures_util::StreamExt as _;
 use tokio::runtime::Runtime;
 
 use super::commit::{self, Terms};
+use super::environment::Environment;
 use super::error::StoreError;
 use super::reference::RefName;
 use super::signature::Trust;
@@ -71,8 +72,8 @@ pub enum PushError {
 
 impl Remote {
     /// Opens a store; nothing is asked of it yet.
-    pub fn open(url: &StoreUrl) -> Result<Self, StoreError> {
-        Self::new(super::open(url)?)
+    pub fn open(url: &StoreUrl, environment: &Environment) -> Result<Self, StoreError> {
+        Self::new(super::open(url, environment)?)
     }
 
     /// Wraps a store that is open.

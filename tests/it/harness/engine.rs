@@ -197,6 +197,12 @@ pub(crate) fn busybox_tree() -> PathBuf {
     script(&["busybox"]).trim().into()
 }
 
+/// The path of a docker-registry.
+pub(crate) fn registry_program() -> &'static str {
+    static PROGRAM: OnceLock<String> = OnceLock::new();
+    PROGRAM.get_or_init(|| script(&["registry"]).trim().to_owned())
+}
+
 /// Installs programs on this machine that are missing, each given as `PROGRAM=PACKAGE`.
 pub(crate) fn need_programs(programs: &[&str]) {
     script(&[&["programs"], programs].concat());

@@ -14,7 +14,7 @@ mod project;
 pub(crate) use build_report::{BuildReport, Outcome};
 pub(crate) use builder::{Builder, on_buildkit, on_every_builder};
 pub(crate) use cache::Cache;
-pub(crate) use engine::{Engine, Generation, busybox_tree, need_programs};
+pub(crate) use engine::{Engine, Generation, busybox_tree, need_programs, registry_program};
 pub(crate) use image::Image;
 pub(crate) use invocation::{Invocation, Run, dockercache};
 pub(crate) use job::{Carried, DockerBuild, Job, noise};

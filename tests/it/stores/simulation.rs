@@ -22,7 +22,7 @@ use dockercache::store::remote::reference::RefName;
 use dockercache::store::remote::signature::Trust;
 use dockercache::store::remote::transfer::{Remote, is_layer};
 
-use super::servers::{Place, s3};
+use super::servers::{S3Server, Server as _};
 
 /// How long it goes on.
 const DURATION: Duration = Duration::from_secs(60);
@@ -53,12 +53,12 @@ fn policy() -> Policy {
 
 #[test]
 fn no_ref_ever_names_a_missing_blob() {
-    let place = s3();
+    let server = S3Server::start();
     let mut processes: Vec<Process> = (0..SAVERS)
         .map(|_| "saver")
         .chain((0..READERS).map(|_| "reader"))
         .chain(["collector"])
-        .map(|role| Process::start(&place, role, 1))
+        .map(|role| Process::start(server.address(), role, 1))
         .collect();
     let mut random = Random(20_181_125);
     let begun = Instant::now();
@@ -69,7 +69,10 @@ fn no_ref_ever_names_a_missing_blob() {
         let at = usize::try_from(random.below(processes.len() as u64)).expect("an index");
         generation += 1;
         let role = processes[at].role;
-        let killed = std::mem::replace(&mut processes[at], Process::start(&place, role, generation));
+        let killed = std::mem::replace(
+            &mut processes[at],
+            Process::start(server.address(), role, generation),
+        );
         killed.kill(&mut report);
         *report.entry("killed".to_owned()).or_default() += 1;
     }
@@ -79,7 +82,7 @@ fn no_ref_ever_names_a_missing_blob() {
     println!("{report:?}");
 
     // Nobody is at work: all that is named is there, and a collector leaves it there.
-    let remote = place.remote().with_terms(terms());
+    let remote = open(server.address());
     let named = every_ref_is_whole(&remote);
     std::thread::sleep(terms().collector);
     let kept = Policy { max_age: None, ..policy() };
@@ -110,11 +113,10 @@ struct Process {
 }
 
 impl Process {
-    fn start(place: &Place, role: &'static str, seed: u64) -> Self {
+    fn start(address: &str, role: &'static str, seed: u64) -> Self {
         let child = Command::new(std::env::current_exe().expect("this program"))
             .args(["--exact", "stores::simulation::process", "--ignored", "--nocapture"])
-            .envs(place.environment())
-            .env("SIMULATION", format!("{role} {seed} {}", place.url()))
+            .env("SIMULATION", format!("{role} {seed} {address}"))
             .stdout(Stdio::piped())
             .spawn()
             .expect("a process");
@@ -125,7 +127,8 @@ impl Process {
         self.child.kill().expect("a process to kill");
         let output = self.child.wait_with_output().expect("its output");
         for line in String::from_utf8_lossy(&output.stdout).lines() {
-            let Some((word, rest)) = line.strip_prefix("simulation: ").and_then(|l| l.split_once(' '))
+            let Some((word, rest)) =
+                line.strip_prefix("simulation: ").and_then(|l| l.split_once(' '))
             else {
                 continue;
             };
@@ -142,9 +145,9 @@ impl Process {
 fn process() {
     let told = std::env::var("SIMULATION").expect("what to do");
     let mut words = told.splitn(3, ' ');
-    let (role, seed, url) =
-        (words.next().expect("a role"), words.next().expect("a seed"), words.next().expect("a URL"));
-    let remote = Remote::open(&url.parse().expect("a URL")).expect("a store").with_terms(terms());
+    let mut word = || words.next().expect("a role, a seed and an address");
+    let (role, seed, address) = (word(), word(), word());
+    let remote = open(address);
     let mut random = Random(seed.parse::<u64>().expect("a number") ^ u64::from(std::process::id()));
     loop {
         match role {
@@ -163,14 +166,20 @@ fn process() {
     }
 }
 
+fn open(address: &str) -> Remote {
+    Remote::new(S3Server::open_client(address)).expect("a store").with_terms(terms())
+}
+
 /// Saves an archive of a few layers.
 fn save(remote: &Remote, random: &mut Random) {
     let dir = tempfile::tempdir().expect("a directory");
     let layout = Layout::at(dir.path());
     let lock = layout.lock().expect("a lock");
     let first = random.below(LAYERS);
-    let layers: Vec<LayerBlob> =
-        (0..4).map(|_| layer(&layout, random.below(LAYERS))).chain([layer(&layout, first)]).collect();
+    let layers: Vec<LayerBlob> = (0..4)
+        .map(|_| layer(&layout, random.below(LAYERS)))
+        .chain([layer(&layout, first)])
+        .collect();
     let diff_ids: Vec<&Digest> = layers.iter().map(|l| &l.diff_id).collect();
     let config = serde_json::json!({ "rootfs": { "type": "layers", "diff_ids": diff_ids } });
     let note = dockercache::layout::archive::ImageNote {

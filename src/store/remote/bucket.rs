@@ -1,0 +1,153 @@
+//! Clients for a bucket, made from what the cloud's own tools find in the environment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
+
+use super::environment::Environment;
+use super::profile::profile;
+use super::retry::{self, CONNECT, FIRST_PAUSE, Failure, IDLE, Kind, LONGEST_PAUSE, PATIENCE};
+
+/// How long one request of an upload may take, at most 8 MiB of it: while a body is sent, the
+/// library does not tell slow from idle.
+const UPLOAD: Duration = Duration::from_secs(120);
+/// How long a request may take as long as bytes come.
+const EVER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A bucket.
+pub(crate) struct Bucket {
+    /// For what may take as long as it likes.
+    pub(crate) reads: Arc<dyn ObjectStore>,
+    /// For what has a body.
+    pub(crate) writes: Arc<dyn ObjectStore>,
+    /// How to call the credentials in a message.
+    pub(crate) login: String,
+}
+
+/// Makes the clients. Nothing is sent yet.
+pub(crate) fn open(scheme: &str, name: &str, environment: &Environment) -> Result<Bucket, Failure> {
+    let reads = [(ClientConfigKey::Timeout, EVER), (ClientConfigKey::ReadTimeout, IDLE)];
+    let writes = [(ClientConfigKey::Timeout, UPLOAD)];
+    let open = match scheme {
+        "s3" => return s3(name, environment, &reads, &writes),
+        "gs" => google,
+        _ => azure,
+    };
+    Ok(Bucket {
+        reads: open(name, environment, &reads)?,
+        writes: open(name, environment, &writes)?,
+        login: "with the credentials from the environment".to_owned(),
+    })
+}
+
+type Limits<'a> = &'a [(ClientConfigKey, Duration)];
+
+fn s3(
+    name: &str,
+    environment: &Environment,
+    reads: Limits<'_>,
+    writes: Limits<'_>,
+) -> Result<Bucket, Failure> {
+    let profile = profile(environment).map_err(|reason| Failure::new(Kind::Denied, reason))?;
+    let open = |limits: Limits<'_>| {
+        let mut builder = AmazonS3Builder::new().with_bucket_name(name).with_retry(repeats());
+        for (key, value) in client(limits) {
+            builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
+        }
+        for (key, value) in &profile.settings {
+            builder = builder.with_config(*key, value);
+        }
+        for (key, value) in settings(environment, "AWS_") {
+            builder = builder.with_config(key, value);
+        }
+        let endpoints = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
+        let endpoint = endpoints.iter().find_map(|key| builder.get_config_value(key));
+        if endpoint.is_some_and(|endpoint| is_loopback(&endpoint)) {
+            builder = builder.with_allow_http(true);
+        }
+        built(builder.build())
+    };
+    let login = match &profile.name {
+        Some(name) => name.clone(),
+        None if environment.get("AWS_ACCESS_KEY_ID").is_some() => {
+            "with AWS_ACCESS_KEY_ID from the environment".to_owned()
+        }
+        None => "with the role that the environment gives".to_owned(),
+    };
+    Ok(Bucket { reads: open(reads)?, writes: open(writes)?, login })
+}
+
+fn google(
+    name: &str,
+    environment: &Environment,
+    limits: Limits<'_>,
+) -> Result<Arc<dyn ObjectStore>, Failure> {
+    let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(name).with_retry(repeats());
+    for (key, value) in client(limits) {
+        builder = builder.with_config(GoogleConfigKey::Client(key), value);
+    }
+    for (key, value) in settings(environment, "GOOGLE_") {
+        builder = builder.with_config(key, value);
+    }
+    built(builder.build())
+}
+
+fn azure(
+    name: &str,
+    environment: &Environment,
+    limits: Limits<'_>,
+) -> Result<Arc<dyn ObjectStore>, Failure> {
+    let mut builder = MicrosoftAzureBuilder::new().with_container_name(name).with_retry(repeats());
+    for (key, value) in client(limits) {
+        builder = builder.with_config(AzureConfigKey::Client(key), value);
+    }
+    for (key, value) in settings(environment, "AZURE_") {
+        builder = builder.with_config(key, value);
+    }
+    // Where a managed identity gets its tokens.
+    if let Some(endpoint) = environment.get("IDENTITY_ENDPOINT") {
+        builder = builder.with_config(AzureConfigKey::MsiEndpoint, endpoint);
+    }
+    built(builder.build())
+}
+
+/// The variables that the library knows, by their prefix.
+fn settings<'a, K: std::str::FromStr>(
+    environment: &'a Environment,
+    prefix: &'a str,
+) -> impl Iterator<Item = (K, &'a str)> {
+    let ours = environment.iter().filter(move |(name, _)| name.starts_with(prefix));
+    ours.filter_map(|(name, value)| Some((name.to_ascii_lowercase().parse().ok()?, value)))
+}
+
+fn client(limits: Limits<'_>) -> impl Iterator<Item = (ClientConfigKey, String)> {
+    let connect = [(ClientConfigKey::ConnectTimeout, CONNECT)];
+    let limits = limits.iter().copied().chain(connect);
+    limits.map(|(key, limit)| (key, format!("{} seconds", limit.as_secs())))
+}
+
+/// The policy of [`retry`], in the library's words.
+fn repeats() -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig { init_backoff: FIRST_PAUSE, max_backoff: LONGEST_PAUSE, base: 2.0 },
+        max_retries: usize::MAX,
+        retry_timeout: PATIENCE,
+    }
+}
+
+fn built<S: ObjectStore>(built: object_store::Result<S>) -> Result<Arc<dyn ObjectStore>, Failure> {
+    match built {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(error) => Err(Failure::new(Kind::Lasting, retry::innermost(&error))),
+    }
+}
+
+/// Whether plain HTTP is as good as HTTPS, as it never leaves this machine.
+fn is_loopback(endpoint: &str) -> bool {
+    let rest = endpoint.strip_prefix("http://");
+    rest.and_then(|rest| rest.split('/').next()).is_some_and(super::registry::is_loopback)
+}

@@ -1,0 +1,497 @@
+//! The two kinds of stores beyond this machine, on real servers, in fair and in foul weather.
+
+use std::fs;
+use std::future::Future;
+use std::net::TcpListener;
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use dockercache::layout::digest::Digest;
+use dockercache::layout::oci::{CONFIG, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST};
+use dockercache::layout::oci::{Manifest, UNCOMPRESSED};
+use dockercache::store::remote::error::StoreError;
+use dockercache::store::remote::{RemoteStore, Shelf};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use tempfile::NamedTempFile;
+use tokio::runtime::Runtime;
+
+use super::faults::{Fault, Proxy};
+use super::servers::{PASSWORD, RegistryServer, RegistrySettings, S3Server, Server, servers};
+
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+/// Lets this test binary run one test again, as the client that is measured.
+const CLIENT_OF: &str = "DOCKERCACHE_TEST_CLIENT_OF";
+
+/// A blob in a file.
+struct Blob {
+    descriptor: Descriptor,
+    file: NamedTempFile,
+}
+
+impl Blob {
+    fn new(media_type: &str, bytes: &[u8]) -> Self {
+        let file = NamedTempFile::new().expect("a file");
+        fs::write(file.path(), bytes).expect("a written file");
+        Self { descriptor: Descriptor::of(media_type, bytes), file }
+    }
+
+    /// Bytes that differ from those of every other seed.
+    fn layer(seed: u64, length: usize) -> Self {
+        Self::new(LAYER, &noise(seed, length))
+    }
+
+    async fn put(&self, store: &dyn RemoteStore) -> Result<(), StoreError> {
+        let told = AtomicU64::new(0);
+        let advance = |bytes| {
+            told.fetch_add(bytes, Ordering::Relaxed);
+        };
+        store.put(&self.descriptor, self.file.path(), &advance).await?;
+        assert_eq!(told.into_inner(), self.descriptor.size, "all bytes are told of, once");
+        Ok(())
+    }
+}
+
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(2).wrapping_add(1);
+    let mut next = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    std::iter::repeat_with(&mut next).take(length).collect()
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    Runtime::new().expect("threads").block_on(future)
+}
+
+async fn get(
+    store: &dyn RemoteStore,
+    blob: &Descriptor,
+    offset: u64,
+) -> Result<Vec<u8>, StoreError> {
+    let pieces: Vec<_> = store.get(blob, offset).await?.try_collect().await?;
+    Ok(pieces.concat())
+}
+
+/// Reads a blob as a restore does: what breaks off is continued.
+async fn get_patiently(store: &dyn RemoteStore, blob: &Descriptor) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for _ in 0..50 {
+        let mut pieces = store.get(blob, bytes.len() as u64).await.expect("a stream");
+        while let Some(Ok(piece)) = pieces.next().await {
+            bytes.extend_from_slice(&piece);
+        }
+        if bytes.len() as u64 == blob.size {
+            return bytes;
+        }
+    }
+    panic!("{} of {} bytes after 50 attempts", bytes.len(), blob.size);
+}
+
+/// An image of one layer, as blobs in the order of their putting: an index comes last.
+fn image(seed: u64) -> Vec<Blob> {
+    let layer = Blob::layer(seed, 10_000);
+    let config = Blob::new(CONFIG, format!(r#"{{"seed": {seed}}}"#).as_bytes());
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(MANIFEST.to_owned()),
+        config: config.descriptor.clone(),
+        layers: vec![layer.descriptor.clone()],
+    };
+    let manifest = Blob::new(MANIFEST, &serde_json::to_vec(&manifest).expect("JSON"));
+    let mut index = Index::new(vec![manifest.descriptor.clone()]);
+    index.annotations.insert(UNCOMPRESSED.to_owned(), seed.to_string());
+    let index = Blob::new(INDEX, &serde_json::to_vec(&index).expect("JSON"));
+    vec![layer, config, manifest, index]
+}
+
+async fn save(store: &dyn RemoteStore, name: &str, seed: u64) -> Result<Vec<u8>, StoreError> {
+    let mut blobs = image(seed);
+    let index = blobs.pop().expect("an index");
+    for blob in &blobs {
+        blob.put(store).await?;
+    }
+    let index = fs::read(index.file.path()).expect("the index");
+    store.write_ref(name, &index).await?;
+    Ok(index)
+}
+
+async fn sorted_refs(store: &dyn RemoteStore) -> Vec<String> {
+    let mut refs = store.refs().await.expect("refs");
+    refs.sort();
+    refs
+}
+
+async fn check_blobs(store: &dyn RemoteStore) {
+    // None at all, less than a piece, and more than one part of an upload.
+    for (seed, length) in [(1, 0), (2, 10), (3, 300_000), (4, 20_000_000)] {
+        let blob = Blob::layer(seed, length);
+        assert!(!store.has(&blob.descriptor).await.unwrap());
+        blob.put(store).await.unwrap();
+        // It is no error to put it again.
+        blob.put(store).await.unwrap();
+        assert!(store.has(&blob.descriptor).await.unwrap());
+        let other = Descriptor { size: blob.descriptor.size + 1, ..blob.descriptor.clone() };
+        assert!(!store.has(&other).await.unwrap(), "of another size");
+        let bytes = noise(seed, length);
+        for offset in [0, 1, length / 2, length.saturating_sub(1), length] {
+            let rest = get(store, &blob.descriptor, offset as u64).await.unwrap();
+            assert!(rest == bytes[offset.min(length)..], "from {offset} of {length}");
+        }
+    }
+    let lost = Blob::layer(5, 10);
+    let error = get(store, &lost.descriptor, 0).await.unwrap_err();
+    assert!(matches!(error, StoreError::Missing { .. }), "{error}");
+    assert!(error.to_string().contains(lost.descriptor.digest.as_str()), "{error}");
+    let gone = lost.put_from_nowhere(store).await;
+    assert!(matches!(gone, StoreError::Io { .. }), "{gone}");
+}
+
+impl Blob {
+    async fn put_from_nowhere(self, store: &dyn RemoteStore) -> StoreError {
+        let path = self.file.path().to_owned();
+        drop(self.file);
+        store.put(&self.descriptor, &path, &|_| ()).await.unwrap_err()
+    }
+}
+
+async fn check_documents(store: &dyn RemoteStore) {
+    for blob in image(20) {
+        blob.put(store).await.unwrap();
+        assert!(store.has(&blob.descriptor).await.unwrap());
+        let bytes = fs::read(blob.file.path()).unwrap();
+        assert_eq!(get(store, &blob.descriptor, 0).await.unwrap(), bytes);
+        assert_eq!(get(store, &blob.descriptor, 7).await.unwrap(), bytes[7..]);
+    }
+    let lost = Descriptor::of(DOCKER_MANIFEST, b"{}");
+    assert!(!store.has(&lost).await.unwrap());
+    let error = get(store, &lost, 0).await.unwrap_err();
+    assert!(matches!(error, StoreError::Missing { .. }), "{error}");
+}
+
+async fn check_refs(store: &dyn RemoteStore) {
+    let before = sorted_refs(store).await;
+    assert_eq!(before, [""; 0]);
+    assert_eq!(store.read_ref("main").await.unwrap(), None);
+    store.remove_ref("main").await.unwrap();
+    let first = save(store, "main", 30).await.unwrap();
+    assert_eq!(store.read_ref("main").await.unwrap().unwrap(), first);
+    let second = save(store, "main", 31).await.unwrap();
+    assert_eq!(store.read_ref("main").await.unwrap().unwrap(), second);
+    // Two refs may name the same index; each is removed alone.
+    store.write_ref("branch", &second).await.unwrap();
+    save(store, "other_1.x", 32).await.unwrap();
+    assert_eq!(sorted_refs(store).await, ["branch", "main", "other_1.x"]);
+    store.remove_ref("main").await.unwrap();
+    assert_eq!(sorted_refs(store).await, ["branch", "other_1.x"]);
+    assert_eq!(store.read_ref("main").await.unwrap(), None);
+    assert_eq!(store.read_ref("branch").await.unwrap().unwrap(), second);
+    // A ref that was removed may come again, with the same index.
+    store.write_ref("main", &second).await.unwrap();
+    assert_eq!(store.read_ref("main").await.unwrap().unwrap(), second);
+}
+
+fn check_all(server: &dyn Server) {
+    run(async {
+        let store = server.open();
+        check_refs(&*store).await;
+        check_blobs(&*store).await;
+        check_documents(&*store).await;
+    });
+}
+
+#[test]
+fn a_registry_is_a_store() {
+    check_all(&RegistryServer::start(RegistrySettings::default()));
+}
+
+#[test]
+fn a_registry_with_its_own_authority_is_a_store() {
+    check_all(&RegistryServer::start(RegistrySettings {
+        tls: true,
+        ..RegistrySettings::default()
+    }));
+}
+
+#[test]
+fn a_certificate_of_another_name_is_refused_at_once() {
+    let server =
+        RegistryServer::start(RegistrySettings { tls: true, ..RegistrySettings::default() });
+    let start = Instant::now();
+    let address = server.address().replace("127.0.0.1", "localhost");
+    let store = server.open_at(&address, PASSWORD).unwrap();
+    let error = run(store.refs()).unwrap_err().to_string();
+    assert!(error.contains("not available") && error.contains("certificate"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_bucket_is_a_store() {
+    check_all(&S3Server::start());
+}
+
+#[test]
+fn a_bucket_s_shelf_lists_removes_and_tells_the_time() {
+    let server = S3Server::start();
+    let store = server.object();
+    run(async {
+        let start = SystemTime::now() - Duration::from_secs(2);
+        let blobs = [Blob::layer(1, 10), Blob::layer(2, 20)];
+        for blob in &blobs {
+            blob.put(&store).await.unwrap();
+        }
+        // Someone else's.
+        for name in ["blobs/sha256/README", "blobs/sha256/ab/cd", "blobs/sha512/x", "other"] {
+            let path = server.objects().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "x").unwrap();
+        }
+        let mut listed: Vec<_> = store.blobs().try_collect().await.unwrap();
+        listed.sort_by_key(|blob| blob.size);
+        let named: Vec<_> = listed.iter().map(|blob| (&blob.digest, blob.size)).collect();
+        assert_eq!(named, [(&blobs[0].descriptor.digest, 10), (&blobs[1].descriptor.digest, 20)]);
+        assert!(listed.iter().all(|blob| blob.written > start));
+        store.remove_blob(&listed[0].digest).await.unwrap();
+        store.remove_blob(&listed[0].digest).await.unwrap();
+        assert!(!store.has(&blobs[0].descriptor).await.unwrap());
+        assert!(store.has(&blobs[1].descriptor).await.unwrap());
+
+        assert_eq!(store.ref_time("main").await.unwrap(), None);
+        store.write_ref("main", b"{}").await.unwrap();
+        assert!(store.ref_time("main").await.unwrap().unwrap() > start);
+
+        let written = store.write_note("saver-1", b"one").await.unwrap();
+        assert!(written > start);
+        store.write_note("saver-2", b"two").await.unwrap();
+        store.write_note("collector", b"").await.unwrap();
+        let mut notes = store.notes("saver-").await.unwrap();
+        notes.sort_by(|a, b| a.name.cmp(&b.name));
+        let texts: Vec<_> = notes.iter().map(|note| (&*note.name, &*note.text)).collect();
+        assert_eq!(texts, [("saver-1", &b"one"[..]), ("saver-2", b"two")]);
+        assert_eq!(notes[0].written, written);
+        store.remove_note("saver-1").await.unwrap();
+        store.remove_note("saver-1").await.unwrap();
+        assert_eq!(store.notes("").await.unwrap().len(), 2);
+    });
+}
+
+/// 100 times what the server gives in one answer would take it minutes: it reads its whole
+/// directory for each.
+#[test]
+fn twenty_thousand_blobs_are_listed() {
+    let server = S3Server::start();
+    let directory = server.objects().join("blobs/sha256");
+    fs::create_dir_all(&directory).unwrap();
+    for number in 0..20_000_u32 {
+        let digest = Digest::of(&number.to_be_bytes());
+        fs::File::create(directory.join(digest.hex())).unwrap();
+    }
+    let store = server.object();
+    assert_eq!(run(store.blobs().count()), 20_000);
+}
+
+/// Saves and reads through a proxy whose plan is given.
+fn weather(plan: fn(usize, &str) -> Option<Fault>) {
+    for server in servers() {
+        let proxy = Proxy::start(server.address(), plan);
+        let store = server.open_at(proxy.address(), PASSWORD).unwrap();
+        run(async {
+            let index = save(&*store, "main", 40).await.unwrap();
+            assert_eq!(store.read_ref("main").await.unwrap().unwrap(), index);
+            assert_eq!(store.refs().await.unwrap(), ["main"]);
+            let blob = Blob::layer(41, 500_000);
+            blob.put(&*store).await.unwrap();
+            assert!(get_patiently(&*store, &blob.descriptor).await == noise(41, 500_000));
+        });
+        assert!(!proxy.requests().is_empty());
+    }
+}
+
+#[test]
+fn a_server_that_is_busy_is_asked_again() {
+    weather(|number, _| (number < 4).then_some(Fault::Status { code: 503, retry_after: Some(1) }));
+}
+
+#[test]
+fn a_server_that_limits_requests_is_asked_again() {
+    weather(|number, _| {
+        number.is_multiple_of(3).then_some(Fault::Status { code: 429, retry_after: None })
+    });
+}
+
+#[test]
+fn connections_that_are_closed_are_made_again() {
+    weather(|number, _| number.is_multiple_of(3).then_some(Fault::Closed));
+}
+
+#[test]
+fn answers_that_are_reset_are_asked_for_again() {
+    weather(|number, _| (number % 3 == 1).then_some(Fault::Reset { after: 40 }));
+}
+
+#[test]
+fn answers_that_are_cut_off_are_asked_for_again() {
+    // Past the head of an answer, into its body.
+    weather(|number, line| {
+        (number % 3 == 1 && line.starts_with("GET")).then_some(Fault::Truncated { after: 700 })
+    });
+}
+
+#[test]
+fn a_slow_server_is_waited_for() {
+    weather(|_, line| {
+        let small = line.contains("manifests") || line.contains("refs");
+        small.then_some(Fault::Slow { pause: Duration::from_millis(20) })
+    });
+}
+
+/// Asserts that a store is given up, in time.
+fn assert_gives_up(store: &dyn RemoteStore, words: &str) {
+    let start = Instant::now();
+    let blob = Blob::layer(50, 100);
+    let error = run(store.has(&blob.descriptor)).unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    assert!(error.to_string().contains(words), "{error}");
+    assert!(start.elapsed() > Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_store_that_stays_down_is_given_up() {
+    let down = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    for server in servers() {
+        let down = down.clone();
+        let store = server.open_at(&down, PASSWORD).unwrap();
+        assert_gives_up(&*store, "refused");
+    }
+}
+
+#[test]
+fn a_store_that_only_fails_is_given_up() {
+    for server in servers() {
+        let fails = Fault::Status { code: 503, retry_after: None };
+        let proxy = Proxy::start(server.address(), move |_, _| Some(fails));
+        let store = server.open_at(proxy.address(), PASSWORD).unwrap();
+        assert_gives_up(&*store, "503");
+    }
+}
+
+#[test]
+fn a_wrong_password_is_said_and_not_shown() {
+    for server in servers() {
+        let start = Instant::now();
+        let store = server.open_at(server.address(), "hunter2").unwrap();
+        let blob = Blob::layer(60, 100);
+        run(async {
+            for error in [
+                store.refs().await.unwrap_err(),
+                store.has(&blob.descriptor).await.unwrap_err(),
+                blob.put(&*store).await.unwrap_err(),
+                store.write_ref("main", b"{}").await.unwrap_err(),
+                store.read_ref("main").await.unwrap_err(),
+            ] {
+                assert!(matches!(error, StoreError::Denied { .. }), "{error}");
+                let text = format!("{error} {error:?}");
+                assert!(text.contains("with ") && !text.contains("hunter2"), "{text}");
+                assert!(!text.contains("aHVudGVyMg"), "{text}");
+            }
+        });
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+}
+
+#[test]
+fn a_registry_that_keeps_all_says_so_and_keeps_the_tag() {
+    let settings = RegistrySettings { keeps_all: true, ..RegistrySettings::default() };
+    let server = RegistryServer::start(settings);
+    let store = server.open();
+    run(async {
+        let index = save(&*store, "main", 70).await.unwrap();
+        let error = store.remove_ref("main").await.unwrap_err().to_string();
+        assert!(error.contains("REGISTRY_STORAGE_DELETE_ENABLED"), "{error}");
+        assert_eq!(store.read_ref("main").await.unwrap().unwrap(), index);
+    });
+}
+
+#[test]
+fn a_blob_of_another_repository_is_mounted() {
+    let server = RegistryServer::start(RegistrySettings::default());
+    let proxy = Proxy::start(server.address(), |_, _| None);
+    let blob = Blob::layer(80, 100_000);
+    let source = server.repository(proxy.address(), "team/images");
+    let others = ["team/absent".to_owned(), "team/images".to_owned()];
+    let target = server.repository(proxy.address(), "team/app").with_mounts(others);
+    run(async {
+        blob.put(&source).await.unwrap();
+        let uploads = || proxy.requests().iter().filter(|line| line.starts_with("PUT")).count();
+        assert_eq!(uploads(), 1);
+        blob.put(&target).await.unwrap();
+        assert_eq!(uploads(), 1);
+        assert!(get(&target, &blob.descriptor, 0).await.unwrap() == noise(80, 100_000));
+    });
+}
+
+/// The most memory that this process ever had, in KiB.
+fn peak_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("a status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// Moves 300 MB, in a process of its own whose memory is measured.
+#[test]
+fn memory_stays_small() {
+    const NAME: &str = "stores::backends::memory_stays_small";
+    if let Ok(address) = std::env::var(CLIENT_OF) {
+        return move_much(&address);
+    }
+    for kind in ["registry", "s3"] {
+        let server = &servers()[usize::from(kind == "s3")];
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", NAME, "--nocapture"])
+            .env(CLIENT_OF, format!("{kind} {}", server.address()))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+fn move_much(server: &str) {
+    let (kind, address) = server.split_once(' ').unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let store = match kind {
+        "s3" => S3Server::open_client(address),
+        _ => RegistryServer::open_client(address, home.path()),
+    };
+    let blob = Blob::layer(90, 1000);
+    let piece = noise(91, 1 << 20);
+    let file = fs::File::create(blob.file.path()).unwrap();
+    let mut hashing = dockercache::layout::digest::Hashing::new(file);
+    for _ in 0..300 {
+        std::io::Write::write_all(&mut hashing, &piece).unwrap();
+    }
+    let (_, digest, size) = hashing.finish();
+    let descriptor = Descriptor { digest, size, ..blob.descriptor.clone() };
+    let blob = Blob { descriptor, file: blob.file };
+    run(async {
+        // What a first transfer needs at all.
+        Blob::layer(92, 1000).put(&*store).await.unwrap();
+        let before = peak_memory();
+        let start = Instant::now();
+        blob.put(&*store).await.unwrap();
+        let put = start.elapsed();
+        let mut pieces = store.get(&blob.descriptor, 0).await.unwrap();
+        let mut received = 0;
+        while let Some(piece) = pieces.next().await {
+            received += piece.unwrap().len() as u64;
+        }
+        assert_eq!(received, size);
+        let grown = (peak_memory() - before) / 1024;
+        let got = start.elapsed() - put;
+        println!("{kind}: {grown} MiB more for 300 MiB, put in {put:?}, got in {got:?}");
+        assert!(grown < 64, "{grown} MiB");
+    });
+}

@@ -1,0 +1,155 @@
+//! A proxy on loopback that makes a server fail as networks and servers do, by a plan.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::time::sleep;
+
+/// What happens to a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// The connection is closed before anything is answered.
+    Closed,
+    /// The server answers with this status.
+    Status { code: u16, retry_after: Option<u32> },
+    /// The connection is reset when so much of the answer has passed.
+    Reset { after: usize },
+    /// The connection ends in order, but too early.
+    Truncated { after: usize },
+    /// The answer comes in small pieces with pauses between them.
+    Slow { pause: Duration },
+}
+
+/// A proxy. Each connection carries one request.
+pub(crate) struct Proxy {
+    address: String,
+    requests: Arc<Mutex<Vec<String>>>,
+    _runtime: Runtime,
+}
+
+impl Proxy {
+    /// Starts a proxy before `server`. The plan is given the number of a request, from 0 on, and
+    /// its first line.
+    pub(crate) fn start(
+        server: &str,
+        plan: impl Fn(usize, &str) -> Option<Fault> + Send + Sync + 'static,
+    ) -> Self {
+        let runtime = Runtime::new().expect("threads");
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (seen, server, plan) = (Arc::clone(&requests), server.to_owned(), Arc::new(plan));
+        runtime.spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (seen, server, plan) = (Arc::clone(&seen), server.clone(), Arc::clone(&plan));
+                tokio::spawn(async move {
+                    let plan = |line: &str| {
+                        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                        seen.push(line.to_owned());
+                        plan(seen.len() - 1, line)
+                    };
+                    // A connection that fails is what this is for.
+                    let _ = serve(client, &server, plan).await;
+                });
+            }
+        });
+        Self { address, requests, _runtime: runtime }
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The first lines of all requests until now.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+async fn serve(
+    mut client: TcpStream,
+    server: &str,
+    plan: impl Fn(&str) -> Option<Fault>,
+) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    let end = loop {
+        let mut buffer = [0; 4096];
+        let count = client.read(&mut buffer).await?;
+        head.extend_from_slice(&buffer[..count]);
+        // An attempt to speak TLS is none of the requests.
+        if count == 0 || !head[0].is_ascii_alphabetic() {
+            return Ok(());
+        }
+        if let Some(end) = head.windows(4).position(|four| four == b"\r\n\r\n") {
+            break end;
+        }
+    };
+    let text = String::from_utf8_lossy(&head[..end]).into_owned();
+    let (line, headers) = text.split_once("\r\n").unwrap_or((&text, ""));
+    let fault = plan(line);
+    if let Some(Fault::Closed) = fault {
+        return Ok(());
+    }
+    let body = head.split_off(end);
+    if let Some(Fault::Status { code, retry_after }) = fault {
+        let length = headers.lines().find_map(|header| {
+            let (name, value) = header.split_once(": ")?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.parse::<u64>().ok())?
+        });
+        let came = (body.len() - 4) as u64;
+        let rest = length.unwrap_or_default().saturating_sub(came);
+        copy(&mut (&mut client).take(rest), &mut tokio::io::sink()).await?;
+        let after = retry_after.map(|after| format!("Retry-After: {after}\r\n"));
+        let answer = format!(
+            "HTTP/1.1 {code} Fault\r\nContent-Length: 0\r\nConnection: close\r\n{}\r\n",
+            after.unwrap_or_default()
+        );
+        client.write_all(answer.as_bytes()).await?;
+        return client.shutdown().await;
+    }
+    let mut server = TcpStream::connect(server).await?;
+    server.write_all(&head).await?;
+    server.write_all(b"\r\nConnection: close").await?;
+    server.write_all(&body).await?;
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
+    let answer = async {
+        match fault {
+            Some(Fault::Reset { after } | Fault::Truncated { after }) => {
+                copy(&mut (&mut from_server).take(after as u64), &mut to_client).await?;
+            }
+            Some(Fault::Slow { pause }) => {
+                let mut buffer = [0; 64];
+                loop {
+                    let count = from_server.read(&mut buffer).await?;
+                    if count == 0 {
+                        break;
+                    }
+                    to_client.write_all(&buffer[..count]).await?;
+                    sleep(pause).await;
+                }
+            }
+            _ => {
+                copy(&mut from_server, &mut to_client).await?;
+            }
+        }
+        Ok(())
+    };
+    let question = async {
+        copy(&mut from_client, &mut to_server).await?;
+        // The server's answer decides when it is over.
+        std::future::pending().await
+    };
+    tokio::select! {
+        done = answer => done,
+        done = question => done,
+    }?;
+    if let Some(Fault::Reset { .. }) = fault {
+        client.set_zero_linger()?;
+        return Ok(());
+    }
+    client.shutdown().await
+}

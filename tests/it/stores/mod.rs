@@ -1,0 +1,6 @@
+//! Stores beyond this machine: real servers on loopback, and a proxy that makes them fail.
+
+mod backends;
+mod faults;
+mod servers;
+mod simulation;
