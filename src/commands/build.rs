@@ -21,7 +21,7 @@ use crate::layout::archive::About;
 use crate::layout::directory::Layout;
 use crate::project::{Detail, Project};
 use crate::report::Reporter;
-use crate::store::journal::{Journal, LastBuild};
+use crate::store::journal::{Journal, NotedBuild};
 
 pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(false);
@@ -55,7 +55,7 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
     let explanation = archive.and_then(|about| {
         let builder = Builder::of(&engine, strategy);
         let project = Project::read(&arguments, &builder, Detail::Files).ok()?;
-        Some(explain(&about, &project))
+        Some(explain(&about, arguments.image_name().as_deref(), &project))
     });
     let mut finished = build(&engine, strategy, &arguments, &cache_from)?;
     if !cache_from.is_empty() && finished.failed_in_cache() {
@@ -67,7 +67,7 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
         reporter.info(line);
     }
     if finished.status.success() {
-        journal.build = Some(LastBuild {
+        journal.note(NotedBuild {
             arguments,
             directory: std::env::current_dir().unwrap_or_default(),
             engine: engine.facts.id.clone(),

@@ -51,6 +51,8 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
         args.engine.strategy,
     )?;
     let mut journal = Journal::read(dir);
+    // A job starts here: what an earlier one built on this machine is not its business.
+    journal.builds.clear();
     let offer = offer::make(&layout, &engine, strategy, &mut journal, reporter)?;
     if offer.miss.is_none() {
         ready::load_missing(&engine, strategy, &layout, &offer.archive, reporter)?;

@@ -1,4 +1,4 @@
-//! `save`: takes the cache of a build out of the engine and into the directory.
+//! `save`: takes the cache of the job's builds out of the engine and into the directory.
 
 mod capture;
 mod commit;
@@ -30,9 +30,10 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let recipe = Recipe::asked(args)?;
     let engine = Engine::connect(Client::from_path())?;
     let mut journal = Journal::read(&dir);
+    subject::note_named(args, &mut journal, &engine)?;
     let subject = match recipe {
         Some(recipe) => Some(Subject::Images(recipe.on(&engine)?)),
-        None => Subject::find(args, &journal, &engine, reporter)?,
+        None => Subject::builds(args, &journal, &engine, reporter)?,
     };
     let Some(subject) = subject else {
         Saved::nothing().print(args.speech.format);
@@ -50,7 +51,13 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         }
     };
     let lock = layout.lock()?;
-    let capture = Capture { engine: &engine, layout: &layout, offer: &offer, reporter };
+    let capture = Capture {
+        engine: &engine,
+        layout: &layout,
+        offer: &offer,
+        reporter,
+        keep_others: args.keep_others,
+    };
     let done = capture.take(&subject).and_then(|captured| {
         Ok((commit::commit(&layout, &captured.archive, &offer.archive)?, captured))
     });
@@ -69,11 +76,14 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     drop(lock);
 
     offer::remember(&layout, &archive::reach(&layout)?, &mut journal);
-    if let Some(build) = &mut journal.build {
-        build.saved = true;
-    }
+    journal.builds.iter_mut().for_each(|build| build.saved = true);
     if let Err(error) = journal.write() {
         reporter.warn(format!("failed to note that the build is saved: {error}"));
+    }
+    for build in commit::gone(&captured.archive, &offer.archive) {
+        reporter.info(format!(
+            "save: dropped build `{build}`, which this job has not built; `--keep-others` keeps it"
+        ));
     }
     let saved = Saved::of(changed, strategy, &captured, &pruned);
     reporter.info(saved.summary());

@@ -54,7 +54,7 @@ pub fn capture(
     let mut about = request.about.clone();
     about.stages.extend(request.stages.iter().map(|s| s.about.clone()));
     Ok(Captured {
-        archive: Archive { about: Some(about), cache: exported.cache, images: Vec::new() },
+        archive: Archive { about: Some(about), cache: exported.cache, ..Archive::default() },
         taken: request.stages.iter().map(|s| s.about.name.clone()).collect(),
         kept: Vec::new(),
         warnings: Vec::new(),

@@ -40,6 +40,8 @@ mod recipes;
 #[cfg(test)]
 mod round_trip;
 #[cfg(test)]
+mod several;
+#[cfg(test)]
 mod transports;
 #[cfg(test)]
 mod words;
