@@ -1,7 +1,7 @@
 //! Several images of one job in one archive: what they share is there once, and what a job no
 //! longer builds goes.
 
-use crate::harness::{BuildReport, Builder, Machine, OciDirectory, on_every_builder};
+use crate::harness::{BuildReport, Builder, Generation, Machine, OciDirectory, on_every_builder};
 
 on_every_builder! {
     two_images_have_one_archive,
@@ -146,4 +146,56 @@ fn other_images_stay_if_the_user_says_so(builder: Builder) {
     machine.restore();
     build(&machine, "app").assert_all_cached();
     build(&machine, "worker").assert_all_cached();
+}
+
+/// Plain builds that are named to `save` together, and an archive in one file.
+fn plain_builds_go_through_one_file(builder: Builder) {
+    let machine = machine(builder);
+    let named = ["-t", "acme/app:1", "app", "--and", "-t", "acme/worker:1", "worker"];
+    for image in ["app", "worker"] {
+        machine.docker(["build", "-t", &format!("acme/{image}:1"), image]).run().success();
+    }
+    let file = machine.project.path().join("cache.tar.zst").display().to_string();
+    let saved = machine.save_build(&[&["--archive", &file][..], &named[..]].concat());
+    assert_eq!(saved.taken.len() + saved.kept.len(), 6, "{saved:?}");
+    assert_eq!([SHARED, OF_APP, OF_WORKER].map(|size| blobs_of(&machine, size)), [1; 3]);
+
+    let text = |verb: &str| {
+        let words = [&[verb][..], if verb == "inspect" { &[] } else { &named[..] }].concat();
+        machine.dockercache(words).run().success().stdout.clone()
+    };
+    for verb in ["explain", "inspect"] {
+        for stage in ["base of acme/app", "build of acme/worker"] {
+            assert!(text(verb).contains(&format!("stage {stage}")), "{}", text(verb));
+        }
+    }
+    let key = text("key");
+    machine.project.write("worker/job", "another\n");
+    assert!(!text("explain").contains("miss  line 2"), "{}", text("explain"));
+    assert!(text("explain").contains("`job`"), "{}", text("explain"));
+    assert_ne!(key.lines().next(), text("key").lines().next());
+    // Base, build and last stage of app, the base of which worker shares.
+    assert_eq!(key.lines().rev().take(4).collect::<Vec<_>>(), {
+        let new = text("key");
+        new.lines().rev().take(4).map(str::to_owned).collect::<Vec<_>>()
+    });
+    machine.project.write("worker/job", "job\n");
+
+    machine.replace();
+    machine.forget_cache();
+    machine.dockercache(["restore", "--strict", "--archive", &file]).run().success();
+    for image in ["app", "worker"] {
+        build(&machine, image).assert_all_cached();
+    }
+    machine.save();
+}
+
+#[test]
+fn plain_builds_go_through_one_file_28_5() {
+    plain_builds_go_through_one_file(Builder::Buildkit(Generation::V28_5));
+}
+
+#[test]
+fn plain_builds_go_through_one_file_28_5_containerd() {
+    plain_builds_go_through_one_file(Builder::Buildkit(Generation::V28_5Containerd));
 }
