@@ -41,7 +41,7 @@ Exit codes:
 /// Docker layer caching for CI machines that start with an empty engine.
 ///
 /// Keeps the build cache of every stage of a Dockerfile in one directory, which your CI's cache
-/// carries from job to job, and drops whatever the last build no longer uses. Your Dockerfile,
+/// carries from job to job, and drops whatever the last job no longer uses. Your Dockerfile,
 /// your image and your tags stay as they are.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, after_help = EXAMPLES)]
@@ -61,12 +61,12 @@ pub enum Verb {
     /// of no use to this engine is left out, and the build runs without it. All arguments are the
     /// build's: the directory comes from `DOCKERCACHE_DIR` alone. Ends with the build's exit code.
     Build(BuildArgs),
-    /// Write the last build's cache into the directory
+    /// Write the cache of the job's builds into the directory
     ///
-    /// Without build arguments, saves what the last `dockercache build` with this directory
-    /// built. With the arguments of a plain `docker build` that has just run, saves what that
-    /// built. Takes the stages that changed from the engine, keeps the others, and deletes what
-    /// the build no longer uses. A kill at any moment leaves the old archive or the new one.
+    /// Saves each `dockercache build` with this directory since `restore`, and the plain `docker
+    /// build` that has run with the arguments given here. Takes the stages that changed from the
+    /// engine, keeps the others, and deletes what none of these builds uses: so comes once, after
+    /// the last build. A kill at any moment leaves the old archive or the new one.
     Save(SaveArgs),
     /// Check the directory and make its cache ready for a build
     ///
@@ -169,6 +169,18 @@ pub struct Engine {
     pub strategy: Option<Strategy>,
 }
 
+/// Which builds are meant.
+#[derive(Debug, Args)]
+pub struct Builds {
+    /// The arguments are those of `docker buildx bake`: files, targets, --set; `-f compose.yml`
+    /// reads a compose file
+    #[arg(long)]
+    pub bake: bool,
+    /// Arguments of the `docker build`; `--and` stands between those of several builds
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BUILD ARGUMENTS")]
+    pub arguments: Vec<OsString>,
+}
+
 /// `build`
 #[derive(Debug, Args)]
 #[command(override_usage = "dockercache build [any arguments of docker build]")]
@@ -180,11 +192,15 @@ pub struct BuildArgs {
 
 /// `save`
 #[derive(Debug, Args)]
-#[command(override_usage = "dockercache save [OPTIONS] [arguments of the docker build]")]
+#[command(override_usage = "dockercache save [OPTIONS] [arguments of the docker build [--and …]]")]
 pub struct SaveArgs {
     /// The directory
     #[command(flatten)]
     pub directory: Directory,
+    /// Keep what the archive holds of builds that this job did not make, such as those of other
+    /// jobs with the same directory
+    #[arg(long)]
+    pub keep_others: bool,
     /// Also write the archive as one file, .tar, .tar.gz or .tar.zst, which `docker load` reads
     #[arg(long, value_name = "FILE")]
     pub archive: Option<PathBuf>,
@@ -204,9 +220,9 @@ pub struct SaveArgs {
     /// The output
     #[command(flatten)]
     pub speech: Speech,
-    /// Arguments of the `docker build` to save; none: the last `dockercache build`
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BUILD ARGUMENTS")]
-    pub arguments: Vec<OsString>,
+    /// Builds to save; none: each `dockercache build` since `restore`
+    #[command(flatten)]
+    pub builds: Builds,
 }
 
 /// `restore`
@@ -228,14 +244,14 @@ pub struct RestoreArgs {
     /// The output
     #[command(flatten)]
     pub speech: Speech,
-    /// Arguments of the `docker build` to come: only what it needs is fetched from a store
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BUILD ARGUMENTS")]
-    pub arguments: Vec<OsString>,
+    /// Builds to come: only what they need is fetched from a store
+    #[command(flatten)]
+    pub builds: Builds,
 }
 
 /// `key`
 #[derive(Debug, Args)]
-#[command(override_usage = "dockercache key [OPTIONS] <arguments of the docker build>")]
+#[command(override_usage = "dockercache key [OPTIONS] <arguments of the docker build [--and …]>")]
 pub struct KeyArgs {
     /// A name that keeps projects apart; default: the name of the context's directory
     #[arg(long, value_name = "NAME", env = "DOCKERCACHE_PROJECT")]
@@ -263,9 +279,9 @@ pub struct KeyArgs {
     /// The output
     #[command(flatten)]
     pub speech: Speech,
-    /// Arguments of the `docker build` to come
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BUILD ARGUMENTS")]
-    pub arguments: Vec<OsString>,
+    /// Builds to come
+    #[command(flatten)]
+    pub builds: Builds,
 }
 
 /// `explain`
@@ -280,9 +296,9 @@ pub struct ExplainArgs {
     /// The output
     #[command(flatten)]
     pub speech: Speech,
-    /// Arguments of the `docker build` to come
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BUILD ARGUMENTS")]
-    pub arguments: Vec<OsString>,
+    /// Builds to come
+    #[command(flatten)]
+    pub builds: Builds,
 }
 
 /// `inspect`
@@ -408,7 +424,7 @@ mod tests {
             let cli = parse(line.split(' ').map(OsString::from)).unwrap();
             let Verb::Key(args) = cli.verb else { panic!("{line}") };
             assert_eq!(args.speech.format, Format::Json, "{line}");
-            assert_eq!(args.arguments, ["-t", "app", "-f", "Other", "."], "{line}");
+            assert_eq!(args.builds.arguments, ["-t", "app", "-f", "Other", "."], "{line}");
         }
     }
 
@@ -420,7 +436,7 @@ mod tests {
         }
         let cli = parse(["dockercache", "save", "-q"].map(OsString::from)).unwrap();
         let Verb::Save(args) = cli.verb else { panic!() };
-        assert!(args.speech.quiet && args.arguments.is_empty());
+        assert!(args.speech.quiet && args.builds.arguments.is_empty());
     }
 
     #[test]

@@ -1,14 +1,11 @@
 #!/bin/sh
 # Prints flags that give `docker buildx bake` the cache, without a change of its file:
 #
-#   docker buildx bake $(ci/shell/bake-flags.sh app worker)
-#   DOCKERCACHE_DIR=/tmp/dockercache-app dockercache save -t acme/app .
+#   docker buildx bake $(ci/shell/bake-flags.sh)
+#   dockercache save --bake
 #
-# Takes the names of targets. Each has its own archive, in $DOCKERCACHE_DIR-<name>; `save` takes the
-# arguments of a plain `docker build` of the target.
+# All targets have one archive. `save --bake` takes the arguments of your own bake: files, targets.
 set -eu
 
-for target in "$@"; do
-  flags=$(DOCKERCACHE_DIR="${DOCKERCACHE_DIR:-/tmp/dockercache}-$target" dockercache restore) || continue
-  for flag in $flags; do printf '%s\n' "--set=$target.${flag#--}"; done
-done
+flags=$(dockercache restore) || exit 0
+for flag in $flags; do printf '%s\n' "--set=*.${flag#--}"; done

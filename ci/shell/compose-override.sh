@@ -3,15 +3,14 @@
 #
 #   ci/shell/compose-override.sh app worker > /tmp/cache.yml
 #   docker compose -f compose.yml -f /tmp/cache.yml build
-#   DOCKERCACHE_DIR=/tmp/dockercache-app dockercache save -t acme/app .
+#   dockercache save --bake -f compose.yml
 #
-# Takes the names of services. Each has its own archive, in $DOCKERCACHE_DIR-<name>; `save` takes the
-# arguments of a plain `docker build` of the service.
+# Takes the names of the services that are built. All have one archive.
 set -eu
 
+flags=$(dockercache restore) || flags=
 echo "services:"
 for service in "$@"; do
-  flags=$(DOCKERCACHE_DIR="${DOCKERCACHE_DIR:-/tmp/dockercache}-$service" dockercache restore) || flags=
   printf '  "%s":\n    build:\n      cache_from:' "$service"
   [ -n "$flags" ] || printf ' []'
   echo

@@ -21,7 +21,7 @@ use crate::layout::archive::About;
 use crate::layout::directory::Layout;
 use crate::project::{Detail, Project};
 use crate::report::Reporter;
-use crate::store::journal::{Journal, LastBuild};
+use crate::store::journal::{Journal, NotedBuild};
 
 pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(false);
@@ -62,10 +62,12 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
     let project = if store.is_some() || layout.has_index() { project() } else { None };
     if let Some(store) = store {
         let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };
-        store.fetch(&task, &arguments, project.as_ref(), &mut journal);
+        store.fetch(&task, project.as_slice(), &mut journal);
     }
     let (cache_from, archive) = offered(&layout, &engine, strategy, &mut journal, reporter);
-    let explanation = archive.zip(project).map(|(about, project)| explain(&about, &project));
+    let explanation = archive
+        .zip(project)
+        .map(|(about, project)| explain(&about, arguments.image_name().as_deref(), &project));
     let mut finished = build(&engine, strategy, &arguments, &cache_from)?;
     if !cache_from.is_empty() && finished.failed_in_cache() {
         reporter.warn("the build failed while it read the cache; it runs again without");
@@ -76,7 +78,7 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
         reporter.info(line);
     }
     if finished.status.success() {
-        journal.build = Some(LastBuild {
+        journal.note(NotedBuild {
             arguments,
             directory: std::env::current_dir().unwrap_or_default(),
             engine: engine.facts.id.clone(),

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
+use super::builds;
 use crate::builder::Builder;
 use crate::cli::{ExplainArgs, Format};
 use crate::engine::Engine;
-use crate::engine::arguments::BuildArguments;
 use crate::engine::client::Client;
 use crate::engine::strategy;
 use crate::exit::{Exit, Failure};
@@ -28,6 +28,9 @@ struct Explained<'a> {
 #[derive(Serialize)]
 struct StageRow<'a> {
     name: &'a str,
+    /// Of several builds, the one that it is a stage of.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    build: &'a str,
     steps: Vec<StepRow<'a>>,
 }
 
@@ -58,18 +61,27 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
         return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
     };
     let engine = Engine::connect(Client::from_path())?;
-    let arguments = BuildArguments::parse(args.arguments.iter().cloned());
+    let builds = builds::required(&args.builds, &engine.client)?;
     let environment = |name: &str| std::env::var(name).ok();
     let strategy = strategy::choose(
         &engine.facts,
         &engine.client,
-        &arguments,
+        &builds[0],
         &environment,
         args.engine.strategy,
     )?;
-    let project = Project::read(&arguments, &Builder::of(&engine, strategy), Detail::Files)
-        .map_err(|error| Failure::usage(error.to_string()))?;
-    let explanation = explain(about, &project);
+    let builder = Builder::of(&engine, strategy);
+    let mut explanation = Explanation::default();
+    for build in &builds {
+        let project = Project::read(build, &builder, Detail::Files)
+            .map_err(|error| Failure::usage(error.to_string()))?;
+        let name = build.image_name().filter(|_| builds.len() > 1);
+        let mut explained = explain(about, build.image_name().as_deref(), &project);
+        for stage in &mut explained.stages {
+            stage.build = name.clone().unwrap_or_default();
+        }
+        explanation.stages.append(&mut explained.stages);
+    }
     print(args.speech.format, &explanation, strategy.name());
     for line in explanation.summary() {
         reporter.info(line);
@@ -91,6 +103,7 @@ fn print(format: Format, explanation: &Explanation, strategy: &str) {
                 .iter()
                 .map(|stage| StageRow {
                     name: &stage.name,
+                    build: &stage.build,
                     steps: stage
                         .steps
                         .iter()
@@ -119,7 +132,8 @@ fn print(format: Format, explanation: &Explanation, strategy: &str) {
 
 fn text(explanation: &Explanation) {
     for stage in &explanation.stages {
-        output::line(&sanitized(&format!("stage {}", stage.name)));
+        let of = if stage.build.is_empty() { "" } else { " of " };
+        output::line(&sanitized(&format!("stage {}{of}{}", stage.name, stage.build)));
         for step in &stage.steps {
             let outcome = if step.cause.is_none() { "hit " } else { "miss" };
             output::line(&sanitized(&format!("  {outcome}  line {}: {}", step.line, step.text)));

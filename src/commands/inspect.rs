@@ -30,6 +30,8 @@ struct Inspected {
 #[derive(Serialize)]
 struct StageRow {
     name: String,
+    /// The build that it is a stage of.
+    build: String,
     digest: String,
     /// The stage image's manifest; none where the builder exported the cache itself.
     image: Option<Digest>,
@@ -116,6 +118,7 @@ fn look(layout: &Layout, archive: &Archive) -> Result<Inspected, Failure> {
             .collect();
         StageRow {
             name: stage.name.clone(),
+            build: stage.build.clone(),
             digest: stage.digest.clone(),
             image: stage.image.clone(),
             bytes: layers.iter().map(|l| l.bytes).sum(),
@@ -165,15 +168,19 @@ fn text(inspected: &Inspected) {
         inspected.platform.clone().unwrap_or_else(unknown),
         inspected.created.clone().unwrap_or_else(unknown),
     ));
+    let several = inspected.stages.iter().any(|stage| stage.build != inspected.stages[0].build);
     for stage in &inspected.stages {
+        let name = match (several, stage.build.as_str()) {
+            (false, _) | (true, "") => stage.name.clone(),
+            (true, build) => format!("{} of {build}", stage.name),
+        };
         let digest: String = stage.digest.chars().take(12).collect();
         if stage.image.is_none() {
-            output::line(&format!("  stage {} ({digest})", stage.name));
+            output::line(&format!("  stage {name} ({digest})"));
             continue;
         }
         output::line(&format!(
-            "  stage {} ({digest}): {} layers, {}",
-            stage.name,
+            "  stage {name} ({digest}): {} layers, {}",
             stage.layers.len(),
             bytes(stage.bytes)
         ));

@@ -1,21 +1,23 @@
 //! `key`: cache keys that are known before the build.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::Serialize;
 
+use super::builds;
 use crate::builder::Builder;
 use crate::cli::{Format, KeyArgs};
 use crate::engine::Engine;
-use crate::engine::arguments::BuildArguments;
+use crate::engine::arguments::{BuildArguments, ContextSource};
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
 use crate::engine::facts::Version;
 use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
-use crate::key::{KeyScope, Keys};
+use crate::key::{KeyScope, Keys, StageDigest};
 use crate::project::{Detail, Project};
 use crate::report::{Reporter, output};
 
@@ -40,36 +42,64 @@ struct StageRow<'a> {
 
 pub(super) fn run(args: &KeyArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
-    let arguments = BuildArguments::parse(args.arguments.iter().cloned());
-    let target = target(&arguments, args.engine.strategy, reporter)?;
+    let builds = builds::required(&args.builds, &Client::from_path())?;
+    let target = target(&builds[0], args.engine.strategy, reporter)?;
     let mut builder = target.builder;
     if args.resolve_base {
         builder = builder.resolving_bases(Client::from_path());
     }
     let detail = if args.list_inputs { Detail::Files } else { Detail::Digests };
-    let project =
-        Project::read(&arguments, &builder, detail).map_err(|e| Failure::usage(e.to_string()))?;
-    for warning in &project.warnings {
+    let read =
+        |build| Project::read(build, &builder, detail).map_err(|e| Failure::usage(e.to_string()));
+    let projects = builds.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    for warning in projects.iter().flat_map(|project| &project.warnings) {
         reporter.warn(warning);
     }
     if args.list_inputs {
-        project.inputs().iter().for_each(|path| output::line(&path.to_string_lossy()));
+        list_inputs(&builds, &projects);
         return Ok(Exit::Ok);
     }
+    let stages = all_stages(&projects);
     let scope = KeyScope {
         generation: target.generation,
         strategy: builder.strategy.name().to_owned(),
         platform: builder.platform.clone(),
-        project: args.project.clone().unwrap_or_else(|| project.name.clone()),
+        project: args.project.clone().unwrap_or_else(|| projects[0].name.clone()),
         salt: args.salt.clone(),
         period: args.max_age.map_or_else(String::new, |age| age.bucket(SystemTime::now())),
     };
-    let keys = Keys::new(&scope, &project.stages);
+    let keys = Keys::new(&scope, &stages);
     if let Some(dir) = &args.write {
         write_levels(dir, &keys)?;
     }
-    print(args.speech.format, &keys, &project, builder.strategy);
+    print(args.speech.format, &keys, &stages, builder.strategy);
     Ok(Exit::Ok)
+}
+
+/// The stages of all builds; those that several have in common, once.
+fn all_stages(projects: &[Project]) -> Vec<StageDigest> {
+    let mut stages: Vec<StageDigest> = Vec::new();
+    for stage in projects.iter().flat_map(|project| &project.stages) {
+        if projects.len() == 1 || stages.iter().all(|s| s.digest != stage.digest) {
+            stages.push(stage.clone());
+        }
+    }
+    stages
+}
+
+/// Prints the files that count, relative to the context; of several builds, to where we are.
+fn list_inputs(builds: &[BuildArguments], projects: &[Project]) {
+    let mut inputs = BTreeSet::new();
+    for (build, project) in builds.iter().zip(projects) {
+        let context = match build.context() {
+            ContextSource::Directory(dir) if builds.len() > 1 && dir != Path::new(".") => dir,
+            _ => PathBuf::new(),
+        };
+        inputs.extend(project.inputs().iter().map(|path| context.join(path)));
+    }
+    for path in inputs {
+        output::line(&path.to_string_lossy());
+    }
 }
 
 /// What the key is for, besides the project.
@@ -131,7 +161,7 @@ fn write_levels(dir: &Path, keys: &Keys) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print(format: Format, keys: &Keys, project: &Project, strategy: Strategy) {
+fn print(format: Format, keys: &Keys, stages: &[StageDigest], strategy: Strategy) {
     let texts: Vec<&str> = keys.levels.iter().map(|l| l.key.as_str()).collect();
     match format {
         Format::Text => texts.iter().for_each(|key| output::line(key)),
@@ -139,8 +169,7 @@ fn print(format: Format, keys: &Keys, project: &Project, strategy: Strategy) {
             schema: "dockercache.key.v1",
             strategy: strategy.name(),
             keys: texts,
-            stages: project
-                .stages
+            stages: stages
                 .iter()
                 .map(|s| StageRow {
                     name: s.name.clone().unwrap_or_else(|| format!("stage-{}", s.index)),

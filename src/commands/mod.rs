@@ -1,6 +1,7 @@
 //! The verbs: each wires the parts together for one thing that a user wants.
 
 mod build;
+mod builds;
 mod explain;
 mod gc;
 mod inspect;

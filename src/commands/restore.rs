@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::offer::{self, Offer};
-use super::store;
+use super::{builds, store};
 use crate::builder::Builder;
 use crate::cli::{Format, RestoreArgs};
 use crate::engine::Engine;
@@ -45,28 +45,29 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
         file::restore(&layout, path, &|n| progress.advance(n))?;
     }
     let engine = Engine::connect(Client::from_path())?;
-    let arguments = BuildArguments::parse(args.arguments.iter().cloned());
+    let builds = builds::named(&args.builds, &engine.client)?;
     let environment = |name: &str| std::env::var(name).ok();
     let strategy = strategy::choose(
         &engine.facts,
         &engine.client,
-        &arguments,
+        builds.first().unwrap_or(&BuildArguments::default()),
         &environment,
         args.engine.strategy,
     )?;
     let mut journal = Journal::read(dir);
+    // A job starts here: what an earlier one built on this machine is not its business.
+    journal.builds.clear();
     let mut well = true;
     if let Some(store) = store::open(&args.store, &mut journal)? {
         let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };
         let builder = Builder::of(&engine, strategy);
-        let named = !args.arguments.is_empty();
-        let project =
-            named.then(|| Project::read(&arguments, &builder, Detail::Digests)).transpose();
-        if let Err(error) = &project {
+        let read = |arguments| Project::read(arguments, &builder, Detail::Digests);
+        let projects: Result<Vec<_>, _> = builds.iter().map(read).collect();
+        let projects = projects.unwrap_or_else(|error| {
             reporter.warn(format!("all is fetched, not only what is needed: {error}"));
-        }
-        let project = project.ok().flatten();
-        well = store.fetch(&task, &arguments, project.as_ref(), &mut journal);
+            Vec::new()
+        });
+        well = store.fetch(&task, &projects, &mut journal);
     }
     let offer = offer::make(&layout, &engine, strategy, &mut journal, reporter)?;
     if offer.miss.is_none() {

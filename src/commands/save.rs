@@ -1,4 +1,4 @@
-//! `save`: takes the cache of a build out of the engine and into the directory.
+//! `save`: takes the cache of the job's builds out of the engine and into the directory.
 
 mod capture;
 mod commit;
@@ -31,9 +31,10 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let engine = Engine::connect(Client::from_path())?;
     let mut journal = Journal::read(&dir);
     let store = store::open(&args.store, &mut journal)?;
+    subject::note_named(args, &mut journal, &engine)?;
     let subject = match recipe {
         Some(recipe) => Some(Subject::Images(recipe.on(&engine)?)),
-        None => Subject::find(args, &journal, &engine, reporter)?,
+        None => Subject::builds(args, &journal, &engine, reporter)?,
     };
     let Some(subject) = subject else {
         Saved::nothing().print(args.speech.format);
@@ -51,8 +52,14 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         }
     };
     let lock = layout.lock()?;
-    let registry = store.as_ref().and_then(|store| store.export_to());
-    let capture = Capture { engine: &engine, layout: &layout, offer: &offer, registry, reporter };
+    let capture = Capture {
+        engine: &engine,
+        layout: &layout,
+        offer: &offer,
+        store: store.as_ref(),
+        reporter,
+        keep_others: args.keep_others,
+    };
     let due = store.as_ref().is_some_and(|store| store.is_due(&offer.archive, &journal));
     let done = capture.take(&subject).map_err(Failure::from).and_then(|mut captured| {
         if let Some(store) = &store {
@@ -75,16 +82,19 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     drop(lock);
 
     offer::remember(&layout, &archive::reach(&layout)?, &mut journal);
-    if let Some(build) = &mut journal.build {
-        build.saved = true;
-    }
+    journal.builds.iter_mut().for_each(|build| build.saved = true);
     let mut well = true;
     if let Some(store) = store.as_ref().filter(|_| changed || due) {
         let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };
-        well = store.push(&task, &subject.arguments(), &mut journal);
+        well = store.push(&task, &mut journal);
     }
     if let Err(error) = journal.write() {
         reporter.warn(format!("failed to note that the build is saved: {error}"));
+    }
+    for build in commit::gone(&captured.archive, &offer.archive) {
+        reporter.info(format!(
+            "save: dropped build `{build}`, which this job has not built; `--keep-others` keeps it"
+        ));
     }
     let saved = Saved::of(changed, strategy, &captured, &pruned);
     reporter.info(saved.summary());

@@ -1,18 +1,18 @@
 //! The store that jobs share, as the verbs use it: what a build needs is fetched before, what is
 //! new is pushed after. Whatever is wrong with it, the directory is used alone.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::key::generation;
 use crate::cli;
 use crate::engine::Engine;
-use crate::engine::arguments::{BuildArguments, ContextSource};
 use crate::engine::strategy::Strategy;
 use crate::exit::Failure;
 use crate::explain::needed_layers;
 use crate::key::{KeyScope, Keys};
-use crate::layout::archive::{self, About, Archive, FORMAT};
+use crate::layout::archive::{self, About, Archive, FORMAT, StageAbout};
 use crate::layout::directory::Layout;
 use crate::layout::live;
 use crate::layout::oci::Descriptor;
@@ -31,6 +31,19 @@ const RENEWED_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// The first Docker whose BuildKit reads a cache manifest in the form of an image manifest.
 const READS_IMAGE_FORM: u32 = 25;
 
+/// Where a name for the project is found: ours, or what CI systems call it. A directory's name
+/// says little there.
+const PROJECT_VARIABLES: &[&str] = &[
+    "DOCKERCACHE_PROJECT",
+    "CIRCLE_PROJECT_REPONAME",
+    "GITHUB_REPOSITORY",
+    "CI_PROJECT_PATH",
+    "BUILDKITE_PIPELINE_SLUG",
+    "JOB_NAME",
+];
+/// The names of the first and the last level.
+const EXACT_LEVEL: &str = "exact";
+const PROJECT_LEVEL: &str = "project";
 /// Hexadecimal digits of a stage's digest; others come from archives of strangers.
 const DIGEST_LENGTH: usize = 64;
 
@@ -90,11 +103,10 @@ impl Store {
     pub(super) fn fetch(
         &self,
         task: &Task<'_>,
-        arguments: &BuildArguments,
-        project: Option<&Project>,
+        projects: &[Project],
         journal: &mut Journal,
     ) -> bool {
-        let fetched = self.fetch_nearest(task, arguments, project, journal);
+        let fetched = self.fetch_nearest(task, projects, journal);
         match fetched {
             Ok(said) => {
                 task.reporter.info(format!("store: {said}"));
@@ -110,15 +122,15 @@ impl Store {
     fn fetch_nearest(
         &self,
         task: &Task<'_>,
-        arguments: &BuildArguments,
-        project: Option<&Project>,
+        projects: &[Project],
         journal: &mut Journal,
     ) -> Result<String, PushError> {
         let &Task { layout, reporter, .. } = task;
-        // Of a build that can't be read, only the project's last cache is found.
-        let stages: Option<Vec<&str>> =
-            project.map(|p| p.stages.iter().map(|s| s.digest.as_str()).collect());
-        let refs = refs(task, arguments, stages.as_deref());
+        let builds: Vec<Vec<&str>> = projects
+            .iter()
+            .map(|project| project.stages.iter().map(|s| s.digest.as_str()).collect())
+            .collect();
+        let refs = refs(task, &builds);
         let Some(found) = self.remote.find(&refs, &self.trust, |reason| reporter.warn(reason))?
         else {
             return Ok(format!("no cache of this project in {}", self.url));
@@ -139,7 +151,7 @@ impl Store {
         });
         let layers: Vec<Descriptor> = blobs.into_values().filter(is_layer).collect();
         let total: u64 = layers.iter().map(|l| l.size).sum();
-        let wanted = self.wanted(task, project, &archive, layers, journal);
+        let wanted = self.wanted(task, projects, &archive, layers, journal);
         let size: u64 = wanted.iter().map(|l| l.size).sum();
         let progress = reporter.progress("fetching", size);
         let failed = self.remote.fetch(&wanted, layout, &|n| progress.advance(n))?;
@@ -170,7 +182,7 @@ impl Store {
     fn wanted(
         &self,
         task: &Task<'_>,
-        project: Option<&Project>,
+        projects: &[Project],
         archive: &Archive,
         layers: Vec<Descriptor>,
         journal: &Journal,
@@ -178,9 +190,11 @@ impl Store {
         if journal.remote.as_ref().is_some_and(|copy| copy.direct.is_some()) {
             return Vec::new();
         }
-        let project = project.filter(|_| task.strategy == Strategy::BuildkitReplay);
-        let needed = project.and_then(|project| needed_layers(archive, project));
-        let is_needed = |l: &Descriptor| needed.as_ref().is_none_or(|n| n.contains(&l.digest));
+        let needed = (task.strategy == Strategy::BuildkitReplay && !projects.is_empty())
+            .then(|| projects.iter().map(|project| needed_layers(archive, project)).collect())
+            .and_then(|each: Option<Vec<_>>| Some(each?.into_iter().flatten().collect()));
+        let is_needed =
+            |l: &Descriptor| needed.as_ref().is_none_or(|n: &BTreeSet<_>| n.contains(&l.digest));
         let is_here = |l: &Descriptor| task.layout.blob_size(&l.digest) == Some(l.size);
         layers.into_iter().filter(|l| is_needed(l) && !is_here(l)).collect()
     }
@@ -212,12 +226,19 @@ impl Store {
         }
     }
 
-    /// The archive in the form that the store takes, with all of its documents in the directory.
-    /// The write lock is held by the caller.
+    /// Fetches the documents of what a builder has exported to the store by itself. The write
+    /// lock is held by the caller.
+    pub(super) fn fetch_documents(
+        &self,
+        archive: &Archive,
+        layout: &Layout,
+    ) -> Result<(), PushError> {
+        self.remote.fetch_documents(&archive.to_index(), layout)
+    }
+
+    /// The archive in the form that the store takes. The write lock is held by the caller.
     pub(super) fn adapt(&self, archive: &mut Archive, layout: &Layout) -> Result<(), PushError> {
         if let (StoreUrl::Registry { .. }, Some(cache)) = (&self.url, &archive.cache) {
-            // The builder may have written it there by itself.
-            self.remote.fetch_documents(&archive.to_index(), layout)?;
             archive.cache = Some(archive::cache_as_image(layout, cache)?);
         }
         Ok(())
@@ -225,7 +246,7 @@ impl Store {
 
     /// Whether an archive must be pushed although nothing in it has changed.
     pub(super) fn is_due(&self, archive: &Archive, journal: &Journal) -> bool {
-        let is_exact = journal.remote.as_ref().is_some_and(|copy| copy.level == "exact");
+        let is_exact = journal.remote.as_ref().is_some_and(|copy| copy.level == EXACT_LEVEL);
         let created = archive.about.as_ref().map(|about| about.created.as_str());
         let created = created.and_then(|text| humantime::parse_rfc3339(text).ok());
         let age = created.and_then(|time| SystemTime::now().duration_since(time).ok());
@@ -233,18 +254,13 @@ impl Store {
     }
 
     /// Pushes the archive in the directory. `false` if there was trouble, which has been told of.
-    pub(super) fn push(
-        &self,
-        task: &Task<'_>,
-        arguments: &BuildArguments,
-        journal: &mut Journal,
-    ) -> bool {
+    pub(super) fn push(&self, task: &Task<'_>, journal: &mut Journal) -> bool {
         let reporter = task.reporter;
         if self.read_only {
             reporter.info(format!("store: nothing is written to {}: it is read only", self.url));
             return true;
         }
-        match self.push_archive(task, arguments, journal) {
+        match self.push_archive(task, journal) {
             Ok(said) => {
                 reporter.info(format!("store: {said}"));
                 if let Some(key) = self.trust.public_key() {
@@ -259,23 +275,13 @@ impl Store {
         }
     }
 
-    fn push_archive(
-        &self,
-        task: &Task<'_>,
-        arguments: &BuildArguments,
-        journal: &mut Journal,
-    ) -> Result<String, PushError> {
+    fn push_archive(&self, task: &Task<'_>, journal: &mut Journal) -> Result<String, PushError> {
         let layout = task.layout;
         let Some(index) = layout.index()? else {
             return Ok("there is no archive to push".to_owned());
         };
         let archive = Archive::read(layout)?.unwrap_or_default();
-        let about = archive.about.as_ref();
-        let known =
-            about.filter(|a| a.stages.iter().all(|stage| stage.digest.len() == DIGEST_LENGTH));
-        let stages: Option<Vec<&str>> =
-            known.map(|a| a.stages.iter().map(|s| s.digest.as_str()).collect());
-        let refs = refs(task, arguments, stages.as_deref());
+        let refs = refs(task, &digests_by_build(&archive));
         let progress = task.reporter.progress("pushing", 0);
         let pushed =
             self.remote.push(layout, &index, &refs, &self.trust, &|n| progress.advance(n))?;
@@ -285,7 +291,7 @@ impl Store {
         }
         journal.remote = Some(RemoteCopy {
             url: self.url.to_string(),
-            level: "exact".to_owned(),
+            level: EXACT_LEVEL.to_owned(),
             blobs: live::reach(layout, &index).blobs.into_keys().collect(),
             direct: self.direct(task, &archive),
         });
@@ -300,14 +306,23 @@ impl Store {
     }
 }
 
-/// The refs of a build with these stages, the most exact first; without them, the project's only.
-fn refs(task: &Task<'_>, arguments: &BuildArguments, stages: Option<&[&str]>) -> Vec<RefName> {
-    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let root = match arguments.context() {
-        ContextSource::Directory(root) => root,
-        _ => PathBuf::from("."),
+/// The stages' digests of each build in an archive.
+fn digests_by_build(archive: &Archive) -> Vec<Vec<&str>> {
+    let stages = || archive.about.iter().flat_map(|about| &about.stages);
+    let known = |stage: &&StageAbout| stage.digest.len() == DIGEST_LENGTH;
+    let of = |build| {
+        stages().filter(|s| s.build == build).filter(known).map(|s| s.digest.as_str()).collect()
     };
-    let project = set("DOCKERCACHE_PROJECT").unwrap_or_else(|| name_of(&root));
+    archive.builds().into_iter().map(of).collect()
+}
+
+/// The refs of builds with these stages, the most exact first; without stages, the project's only.
+fn refs(task: &Task<'_>, builds: &[Vec<&str>]) -> Vec<RefName> {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let project = PROJECT_VARIABLES
+        .iter()
+        .find_map(|name| set(name))
+        .unwrap_or_else(|| name_of(Path::new(".")));
     let scope = KeyScope {
         generation: generation(task.engine.facts.server).to_owned(),
         strategy: task.strategy.name().to_owned(),
@@ -316,9 +331,18 @@ fn refs(task: &Task<'_>, arguments: &BuildArguments, stages: Option<&[&str]>) ->
         salt: set("DOCKERCACHE_SALT").unwrap_or_default(),
         period: String::new(),
     };
-    let mut refs = ref_names(&Keys::of_digests(&scope, stages.unwrap_or_default()), &project);
-    if stages.is_none() {
-        refs.retain(|r| r.level == "project");
+    let of = |stages: &[&str]| ref_names(&Keys::of_digests(&scope, stages), &project);
+    let mut refs: Vec<RefName> = builds.iter().flat_map(|stages| of(stages)).collect();
+    if builds.iter().all(Vec::is_empty) {
+        refs = of(&[]).into_iter().filter(|r| r.level == PROJECT_LEVEL).collect();
     }
+    // Builds of one project have some in common.
+    let mut seen = BTreeSet::new();
+    refs.retain(|r| seen.insert(r.name.clone()));
+    refs.sort_by_key(|r| match r.level.as_str() {
+        EXACT_LEVEL => 0,
+        PROJECT_LEVEL => 2,
+        _ => 1,
+    });
     refs
 }

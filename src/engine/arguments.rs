@@ -219,6 +219,21 @@ impl BuildArguments {
         }
     }
 
+    /// The name of the image, without its version; none if it gets none.
+    pub fn image_name(&self) -> Option<String> {
+        let tag = self.values("tag").next()?.to_string_lossy().into_owned();
+        let last = tag.rfind('/').map_or(0, |slash| slash + 1);
+        let end = tag[last..].find([':', '@']).map_or(tag.len(), |version| last + version);
+        Some(tag[..end].to_owned())
+    }
+
+    /// Whether both build the same project: the same stage by the same Dockerfile.
+    pub fn same_project(&self, other: &Self) -> bool {
+        self.context() == other.context()
+            && self.dockerfile() == other.dockerfile()
+            && self.value("target") == other.value("target")
+    }
+
     /// Whether the context or the Dockerfile comes from standard input.
     pub fn reads_stdin(&self) -> bool {
         self.context() == ContextSource::Stdin || self.value("file").is_some_and(|f| f == "-")
@@ -359,6 +374,19 @@ mod tests {
         let words = arguments.for_repetition(&[]);
         assert_eq!(words, ["--build-arg=A=b c", "--frobnicate", "ctx"]);
         assert_eq!(BuildArguments::parse(arguments.all()), arguments);
+    }
+
+    #[test]
+    fn an_image_is_named_without_its_version() {
+        for (tag, name) in [
+            ("app", "app"),
+            ("acme/app:1.2", "acme/app"),
+            ("localhost:5000/app", "localhost:5000/app"),
+            ("localhost:5000/acme/app:1", "localhost:5000/acme/app"),
+        ] {
+            assert_eq!(parse(&["-t", tag, "-t", "other", "."]).image_name().as_deref(), Some(name));
+        }
+        assert_eq!(parse(&["."]).image_name(), None);
     }
 
     #[test]

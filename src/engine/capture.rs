@@ -48,7 +48,7 @@ pub struct Request<'a> {
 }
 
 /// What was taken.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Captured {
     /// The new archive: every blob is written, `index.json` is not.
     pub archive: Archive,

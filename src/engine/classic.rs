@@ -17,6 +17,7 @@ use super::images::{self, EngineImage};
 use super::run::{self, Echo};
 use super::saved;
 use crate::layout::archive::{Archive, ImageNote, Role, StageAbout, StoredImage, write_image};
+use crate::layout::builds::with_parents;
 use crate::layout::digest::Digest;
 use crate::layout::directory::Layout;
 use crate::report::Reporter;
@@ -128,8 +129,7 @@ fn is_tag_of(tag: &str, name: &str) -> bool {
 /// between may have new IDs: newer engines make them up again as they hit.
 fn came_from(steps: &[ClassicStep], old: &Archive) -> bool {
     let ends = ends_of_stages(steps);
-    let stages = old.about.as_ref().map_or(0, |a| a.stages.len());
-    ends.len() == stages
+    !ends.is_empty()
         && steps.iter().all(|step| step.cached || (step.is_from() && step.triggers == 0))
         && ends.iter().all(|end| end.of(old).is_some())
 }
@@ -147,25 +147,26 @@ fn ends_of_stages(steps: &[ClassicStep]) -> Vec<&ClassicStep> {
     steps.iter().enumerate().filter(|(at, _)| is_end(*at)).map(|(_, step)| step).collect()
 }
 
-/// The archive as it is, but for names.
+/// What the archive has of the build, with its names as they are now.
 fn unchanged(steps: &[ClassicStep], old: &Archive, request: &Request<'_>) -> Captured {
     let ends = ends_of_stages(steps);
-    let mut archive = old.clone();
-    if let Some(about) = &mut archive.about {
-        about.stages = request.stages.iter().map(|s| s.about.clone()).collect();
-        for (stage, about) in request.stages.iter().zip(&mut about.stages) {
-            let image = ends.get(stage.index).and_then(|end| end.of(old));
-            about.image = image.map(|i| i.descriptor.digest.clone());
-            for image in &mut archive.images {
-                let is_its = about.image.as_ref() == Some(&image.descriptor.digest);
-                if is_its && image.note.role == Role::Stage {
-                    *image = image.named(&about.name);
-                }
+    let configs = steps.iter().filter_map(|step| Some(&step.of(old)?.manifest.config.digest));
+    let mut images = with_parents(&old.images, configs.collect());
+    let mut about = old.about.clone().unwrap_or_else(|| request.about.clone());
+    about.stages.clear();
+    for stage in request.stages {
+        let end = ends.get(stage.index).and_then(|end| end.of(old));
+        let end = end.map(|image| image.descriptor.digest.clone());
+        for image in &mut images {
+            if end.as_ref() == Some(&image.descriptor.digest) && image.note.role != Role::Base {
+                let note = ImageNote { role: Role::Stage, ..image.note.clone() };
+                *image = image.noted(&stage.about.name, note);
             }
         }
+        about.stages.push(StageAbout { image: end, ..stage.about.clone() });
     }
     Captured {
-        archive,
+        archive: Archive { about: Some(about), images, ..Archive::default() },
         taken: Vec::new(),
         kept: request.stages.iter().map(|s| s.about.name.clone()).collect(),
         warnings: Vec::new(),
@@ -262,16 +263,19 @@ fn capture_images(
     reporter: Reporter,
 ) -> Result<Captured, EngineError> {
     let mut about = request.about.clone();
-    let is_same = old.images.len() == wanted.len()
-        && old.images.iter().all(|i| wanted.contains_key(&i.manifest.config.digest));
-    let stored: Vec<StoredImage> = if is_same {
-        let noted = |image: &StoredImage| {
-            let wanted = wanted.get(&image.manifest.config.digest)?;
-            Some(image.noted(&wanted.name, wanted.note(image.note.parent.as_ref())))
-        };
-        old.images.iter().filter_map(noted).collect()
-    } else {
-        export(engine, layout, old, wanted, reporter)?
+    let stored_in_old = |(id, wanted): (&Digest, &Wanted)| {
+        let image = old.images.iter().find(|i| i.manifest.config.digest == *id)?;
+        Some(image.noted(&wanted.name, wanted.note(image.note.parent.as_ref())))
+    };
+    // In the order of the archive, which a build that changes nothing must not change.
+    let place = |id: &Digest| old.images.iter().position(|i| i.manifest.config.digest == *id);
+    let mut ordered: Vec<_> = wanted.iter().collect();
+    ordered.sort_by_key(|(id, _)| place(id));
+    let known: Option<Vec<StoredImage>> = ordered.into_iter().map(stored_in_old).collect();
+    let is_same = known.is_some();
+    let stored = match known {
+        Some(known) => known,
+        None => export(engine, layout, old, wanted, reporter)?,
     };
     let stage_image = |index: usize| {
         let (id, _) = wanted.iter().find(|(_, w)| w.ends.contains(&index))?;
@@ -287,7 +291,7 @@ fn capture_images(
     let names: Vec<String> = request.stages.iter().map(|s| s.about.name.clone()).collect();
     let (taken, kept) = if is_same { (Vec::new(), names) } else { (names, Vec::new()) };
     Ok(Captured {
-        archive: Archive { about: Some(about), cache: None, images: stored },
+        archive: Archive { about: Some(about), images: stored, ..Archive::default() },
         taken,
         kept,
         warnings: Vec::new(),

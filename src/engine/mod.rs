@@ -4,6 +4,7 @@
 //! [`strategy`] chooses among [`native`], [`replay`] and [`classic`], and [`run`] builds.
 
 pub mod arguments;
+pub mod bake;
 pub mod bases;
 pub mod build_log;
 pub mod capture;

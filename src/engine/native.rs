@@ -15,7 +15,7 @@ use super::Engine;
 use super::capture::{Captured, Request, local_cache};
 use super::error::EngineError;
 use super::run::{self, Echo};
-use crate::layout::archive::{Archive, as_cache};
+use crate::layout::archive::{Archive, cache_entry};
 use crate::layout::directory::{Layout, LayoutError};
 use crate::layout::oci::Descriptor;
 use crate::report::Reporter;
@@ -57,7 +57,7 @@ pub fn capture(
     let mut about = request.about.clone();
     about.stages.extend(request.stages.iter().map(|s| s.about.clone()));
     Ok(Captured {
-        archive: Archive { about: Some(about), cache, images: Vec::new() },
+        archive: Archive { about: Some(about), cache, ..Archive::default() },
         taken: request.stages.iter().map(|s| s.about.name.clone()).collect(),
         kept: Vec::new(),
         warnings: Vec::new(),
@@ -106,7 +106,7 @@ fn exported_manifest(report: &Path) -> Result<Option<Descriptor>, EngineError> {
     let report: Report = serde_json::from_slice(&json).map_err(|e| failed(&e))?;
     let manifest = report.manifest.map(|json| serde_json::from_str::<Descriptor>(&json));
     let manifest = manifest.transpose().map_err(|e| failed(&e))?;
-    Ok(manifest.map(as_cache))
+    Ok(manifest.as_ref().map(cache_entry))
 }
 
 /// The client writes the export for us: when our own disk is full, that is not the engine's fault.

@@ -75,13 +75,7 @@ pub fn capture(
     let without_records: Vec<_> =
         cache.without_records.iter().filter(|name| has_layers(name)).cloned().collect();
     warnings.extend(records_warning(engine, &without_records));
-    if cache.cut_records > 0 {
-        warnings.push(format!(
-            "{} of the last steps are not in the cache, because builders accept 1 MiB of records \
-             at most: they run again next time",
-            cache.cut_records
-        ));
-    }
+    warnings.extend(cut_warning(cache.cut_records));
     let names = |stages: &[&Stage]| stages.iter().map(|s| s.about.name.clone()).collect();
     // A stage that could not be built again is not there to be taken.
     let taken: Vec<&Stage> = changed
@@ -90,10 +84,25 @@ pub fn capture(
         .copied()
         .collect();
     Ok(Captured {
-        archive: Archive { about: Some(about), cache: cache.descriptor, images },
+        archive: Archive {
+            about: Some(about),
+            cache: cache.descriptor,
+            images,
+            ..Archive::default()
+        },
         taken: names(&taken),
         kept: names(&kept),
         warnings,
+    })
+}
+
+/// What to say of records that an importer would not accept.
+pub fn cut_warning(cut_records: usize) -> Option<String> {
+    (cut_records > 0).then(|| {
+        format!(
+            "{cut_records} of the last steps are not in the cache, because builders accept 1 MiB \
+             of records at most: they run again next time"
+        )
     })
 }
 

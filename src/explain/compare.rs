@@ -20,6 +20,8 @@ pub struct Explanation {
 pub struct ExplainedStage {
     /// Its name, or `stage-N`.
     pub name: String,
+    /// The build that it is a stage of, where several are explained.
+    pub build: String,
     /// The steps that the builder runs or takes from its cache.
     pub steps: Vec<ExplainedStep>,
 }
@@ -77,10 +79,16 @@ impl Explanation {
     }
 }
 
-/// Compares a project, read with its files, with the archive that `old` tells of.
-pub fn explain(old: &About, project: &Project) -> Explanation {
+/// Compares a project, read with its files, with the archive that `old` tells of. Where that holds
+/// a build of the name `build`, causes are looked for in it alone.
+pub fn explain(old: &About, build: Option<&str>, project: &Project) -> Explanation {
     let known: HashSet<&str> =
         old.stages.iter().flat_map(|s| &s.steps).map(|s| s.digest.as_str()).collect();
+    let of_build = old.stages.iter().filter(|s| Some(s.build.as_str()) == build);
+    let mut counterparts: Vec<&StageAbout> = of_build.collect();
+    if counterparts.is_empty() {
+        counterparts.extend(&old.stages);
+    }
     let stages = project.stages.iter().zip(&project.bases);
     let mut explained = Vec::new();
     // Names of stages that have a miss: what stands on them or copies from them has one, too.
@@ -90,26 +98,30 @@ pub fn explain(old: &About, project: &Project) -> Explanation {
         let comparison = Comparison {
             project,
             known: &known,
-            old: counterpart(old, stage, &name),
+            old: counterpart(&counterparts, stage, &name),
             changed: &changed,
         };
         let steps = comparison.stage(stage, base);
         if steps.iter().any(|step| step.cause.is_some()) || comparison.moved(base) {
             changed.push(name.clone());
         }
-        explained.push(ExplainedStage { name, steps });
+        explained.push(ExplainedStage { name, build: String::new(), steps });
     }
     Explanation { stages: explained }
 }
 
 /// The stage as it was: by its name, or by any step that is the same.
-fn counterpart<'a>(old: &'a About, stage: &StageDigest, name: &str) -> Option<&'a StageAbout> {
-    let shares = |about: &&StageAbout| {
+fn counterpart<'a>(
+    old: &[&'a StageAbout],
+    stage: &StageDigest,
+    name: &str,
+) -> Option<&'a StageAbout> {
+    let shares = |about: &StageAbout| {
         let mut steps = about.steps.iter().map(|step| step.digest.as_str());
         steps.any(|digest| stage.steps.iter().any(|s| s.is_layer && s.digest == digest))
     };
-    let named = old.stages.iter().find(|about| about.name == name);
-    named.or_else(|| old.stages.iter().find(shares))
+    let named = old.iter().find(|about| about.name == name);
+    named.or_else(|| old.iter().find(|about| shares(about))).copied()
 }
 
 /// One stage, then and now.

@@ -24,6 +24,7 @@ pub fn notes(project: &Project) -> Vec<StageAbout> {
         .zip(&project.bases)
         .map(|(stage, base)| StageAbout {
             name: stage.name.clone().unwrap_or_else(|| format!("stage-{}", stage.index)),
+            build: String::new(),
             digest: stage.digest.clone(),
             image: None,
             steps: stage

@@ -48,7 +48,7 @@ fn after(change: impl FnOnce(&Path), words: &[&str]) -> Explanation {
     }
     let old = about(&read(dir, &[]));
     change(dir);
-    explain(&old, &read(dir, words))
+    explain(&old, None, &read(dir, words))
 }
 
 /// The steps that miss, each with its cause.
@@ -151,10 +151,10 @@ fn a_base_that_is_another_image_under_the_same_name() {
     let mut project = read(temp.path(), &[]);
     project.bases[0].identity = Some("one".to_owned());
     let old = about(&project);
-    assert_eq!(explain(&old, &project).misses(), 0);
+    assert_eq!(explain(&old, None, &project).misses(), 0);
     project.bases[0].identity = Some("other".to_owned());
     assert_eq!(
-        causes(&explain(&old, &project)),
+        causes(&explain(&old, None, &project)),
         [
             "2: base `docker.io/library/base:1` is another image now",
             "4: `a`, which it takes files from, has changed"
@@ -181,7 +181,7 @@ fn an_archive_of_an_older_version_only_tells_hits_from_misses() {
         step.parts.clear();
     }
     old.stages[0].steps[1].digest = String::new();
-    let explanation = explain(&old, &read(temp.path(), &[]));
+    let explanation = explain(&old, None, &read(temp.path(), &[]));
     assert_eq!(causes(&explanation), ["3: the archive does not say what it was made from"]);
 }
 
@@ -199,7 +199,7 @@ fn many_files_are_noted_by_their_directories() {
     let old = about(&read(dir, &[]));
     assert!(old.stages[0].steps[0].files.files.len() < 100, "{old:?}");
     fs::write(dir.join("src/7/7"), "y").unwrap();
-    let explanation = explain(&old, &read(dir, &[]));
+    let explanation = explain(&old, None, &read(dir, &[]));
     let cause = explanation.stages[0].steps[0].cause.clone().unwrap();
     let (path, change) = ("src/7/".to_owned(), Change::Content);
     assert_eq!(cause, Cause::File { path, change, others: 0 });

@@ -30,6 +30,8 @@ const CACHE_TAG: &str = "latest";
 
 const ABOUT: &str = "dev.dockercache.about";
 const IMAGE: &str = "dev.dockercache.image";
+/// Annotation of a cache manifest that is one build's alone.
+const BUILD: &str = "dev.dockercache.build";
 /// Annotation with the size of a layer before compression, in bytes.
 const UNPACKED_SIZE: &str = "dev.dockercache.unpacked-size";
 
@@ -62,6 +64,9 @@ impl About {
 pub struct StageAbout {
     /// The stage's name, or `stage-N`.
     pub name: String,
+    /// The name of the build that it is a stage of; empty where images were saved without one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub build: String,
     /// Predicted digest of all that the stage is made from.
     pub digest: String,
     /// The stage image's manifest; none where the builder exported the cache itself.
@@ -118,16 +123,16 @@ impl FileList {
     }
 }
 
-/// What an image is there for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What an image is there for; of several purposes, the first one counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// The last image of a stage.
     Stage,
-    /// An image between two instructions, which the classic builder finds by its parent.
-    Step,
     /// An image that a stage starts from.
     Base,
+    /// An image between two instructions, which the classic builder finds by its parent.
+    Step,
 }
 
 /// What we note about an image beside its manifest.
@@ -180,6 +185,9 @@ pub struct Archive {
     pub about: Option<About>,
     /// The cache manifest.
     pub cache: Option<Descriptor>,
+    /// What the builder itself exported for each build, by the build's name; empty where there is
+    /// one build, whose export is the cache manifest.
+    pub exports: BTreeMap<String, Descriptor>,
     /// The images whose documents are readable.
     pub images: Vec<StoredImage>,
 }
@@ -245,6 +253,8 @@ impl Archive {
                 }
             } else if descriptor.annotation(REF_NAME) == Some(CACHE_TAG) {
                 archive.cache = Some(descriptor);
+            } else if let Some(build) = descriptor.annotation(BUILD) {
+                archive.exports.insert(build.to_owned(), descriptor);
             }
         }
         Ok(Some(archive))
@@ -255,14 +265,24 @@ impl Archive {
         self.about.as_ref().is_some_and(|a| a.format > FORMAT)
     }
 
-    /// The image of a stage with the same predicted digest, by preference one of the same name:
-    /// stages that differ only in their settings have equal digests.
+    /// The image of a stage with the same predicted digest, by preference of the same build and
+    /// of the same name: stages that differ only in their settings have equal digests.
     pub fn stage_image(&self, stage: &StageAbout) -> Option<&StoredImage> {
-        let stages = &self.about.as_ref()?.stages;
-        let equal = || stages.iter().filter(|s| s.digest == stage.digest);
-        let found = equal().find(|s| s.name == stage.name).or_else(|| equal().next())?;
+        let equal = self.about.as_ref()?.stages.iter().filter(|s| s.digest == stage.digest);
+        let found = equal.min_by_key(|s| (s.name != stage.name, s.build != stage.build))?;
         let image = found.image.as_ref()?;
         self.images.iter().find(|i| i.descriptor.digest == *image)
+    }
+
+    /// The names of the builds, in order.
+    pub fn builds(&self) -> Vec<&str> {
+        let mut builds: Vec<&str> = Vec::new();
+        for stage in self.about.iter().flat_map(|about| &about.stages) {
+            if !builds.contains(&stage.build.as_str()) {
+                builds.push(&stage.build);
+            }
+        }
+        builds
     }
 
     /// The layers that the images hold, by diffID.
@@ -283,6 +303,10 @@ impl Archive {
             index.annotations.insert(ABOUT.to_owned(), json);
         }
         index.manifests.extend(self.cache.clone());
+        index.manifests.extend(self.exports.iter().map(|(build, export)| {
+            let annotations = BTreeMap::from([(BUILD.to_owned(), build.clone())]);
+            Descriptor { annotations, ..export.clone() }
+        }));
         index.manifests.extend(self.images.iter().map(|i| i.descriptor.clone()));
         index
     }
@@ -441,9 +465,15 @@ pub fn write_records(
         }
         sink.put(&bytes)?;
         sink.put(&manifest)?;
-        let descriptor = as_cache(Descriptor::of(oci::INDEX, &manifest));
-        return Ok(Some((descriptor, wanted - config.records.len())));
+        let entry = cache_entry(&Descriptor::of(oci::INDEX, &manifest));
+        return Ok(Some((entry, wanted - config.records.len())));
     }
+}
+
+/// The entry of `index.json` under which importers find a cache manifest.
+pub fn cache_entry(manifest: &Descriptor) -> Descriptor {
+    let annotations = BTreeMap::from([(REF_NAME.to_owned(), CACHE_TAG.to_owned())]);
+    Descriptor { annotations, ..manifest.clone() }
 }
 
 /// Reads a cache manifest of either form: the records, and the layers' descriptors.
@@ -466,12 +496,6 @@ pub fn read_cache(
     Ok((layout.parse(config)?, layers.into_iter().map(|l| (l.digest.clone(), l)).collect()))
 }
 
-/// A manifest's descriptor as the archive's cache, where BuildKit's local importer looks.
-pub fn as_cache(mut manifest: Descriptor) -> Descriptor {
-    manifest.annotations.insert(REF_NAME.to_owned(), CACHE_TAG.to_owned());
-    manifest
-}
-
 /// Writes a cache manifest in the form of an image manifest, which every registry takes. Builders
 /// read that form from Docker 25 on.
 pub fn cache_as_image(layout: &Layout, cache: &Descriptor) -> Result<Descriptor, LayoutError> {
@@ -485,7 +509,7 @@ pub fn cache_as_image(layout: &Layout, cache: &Descriptor) -> Result<Descriptor,
     let media_type = Some(oci::MANIFEST.to_owned());
     let bytes = to_json(&Manifest { schema_version: 2, media_type, config, layers });
     layout.put(&bytes)?;
-    Ok(as_cache(Descriptor::of(oci::MANIFEST, &bytes)))
+    Ok(cache_entry(&Descriptor::of(oci::MANIFEST, &bytes)))
 }
 
 /// Writes a cache manifest that promises only results whose layers are `present`; `None` if
@@ -516,6 +540,10 @@ pub fn heal(layout: &Layout, bad: &[BadBlob]) -> Result<Archive, LayoutError> {
     }
     let mut archive = Archive::read(layout)?.unwrap_or_default();
     let cache = archive.cache.take();
+    archive.exports.retain(|_, export| match read_cache(layout, export) {
+        Ok((_, layers)) => !layers.keys().any(is_bad),
+        Err(_) => false,
+    });
     archive.images.retain(|image| {
         let manifest = &image.manifest;
         !is_bad(&image.descriptor.digest)
@@ -607,6 +635,7 @@ mod tests {
         let images = ["one", "two"].map(|name| image(&layout, name, &layer, name));
         let stage = |image: &StoredImage, name: &str| StageAbout {
             name: name.to_owned(),
+            build: "app".to_owned(),
             digest: "equal".to_owned(),
             image: Some(image.descriptor.digest.clone()),
             steps: Vec::new(),
@@ -614,7 +643,7 @@ mod tests {
         };
         let stages = vec![stage(&images[0], "one"), stage(&images[1], "two")];
         let about = About { stages: stages.clone(), ..About::default() };
-        let archive = Archive { about: Some(about), cache: None, images: images.into() };
+        let archive = Archive { about: Some(about), images: images.into(), ..Archive::default() };
         for stage in &stages {
             let found = archive.stage_image(stage).unwrap();
             assert_eq!(Some(&found.descriptor.digest), stage.image.as_ref(), "{}", stage.name);

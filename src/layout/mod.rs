@@ -2,10 +2,11 @@
 //!
 //! Knows no engine and no CI. From the bottom: [`digest`] names bytes, [`codec`] packs them,
 //! [`directory`] keeps them as blobs, [`oci`] and [`records`] are the documents among them,
-//! [`live`] and [`verify`] say which are needed and which are good, and [`archive`] is what we
-//! make of it all.
+//! [`live`] and [`verify`] say which are needed and which are good, [`archive`] is what we make
+//! of it all, and [`builds`] has several builds in one.
 
 pub mod archive;
+pub mod builds;
 pub mod codec;
 pub mod digest;
 pub mod directory;

@@ -83,22 +83,11 @@ pub fn write(
         packed.images.push(written);
     }
     if let Some(cache) = &archive.cache {
-        let (mut config, descriptors) = read_cache(layout, cache)?;
-        let mut plain = BTreeMap::new();
-        for (blob, descriptor) in &descriptors {
-            let layer = uncompressed(layout, descriptor, &mut layers)?;
-            let created = descriptor.annotation(super::oci::CREATED_AT);
-            plain.insert(blob.clone(), layer.descriptor(created));
-        }
-        for layer in &mut config.layers {
-            if let Some(descriptor) = plain.get(&layer.blob) {
-                layer.blob = descriptor.digest.clone();
-            }
-        }
-        let mut graph = RecordGraph::default();
-        graph.add(&config).map_err(|e| damaged(layout, e.to_string()))?;
-        let by_diff_id = plain.into_values().map(|d| (d.digest.clone(), d)).collect();
-        packed.cache = write_records(&mut documents, &graph, &by_diff_id)?.map(|(d, _)| d);
+        packed.cache = unpacked_cache(layout, cache, &mut layers, &mut documents)?;
+    }
+    for (build, export) in &archive.exports {
+        let export = unpacked_cache(layout, export, &mut layers, &mut documents)?;
+        packed.exports.extend(export.map(|e| (build.clone(), e)));
     }
 
     let mut tar = tar::Builder::new(out);
@@ -126,6 +115,31 @@ pub fn write(
         }
     }
     tar.into_inner().and_then(|mut out| out.flush()).map_err(io)
+}
+
+/// The same cache manifest over layers without compression.
+fn unpacked_cache(
+    layout: &Layout,
+    cache: &Descriptor,
+    layers: &mut BTreeMap<Digest, (Digest, u64)>,
+    documents: &mut Vec<Vec<u8>>,
+) -> Result<Option<Descriptor>, LayoutError> {
+    let (mut config, descriptors) = read_cache(layout, cache)?;
+    let mut plain = BTreeMap::new();
+    for (blob, descriptor) in &descriptors {
+        let layer = uncompressed(layout, descriptor, layers)?;
+        let created = descriptor.annotation(super::oci::CREATED_AT);
+        plain.insert(blob.clone(), layer.descriptor(created));
+    }
+    for layer in &mut config.layers {
+        if let Some(descriptor) = plain.get(&layer.blob) {
+            layer.blob = descriptor.digest.clone();
+        }
+    }
+    let mut graph = RecordGraph::default();
+    graph.add(&config).map_err(|e| damaged(layout, e.to_string()))?;
+    let by_diff_id = plain.into_values().map(|d| (d.digest.clone(), d)).collect();
+    Ok(write_records(documents, &graph, &by_diff_id)?.map(|(d, _)| d))
 }
 
 /// The same layer without compression. Its size is looked up, or counted by reading it.

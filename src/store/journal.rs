@@ -1,4 +1,4 @@
-//! What was done with a directory on this machine: its last build, and which blobs were verified.
+//! What was done with a directory on this machine: the job's builds, and which blobs were verified.
 //!
 //! Lies in the temporary directory, readable to its user only, and never in the archive: build
 //! arguments may be secrets, and a CI cache is no place for them.
@@ -19,8 +19,8 @@ use crate::layout::verify::Seen;
 /// The journal of one directory.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Journal {
-    /// The last build with this directory.
-    pub build: Option<LastBuild>,
+    /// The builds since the directory was restored, in order, each once.
+    pub builds: Vec<NotedBuild>,
     /// Blobs that were found good.
     pub verified: BTreeMap<Digest, Seen>,
     /// The store that the archive came from or went to.
@@ -44,8 +44,8 @@ pub struct RemoteCopy {
 }
 
 /// A build that succeeded.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct LastBuild {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NotedBuild {
     /// Its arguments.
     pub arguments: BuildArguments,
     /// Where it was run.
@@ -74,6 +74,22 @@ impl Journal {
         journal
     }
 
+    /// Notes a build. Another build of the same takes its place; so does one of the same project
+    /// with other arguments, once it is saved. What is on another engine is out of reach.
+    pub fn note(&mut self, mut build: NotedBuild) {
+        self.builds.retain(|old| {
+            if old.is_same(&build) && !old.saved {
+                // What ran then is as new as what ran now.
+                build.steps.extend(old.steps.iter().cloned());
+                if build.images.is_empty() {
+                    build.images.clone_from(&old.images);
+                }
+            }
+            old.engine == build.engine && !old.is_same(&build) && !old.gives_way_to(&build)
+        });
+        self.builds.push(build);
+    }
+
     /// Writes it in one step.
     pub fn write(&self) -> io::Result<()> {
         let dir = self.path.parent().unwrap_or(Path::new("."));
@@ -87,6 +103,20 @@ impl Journal {
     }
 }
 
+impl NotedBuild {
+    fn is_same(&self, other: &Self) -> bool {
+        self.engine == other.engine
+            && self.directory == other.directory
+            && self.arguments.for_repetition(&[]) == other.arguments.for_repetition(&[])
+    }
+
+    fn gives_way_to(&self, next: &Self) -> bool {
+        self.saved
+            && self.directory == next.directory
+            && self.arguments.same_project(&next.arguments)
+    }
+}
+
 fn path_for(dir: &Path) -> PathBuf {
     let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     let absolute = absolute.canonicalize().unwrap_or(absolute);
@@ -95,4 +125,77 @@ fn path_for(dir: &Path) -> PathBuf {
     std::env::temp_dir()
         .join(format!("dockercache-journal-{user}"))
         .join(format!("{}.json", name.short()))
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::build_log::Outcome;
+
+    fn build(words: &[&str]) -> NotedBuild {
+        NotedBuild {
+            arguments: BuildArguments::parse(words.iter().map(Into::into)),
+            directory: "/project".into(),
+            engine: "here".to_owned(),
+            strategy: "buildkit-replay".to_owned(),
+            steps: Vec::new(),
+            images: Vec::new(),
+            saved: false,
+        }
+    }
+
+    fn names(journal: &Journal) -> Vec<String> {
+        journal
+            .builds
+            .iter()
+            .filter_map(|b| b.arguments.value("tag")?.to_str().map(String::from))
+            .collect()
+    }
+
+    #[test]
+    fn a_job_has_each_of_its_builds_once() {
+        let mut journal = Journal::default();
+        for words in [
+            &["-t", "app:1", "--build-arg", "V=1", "app"][..],
+            &["-t", "app:2", "--build-arg", "V=2", "app"],
+            &["-t", "worker", "worker"],
+            &["-t", "again", "--build-arg", "V=1", "app"],
+        ] {
+            journal.note(build(words));
+        }
+        assert_eq!(names(&journal), ["app:2", "worker", "again"]);
+    }
+
+    #[test]
+    fn a_saved_build_gives_way_to_the_next_of_its_project() {
+        let mut journal = Journal::default();
+        journal.note(build(&["-t", "app", "--build-arg", "REVISION=1", "app"]));
+        journal.note(build(&["-t", "worker", "worker"]));
+        journal.builds.iter_mut().for_each(|build| build.saved = true);
+        journal.note(build(&["-t", "new", "--build-arg", "REVISION=2", "app"]));
+        assert_eq!(names(&journal), ["worker", "new"]);
+    }
+
+    #[test]
+    fn what_ran_stays_noted_until_it_is_saved() {
+        let mut journal = Journal::default();
+        let step = LoggedStep {
+            stage: String::new(),
+            text: "RUN make".to_owned(),
+            outcome: Outcome::Executed,
+        };
+        journal.note(NotedBuild { steps: vec![step.clone()], ..build(&["app"]) });
+        journal.note(build(&["app"]));
+        assert_eq!(journal.builds[0].steps, [step]);
+        journal.builds[0].saved = true;
+        journal.note(build(&["app"]));
+        assert!(journal.builds[0].steps.is_empty());
+    }
+
+    #[test]
+    fn what_another_engine_built_is_out_of_reach() {
+        let mut journal = Journal::default();
+        journal.note(NotedBuild { engine: "gone".to_owned(), ..build(&["-t", "app", "app"]) });
+        journal.note(build(&["-t", "worker", "worker"]));
+        assert_eq!(names(&journal), ["worker"]);
+    }
 }

@@ -40,6 +40,8 @@ mod recipes;
 #[cfg(test)]
 mod round_trip;
 #[cfg(test)]
+mod several;
+#[cfg(test)]
 mod stores;
 #[cfg(test)]
 mod transports;

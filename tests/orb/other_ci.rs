@@ -3,7 +3,7 @@
 //! Of each CI, only what the recipe uses is played: the cache of GitHub, and a directory that is
 //! carried over for those whose caches can be written again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -252,29 +252,58 @@ fn plain_shell() {
     with_a_carried_directory(&script, &[("DOCKERCACHE_SHARED", shared)], shared);
 }
 
-/// Builds two images with one command, on two machines that have their archives in common.
-fn two_images(file: (&str, &str), build: &str) {
+/// The two images of the project, whose first stages are the same.
+const SHARING: &str = "\
+FROM busybox:1 AS base
+RUN head -c 300000 /dev/urandom > /shared
+
+FROM base
+COPY job /job
+RUN head -c 100000 /dev/urandom > /own
+";
+
+/// Builds two images with one command, job after job, with one archive; in the end only one.
+fn two_images(file: (&str, &str), build: &str, save: &str) {
     let engine = Engine::shared(Generation::V28_5);
     let world = World::new();
     world.project.write(file.0, file.1);
+    for image in ["app", "worker"] {
+        world.project.write(&format!("{image}/Dockerfile"), SHARING);
+        world.project.write(&format!("{image}/job"), image);
+    }
     let cache = Cache::new();
-    let save = "for image in app:. worker:worker; do\n\
-        export DOCKERCACHE_DIR=/tmp/dockercache-${image%:*}\n\
-        dockercache save -t acme/${image%:*} ${image#*:}\ndone\n";
     let ci = recipe("shell").display().to_string();
     let mut reports = Vec::new();
-    for number in 0..2 {
+    let mut blobs = Vec::new();
+    for number in 0..3 {
         let sandbox = machine(&engine, &world);
         cache.restore(&["job".to_owned()], sandbox.command(&["tar", "-xPf", "-"]));
-        let script = format!("export BUILDKIT_PROGRESS=plain CI_SHELL={ci}\n{build}\n");
+        let script = format!(
+            "export BUILDKIT_PROGRESS=plain CI_SHELL={ci} DOCKERCACHE_DIR=/tmp/dockercache\n\
+             {build}\n{save}\n"
+        );
+        let chosen = if number == 2 { "app" } else { "" };
+        let script = script.replace("CHOSEN", chosen);
         reports.push(BuildReport::parse(&output(sandbox.script(&script, PROJECT))));
-        output(sandbox.script(save, PROJECT));
-        let paths = ["tar", "-cPf", "-", "/tmp/dockercache-app", "/tmp/dockercache-worker"];
+        let list = ["find", "/tmp/dockercache", "-type", "f", "-printf", "%s %f\\n"];
+        let listing = output(sandbox.command(&list));
+        blobs.push(listing.lines().map(str::to_owned).collect::<BTreeSet<_>>());
+        let paths = ["tar", "-cPf", "-", "/tmp/dockercache"];
         cache.save(&format!("job-{number}"), sandbox.command(&paths));
     }
-    assert_eq!(reports[0].cached(), [""; 0]);
+    // The shared step is one for this builder.
+    assert_eq!(reports[0].ran().len(), 5, "{:?}", reports[0]);
     reports[1].assert_all_cached();
-    assert_eq!(reports[1].steps.len(), 9, "{:?}", reports[1]);
+    assert_eq!(reports[1].steps.len(), 5, "{:?}", reports[1]);
+    assert_eq!(blobs[0], blobs[1], "a build without changes writes nothing");
+    reports[2].assert_all_cached();
+    assert_eq!(reports[2].steps.len(), 3, "{:?}", reports[2]);
+    let count = |listing: &BTreeSet<String>, size: u64| {
+        let sizes = listing.iter().filter_map(|line| line.split_once(' ')?.0.parse::<u64>().ok());
+        sizes.filter(|bytes| (size..size + size / 10).contains(bytes)).count()
+    };
+    let large = |listing: &BTreeSet<String>| [300_000, 100_000].map(|size| count(listing, size));
+    assert_eq!(blobs.iter().map(large).collect::<Vec<_>>(), [[1, 2], [1, 2], [1, 1]], "{blobs:?}");
 }
 
 #[test]
@@ -283,10 +312,11 @@ fn bake() {
         (
             "docker-bake.hcl",
             "group \"default\" { targets = [\"app\", \"worker\"] }\n\
-             target \"app\" { tags = [\"acme/app\"] }\n\
+             target \"app\" {\n  context = \"app\"\n  tags = [\"acme/app\"]\n}\n\
              target \"worker\" {\n  context = \"worker\"\n  tags = [\"acme/worker\"]\n}\n",
         ),
-        "docker buildx bake --progress plain $(\"$CI_SHELL/bake-flags.sh\" app worker)",
+        "docker buildx bake --progress plain $(\"$CI_SHELL/bake-flags.sh\") CHOSEN",
+        "dockercache save --bake CHOSEN",
     );
 }
 
@@ -295,10 +325,11 @@ fn compose() {
     two_images(
         (
             "compose.yml",
-            "services:\n  app: {image: acme/app, build: .}\n  \
+            "services:\n  app: {image: acme/app, build: app}\n  \
              worker: {image: acme/worker, build: worker}\n",
         ),
         "\"$CI_SHELL/compose-override.sh\" app worker > /tmp/cache.yml\n\
-         docker compose --progress plain -f compose.yml -f /tmp/cache.yml build",
+         docker compose --progress plain -f compose.yml -f /tmp/cache.yml build CHOSEN",
+        "dockercache save --bake -f compose.yml CHOSEN",
     );
 }

@@ -2,88 +2,147 @@
 
 use std::ffi::OsStr;
 
-use super::subject::{Built, Recipe, Subject};
+use super::subject::{Recipe, Subject};
 use crate::builder::Builder;
 use crate::commands::offer::Offer;
+use crate::commands::store::Store;
 use crate::engine::Engine;
 use crate::engine::arguments::BuildArguments;
-use crate::engine::build_log::Outcome;
+use crate::engine::build_log::{ClassicStep, LoggedStep, Outcome};
 use crate::engine::capture::{Captured, Request, Stage};
 use crate::engine::error::EngineError;
 use crate::engine::strategy::Strategy;
 use crate::engine::{classic, native, replay};
 use crate::explain::notes;
-use crate::layout::archive::{About, FORMAT, StageAbout};
+use crate::layout::archive::{About, Archive, FORMAT, StageAbout};
+use crate::layout::builds;
 use crate::layout::directory::Layout;
 use crate::project::{Detail, Project};
 use crate::report::{Reporter, timestamp};
+use crate::store::journal::NotedBuild;
 
 /// From where, to where, and what was there before.
 pub(super) struct Capture<'a> {
     pub(super) engine: &'a Engine,
     pub(super) layout: &'a Layout,
     pub(super) offer: &'a Offer,
-    /// Where in a registry the builder shall export to, if it does so by itself.
-    pub(super) registry: Option<String>,
+    /// Where a builder that exports by itself may export to.
+    pub(super) store: Option<&'a Store>,
     pub(super) reporter: Reporter,
+    /// Whether builds stay that are not among those to be taken.
+    pub(super) keep_others: bool,
 }
 
 impl Capture<'_> {
     /// Takes what has changed; the write lock is held.
     pub(super) fn take(&self, subject: &Subject) -> Result<Captured, EngineError> {
         match subject {
-            Subject::Build(built) => self.build(built),
+            Subject::Builds(strategy, builds) => self.builds(*strategy, builds),
             Subject::Images(recipe) => self.images(recipe),
         }
     }
 
-    fn build(&self, built: &Built) -> Result<Captured, EngineError> {
-        let &Self { engine, layout, offer, reporter, .. } = self;
-        let project = self.project(built);
-        let stages = match &project {
-            Some(project) => stages(project, built),
-            None => unread_stages(names(built), built.arguments.value("target")),
-        };
-        let request = &Request {
-            arguments: &built.arguments,
-            dockerfile: project.as_ref().map_or(&[], |p| &p.named),
-            target_stage: project.as_ref().and_then(|p| p.target_stage.as_deref()),
-            ignore_file: project.as_ref().and_then(|p| p.ignore_file.clone()),
-            stages: &stages,
-            images: built.images.as_deref(),
-            about: self.about(built.strategy),
-            offer: &offer.cache_from,
-            registry: self.registry.as_deref(),
-        };
-        match built.strategy {
-            Strategy::Classic => {
-                classic::capture(engine, layout, &offer.archive, request, reporter)
-            }
-            Strategy::BuildkitReplay => {
-                replay::capture(engine, layout, &offer.archive, request, reporter)
-            }
-            Strategy::BuildkitLocal if is_unchanged(&stages, offer, built) => {
-                let mut archive = offer.archive.clone();
-                if let Some(about) = &mut archive.about {
-                    // Their names may be new.
-                    about.stages = stages.iter().map(|s| s.about.clone()).collect();
+    /// Takes one build after the other, each with what is known of those before it, and joins them.
+    fn builds(&self, strategy: Strategy, builds: &[NotedBuild]) -> Result<Captured, EngineError> {
+        let several = builds.len() > 1;
+        let mut all = Captured::default();
+        let mut parts: Vec<Archive> = Vec::new();
+        let mut names: Vec<String> = Vec::new();
+        for build in builds {
+            std::env::set_current_dir(&build.directory).map_err(|e| {
+                let directory = build.directory.display();
+                EngineError::Unsupported(format!("the build's directory `{directory}`: {e}"))
+            })?;
+            let project = self.project(strategy, build);
+            names.push(unused_name(build, project.as_ref(), &names));
+            let name = &names[names.len() - 1];
+            let known = builds::known(&parts, &self.offer.archive);
+            let captured = match self.build(strategy, build, name, project.as_ref(), &known) {
+                // The other builds shall not suffer for it.
+                Err(error @ (EngineError::Failed { .. } | EngineError::Unsupported(_)))
+                    if several =>
+                {
+                    all.warnings.push(format!("build `{name}` is not saved: {error}"));
+                    continue;
                 }
-                let kept = stages.iter().map(|s| s.about.name.clone()).collect();
-                Ok(Captured { archive, taken: Vec::new(), kept, warnings: Vec::new() })
-            }
-            Strategy::BuildkitLocal => {
-                native::capture(engine, layout, request, reporter).or_else(|error| {
-                    match request.registry {
-                        None => Err(error),
-                        Some(registry) => {
-                            reporter.warn(format!("not exported to `{registry}`: {error}"));
-                            let request = &Request { registry: None, ..request.clone() };
-                            native::capture(engine, layout, request, reporter)
-                        }
-                    }
-                })
+                captured => captured?,
+            };
+            parts.push(captured.archive);
+            let told = |stage| if several { format!("{name}/{stage}") } else { stage };
+            all.taken.extend(captured.taken.into_iter().map(told));
+            all.kept.extend(captured.kept.into_iter().map(told));
+            all.warnings.extend(captured.warnings);
+        }
+        if self.keep_others && self.offer.miss.is_none() {
+            let old = &self.offer.archive;
+            let others = old.builds().into_iter().filter(|build| names.iter().all(|n| n != build));
+            for part in others.map(|build| builds::part(old, build)) {
+                all.kept.extend(part.about.iter().flat_map(|a| &a.stages).map(qualified));
+                parts.insert(0, part);
             }
         }
+        let joined = builds::join(self.layout, parts)?;
+        all.archive = joined.archive;
+        all.warnings.extend(replay::cut_warning(joined.cut_records));
+        Ok(all)
+    }
+
+    fn build(
+        &self,
+        strategy: Strategy,
+        build: &NotedBuild,
+        name: &str,
+        project: Option<&Project>,
+        known: &Archive,
+    ) -> Result<Captured, EngineError> {
+        let &Self { engine, layout, offer, reporter, .. } = self;
+        let images = Some(build.images.as_slice()).filter(|images| !images.is_empty());
+        let mut stages = match project {
+            Some(project) => stages(project, build),
+            None => unread_stages(stage_names(images), build.arguments.value("target")),
+        };
+        for stage in &mut stages {
+            name.clone_into(&mut stage.about.build);
+        }
+        let request = &Request {
+            arguments: &build.arguments,
+            dockerfile: project.map_or(&[], |p| &p.named),
+            target_stage: project.and_then(|p| p.target_stage.as_deref()),
+            ignore_file: project.and_then(|p| p.ignore_file.clone()),
+            stages: &stages,
+            images,
+            about: self.about(strategy),
+            offer: &offer.cache_from,
+            registry: None,
+        };
+        match strategy {
+            Strategy::Classic => classic::capture(engine, layout, known, request, reporter),
+            Strategy::BuildkitReplay => replay::capture(engine, layout, known, request, reporter),
+            Strategy::BuildkitLocal => match unchanged(&stages, offer, build) {
+                Some(captured) => Ok(captured),
+                None => self.exported(request),
+            },
+        }
+    }
+
+    /// Lets the builder export, to the registry where that is the store: what it reads from there
+    /// it need not fetch.
+    fn exported(&self, request: &Request<'_>) -> Result<Captured, EngineError> {
+        let &Self { engine, layout, reporter, .. } = self;
+        let destination = self.store.and_then(|store| Some((store, store.export_to()?)));
+        let Some((store, registry)) = destination else {
+            return native::capture(engine, layout, request, reporter);
+        };
+        let there = Request { registry: Some(&registry), ..request.clone() };
+        let captured = native::capture(engine, layout, &there, reporter).and_then(|captured| {
+            let documents = store.fetch_documents(&captured.archive, layout);
+            documents.map_err(|e| EngineError::failed("export the build cache", e))?;
+            Ok(captured)
+        });
+        captured.or_else(|error| {
+            reporter.warn(format!("the cache is exported to the directory: {error}"));
+            native::capture(engine, layout, request, reporter)
+        })
     }
 
     fn images(&self, recipe: &Recipe) -> Result<Captured, EngineError> {
@@ -101,7 +160,7 @@ impl Capture<'_> {
             images: steps,
             about: self.about(Strategy::Classic),
             offer: &offer.cache_from,
-            registry: self.registry.as_deref(),
+            registry: None,
         };
         match recipe {
             Recipe::Named(names) => {
@@ -125,9 +184,9 @@ impl Capture<'_> {
     }
 
     /// Reads the project; without it, only the target itself can be saved.
-    fn project(&self, built: &Built) -> Option<Project> {
-        let builder = Builder::of(self.engine, built.strategy);
-        match Project::read(&built.arguments, &builder, Detail::Files) {
+    fn project(&self, strategy: Strategy, build: &NotedBuild) -> Option<Project> {
+        let builder = Builder::of(self.engine, strategy);
+        match Project::read(&build.arguments, &builder, Detail::Files) {
             Ok(project) => Some(project),
             Err(error) => {
                 self.reporter
@@ -138,10 +197,24 @@ impl Capture<'_> {
     }
 }
 
+/// The image's name, else the project's, with a number if another build has it.
+fn unused_name(build: &NotedBuild, project: Option<&Project>, used: &[String]) -> String {
+    let name = build.arguments.image_name().or_else(|| Some(project?.name.clone()));
+    let name = name.unwrap_or_else(|| "image".to_owned());
+    let numbered = (2..).map(|number| format!("{name}-{number}"));
+    let mut names = std::iter::once(name.clone()).chain(numbered);
+    names.find(|name| !used.contains(name)).unwrap_or(name.clone())
+}
+
+/// A stage by its build and its name.
+fn qualified(stage: &StageAbout) -> String {
+    format!("{}/{}", stage.build, stage.name)
+}
+
 /// The stages of a build, with what became of them.
-fn stages(project: &Project, built: &Built) -> Vec<Stage> {
+fn stages(project: &Project, build: &NotedBuild) -> Vec<Stage> {
     let executed = |name: &str| {
-        built.steps.iter().any(|step| {
+        unsaved_steps(build).iter().any(|step| {
             !step.is_from()
                 && step.outcome == Outcome::Executed
                 && (step.stage.is_empty() || step.stage.eq_ignore_ascii_case(name))
@@ -160,12 +233,14 @@ fn stages(project: &Project, built: &Built) -> Vec<Stage> {
         .collect()
 }
 
+/// What became of the steps since the last save: what was saved already is in the archive.
+fn unsaved_steps(build: &NotedBuild) -> &[LoggedStep] {
+    if build.saved { &[] } else { &build.steps }
+}
+
 /// What is known of a build's stages without its project.
-fn names(built: &Built) -> Vec<String> {
-    built
-        .images
-        .as_ref()
-        .map_or_else(|| vec!["target".to_owned()], |steps| classic::stages_in_log(steps))
+fn stage_names(images: Option<&[ClassicStep]>) -> Vec<String> {
+    images.map_or_else(|| vec!["target".to_owned()], classic::stages_in_log)
 }
 
 /// Stages of which the names alone are known.
@@ -175,6 +250,7 @@ fn unread_stages(names: Vec<String>, target: Option<&OsStr>) -> Vec<Stage> {
         target: target.map(|t| t.to_string_lossy().into_owned()),
         about: StageAbout {
             name,
+            build: String::new(),
             digest: String::new(),
             image: None,
             steps: Vec::new(),
@@ -186,18 +262,21 @@ fn unread_stages(names: Vec<String>, target: Option<&OsStr>) -> Vec<Stage> {
     names.into_iter().enumerate().map(stage).collect()
 }
 
-/// Whether the builder took every step from the very cache that is in the archive.
-fn is_unchanged(stages: &[Stage], offer: &Offer, built: &Built) -> bool {
-    let Some(about) = offer.archive.about.as_ref().filter(|_| offer.miss.is_none()) else {
-        return false;
-    };
-    !built.steps.is_empty()
-        && about.strategy == Strategy::BuildkitLocal.name()
-        && !stages.is_empty()
-        && stages.len() == about.stages.len()
-        && stages.iter().all(|stage| {
-            !stage.executed
-                && !stage.about.digest.is_empty()
-                && about.stages.iter().any(|s| s.digest == stage.about.digest)
-        })
+/// The builder's own export as it is in the archive, if it took every step from that.
+fn unchanged(stages: &[Stage], offer: &Offer, build: &NotedBuild) -> Option<Captured> {
+    let about = offer.archive.about.as_ref().filter(|_| offer.miss.is_none())?;
+    let seen = !unsaved_steps(build).is_empty();
+    let is_same = |stage: &Stage| !stage.executed && !stage.about.digest.is_empty();
+    if !seen || about.strategy != Strategy::BuildkitLocal.name() || !stages.iter().all(is_same) {
+        return None;
+    }
+    let now: Vec<&StageAbout> = stages.iter().map(|stage| &stage.about).collect();
+    let cache = builds::export_of(&offer.archive, &now)?;
+    // Their names may be new.
+    let about = About { stages: now.iter().copied().cloned().collect(), ..about.clone() };
+    Some(Captured {
+        archive: Archive { about: Some(about), cache: Some(cache), ..Archive::default() },
+        kept: now.iter().map(|stage| stage.name.clone()).collect(),
+        ..Captured::default()
+    })
 }

@@ -1,4 +1,4 @@
-//! Makes what was captured the archive.
+//! Makes what was captured the archive, and says what is no longer in it.
 
 use crate::layout::archive::Archive;
 use crate::layout::directory::{Layout, LayoutError};
@@ -27,4 +27,16 @@ pub(super) fn commit(
     }
     layout.commit(&new.to_index())?;
     Ok(changed)
+}
+
+/// The builds that are no longer there. Another name for the same stages counts as the same.
+pub(super) fn gone<'a>(now: &Archive, before: &'a Archive) -> Vec<&'a str> {
+    let stages = before.about.iter().flat_map(|about| &about.stages);
+    let kept = now.about.iter().flat_map(|about| &about.stages);
+    let is_gone = |build: &str| {
+        let mut own = stages.clone().filter(|stage| stage.build == build);
+        kept.clone().all(|stage| stage.build != build)
+            && own.any(|old| kept.clone().all(|stage| stage.digest != old.digest))
+    };
+    before.builds().into_iter().filter(|build| !build.is_empty() && is_gone(build)).collect()
 }

@@ -1,38 +1,26 @@
-//! What is to be saved: a build of the journal, one whose arguments are given, or images.
+//! What is to be saved: the builds of the job, or images.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::cli::SaveArgs;
+use crate::commands::builds;
 use crate::engine::Engine;
-use crate::engine::arguments::BuildArguments;
-use crate::engine::build_log::{ClassicStep, LoggedStep};
+use crate::engine::build_log::ClassicStep;
 use crate::engine::classic;
 use crate::engine::error::EngineError;
 use crate::engine::facts::ImageStore;
 use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
 use crate::report::Reporter;
-use crate::store::journal::Journal;
+use crate::store::journal::{Journal, NotedBuild};
 
 /// What is to be saved.
 pub(super) enum Subject {
-    /// A build.
-    Build(Built),
+    /// Builds, all by one strategy.
+    Builds(Strategy, Vec<NotedBuild>),
     /// Images of the classic builder, by a recipe of 2018.
     Images(Recipe),
-}
-
-/// A build that has been run.
-pub(super) struct Built {
-    /// Its arguments.
-    pub(super) arguments: BuildArguments,
-    /// How its cache is carried.
-    pub(super) strategy: Strategy,
-    /// What became of its steps; none if nobody saw it.
-    pub(super) steps: Vec<LoggedStep>,
-    /// The classic builder's images, if they were seen.
-    pub(super) images: Option<Vec<ClassicStep>>,
 }
 
 /// How images are named that are to be saved.
@@ -47,83 +35,81 @@ impl Subject {
     /// How the cache is carried.
     pub(super) fn strategy(&self) -> Strategy {
         match self {
-            Self::Build(built) => built.strategy,
+            Self::Builds(strategy, _) => *strategy,
             Self::Images(_) => Strategy::Classic,
         }
     }
 
-    /// The arguments of the build, if it is one.
-    pub(super) fn arguments(&self) -> BuildArguments {
-        match self {
-            Self::Build(built) => built.arguments.clone(),
-            Self::Images(_) => BuildArguments::default(),
-        }
-    }
-
-    /// The build that the user means; `None` if there is nothing to save.
-    pub(super) fn find(
+    /// The job's builds; `None` if there is nothing to save.
+    pub(super) fn builds(
         args: &SaveArgs,
         journal: &Journal,
         engine: &Engine,
         reporter: Reporter,
     ) -> Result<Option<Self>, Failure> {
-        let built = if args.arguments.is_empty() {
-            Built::noted(args, journal, engine, reporter)?
-        } else {
-            Some(Built::named(args, engine)?)
-        };
-        let Some(built) = built else { return Ok(None) };
-        if built.strategy.is_buildkit() && built.arguments.reads_stdin() {
-            reporter.info(
-                "save: nothing to save: the build came from standard input, which can't be read \
-                 again",
-            );
+        let here = journal.builds.iter().filter(|build| build.engine == engine.facts.id);
+        let mut builds: Vec<NotedBuild> = here.cloned().collect();
+        if builds.is_empty() {
+            let reason = if journal.builds.is_empty() {
+                format!(
+                    "no `dockercache build` was run with `{}` on this machine; to save a plain \
+                     `docker build`, give its arguments: dockercache save -t app .",
+                    args.directory.dir.display()
+                )
+            } else {
+                "the last build was made on another engine".to_owned()
+            };
+            reporter.info(format!("save: nothing to save: {reason}"));
             return Ok(None);
         }
-        Ok(Some(Self::Build(built)))
+        let all = builds.len();
+        builds.retain(|build| {
+            build.strategy == Strategy::Classic.name() || !build.arguments.reads_stdin()
+        });
+        if builds.len() < all {
+            let what = if builds.is_empty() { "nothing to save" } else { "not saved" };
+            reporter.info(format!(
+                "save: {what}: the build came from standard input, which can't be read again"
+            ));
+        }
+        let Some(last) = builds.last() else { return Ok(None) };
+        let name = last.strategy.clone();
+        let strategy: Strategy = name.parse().map_err(Failure::usage)?;
+        let all = builds.len();
+        builds.retain(|build| build.strategy == name);
+        if builds.len() < all {
+            reporter.warn(format!(
+                "one archive holds builds of one strategy: {} that were not by {name} are left \
+                 out; give them a directory of their own",
+                all - builds.len()
+            ));
+        }
+        Ok(Some(Self::Builds(strategy, builds)))
     }
 }
 
-impl Built {
-    /// The build whose arguments are given.
-    fn named(args: &SaveArgs, engine: &Engine) -> Result<Self, Failure> {
-        let arguments = BuildArguments::parse(args.arguments.iter().cloned());
-        let strategy = choose(&arguments, args.engine.strategy, engine)?;
-        Ok(Self { arguments, strategy, steps: Vec::new(), images: None })
+/// Notes the builds that the user names: they have run, though nobody saw them.
+pub(super) fn note_named(
+    args: &SaveArgs,
+    journal: &mut Journal,
+    engine: &Engine,
+) -> Result<(), Failure> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let forced = args.engine.strategy;
+    for arguments in builds::named(&args.builds, &engine.client)? {
+        let strategy =
+            strategy::choose(&engine.facts, &engine.client, &arguments, &environment, forced)?;
+        journal.note(NotedBuild {
+            arguments,
+            directory: std::env::current_dir().unwrap_or_default(),
+            engine: engine.facts.id.clone(),
+            strategy: strategy.name().to_owned(),
+            steps: Vec::new(),
+            images: Vec::new(),
+            saved: false,
+        });
     }
-
-    /// The last build that the journal knows of.
-    fn noted(
-        args: &SaveArgs,
-        journal: &Journal,
-        engine: &Engine,
-        reporter: Reporter,
-    ) -> Result<Option<Self>, Failure> {
-        let Some(build) = &journal.build else {
-            reporter.info(format!(
-                "save: nothing to save: no `dockercache build` was run with `{}` on this machine; \
-                 to save a plain `docker build`, give its arguments: dockercache save -t app .",
-                args.directory.dir.display()
-            ));
-            return Ok(None);
-        };
-        if build.engine != engine.facts.id {
-            reporter.info("save: nothing to save: the last build was made on another engine");
-            return Ok(None);
-        }
-        std::env::set_current_dir(&build.directory).map_err(|e| {
-            Failure::usage(format!("the build's directory `{}`: {e}", build.directory.display()))
-        })?;
-        let arguments = build.arguments.clone();
-        let strategy = match build.strategy.parse() {
-            Ok(strategy) => strategy,
-            Err(_) => choose(&arguments, args.engine.strategy, engine)?,
-        };
-        // What was saved already is in the archive: only what has changed since then counts.
-        let steps = if build.saved { Vec::new() } else { build.steps.clone() };
-        let images = Some(build.images.clone()).filter(|images| !images.is_empty());
-        Ok(Some(Self { arguments, strategy, steps, images }))
-    }
+    Ok(())
 }
 
 impl Recipe {
@@ -134,7 +120,7 @@ impl Recipe {
             None if !args.image.is_empty() => Self::Named(args.image.clone()),
             None => return Ok(None),
         };
-        if !args.arguments.is_empty() {
+        if args.builds.bake || !args.builds.arguments.is_empty() {
             return Err(Failure::usage("--image and --from-log take no build arguments"));
         }
         Ok(Some(recipe))
@@ -153,15 +139,6 @@ impl Recipe {
             .into()),
         }
     }
-}
-
-fn choose(
-    arguments: &BuildArguments,
-    forced: Option<Strategy>,
-    engine: &Engine,
-) -> Result<Strategy, EngineError> {
-    let environment = |name: &str| std::env::var(name).ok();
-    strategy::choose(&engine.facts, &engine.client, arguments, &environment, forced)
 }
 
 fn read_log(path: &Path) -> Result<Vec<ClassicStep>, Failure> {

@@ -128,6 +128,11 @@ impl Engine {
         self.generation
     }
 
+    /// The directory of the client's configuration.
+    pub(crate) fn docker_config(&self) -> &Path {
+        &self.docker_config
+    }
+
     /// Where the engine listens: a `unix://` address.
     pub(crate) fn docker_host(&self) -> &str {
         &self.docker_host

@@ -1,0 +1,155 @@
+//! Several builds in one archive: joined, told apart again, and looked up in while they are taken.
+//!
+//! Blobs are shared by their digests, and so are the images of stages that builds have in common.
+//! The records of all builds are merged into the one cache manifest that builders are offered.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::archive::{
+    About, Archive, Role, StageAbout, StoredImage, cache_entry, read_cache, write_cache,
+    write_records,
+};
+use super::digest::Digest;
+use super::directory::{Layout, LayoutError};
+use super::oci::{Descriptor, REF_NAME};
+use super::records::RecordGraph;
+
+/// Builds that have been joined.
+#[derive(Debug)]
+pub struct Joined {
+    /// The archive of all of them.
+    pub archive: Archive,
+    /// Records that had to be left out, because importers refuse more than 1 MiB.
+    pub cut_records: usize,
+}
+
+/// Joins archives that hold one build each. Who made it, the last one says.
+pub fn join(layout: &Layout, mut parts: Vec<Archive>) -> Result<Joined, LayoutError> {
+    if parts.len() < 2 {
+        let archive = parts.pop().unwrap_or_default();
+        return Ok(Joined { archive, cut_records: 0 });
+    }
+    let mut archive = Archive { about: about_all(&parts), ..Archive::default() };
+    let mut graph = RecordGraph::default();
+    let mut descriptors = BTreeMap::new();
+    for part in &parts {
+        let build = part.builds().first().copied().unwrap_or_default();
+        part.images.iter().for_each(|image| add_image(&mut archive.images, image, build));
+        let Some(cache) = cache_of(layout, part)? else { continue };
+        let (config, layers) = read_cache(layout, &cache)?;
+        graph.add(&config).map_err(|e| LayoutError::Damaged {
+            path: layout.root().to_owned(),
+            reason: format!("the records of build `{build}`: {e}"),
+        })?;
+        descriptors.extend(layers);
+        if part.images.is_empty() {
+            // Nothing else tells later which of the records are this build's.
+            archive.exports.insert(build.to_owned(), cache);
+        }
+    }
+    let written = write_records(layout, &graph, &descriptors)?;
+    let cut_records = written.as_ref().map_or(0, |(_, cut)| *cut);
+    archive.cache = written.map(|(cache, _)| cache);
+    Ok(Joined { archive, cut_records })
+}
+
+fn about_all(parts: &[Archive]) -> Option<About> {
+    let mut about = parts.iter().rev().find_map(|part| part.about.clone())?;
+    let abouts = parts.iter().filter_map(|part| part.about.as_ref());
+    about.stages = abouts.flat_map(|about| about.stages.clone()).collect();
+    Some(about)
+}
+
+/// A part's cache manifest; made of its images' records if it has none of its own.
+fn cache_of(layout: &Layout, part: &Archive) -> Result<Option<Descriptor>, LayoutError> {
+    if part.cache.is_some() {
+        return Ok(part.cache.clone());
+    }
+    let stages: Vec<_> = part.images.iter().filter(|i| i.note.role == Role::Stage).collect();
+    Ok(write_cache(layout, &stages)?.descriptor)
+}
+
+/// Adds an image of `build`, or what it is there for if another build has the same.
+fn add_image(images: &mut Vec<StoredImage>, image: &StoredImage, build: &str) {
+    let name = |image: &StoredImage| image.descriptor.annotation(REF_NAME).map(str::to_owned);
+    let own_name = name(image).unwrap_or_default();
+    if let Some(same) = images.iter_mut().find(|i| i.descriptor.digest == image.descriptor.digest) {
+        let mut note = same.note.clone();
+        note.role = note.role.min(image.note.role);
+        note.parent = note.parent.or_else(|| image.note.parent.clone());
+        let new = image.note.tags.iter().filter(|tag| !same.note.tags.contains(tag));
+        note.tags.extend(new.cloned());
+        let known = name(same).unwrap_or_default();
+        *same = same.noted(if same.note.role == note.role { &known } else { &own_name }, note);
+    } else if images.iter().any(|i| name(i).as_ref() == Some(&own_name)) {
+        images.push(image.named(&format!("{build}-{own_name}")));
+    } else {
+        images.push(image.clone());
+    }
+}
+
+/// One build of an archive, as an archive.
+pub fn part(archive: &Archive, build: &str) -> Archive {
+    let mut about = archive.about.clone();
+    let stages = about.iter_mut().map(|about| &mut about.stages);
+    stages.for_each(|stages| stages.retain(|stage| stage.build == build));
+    let ends = about.iter().flat_map(|a| &a.stages).filter_map(|s| s.image.as_ref());
+    let ends: BTreeSet<_> = archive
+        .images
+        .iter()
+        .filter(|i| ends.clone().any(|end| *end == i.descriptor.digest))
+        .map(|i| &i.manifest.config.digest)
+        .collect();
+    let images = with_parents(&archive.images, ends);
+    let cache = match archive.exports.get(build) {
+        Some(export) => Some(cache_entry(export)),
+        None => archive.cache.clone().filter(|_| archive.builds().len() == 1),
+    };
+    Archive { about, cache, images, ..Archive::default() }
+}
+
+/// The images with these configs, and those that they were built on, in their order.
+pub fn with_parents<'a>(
+    images: &'a [StoredImage],
+    configs: BTreeSet<&'a Digest>,
+) -> Vec<StoredImage> {
+    let mut reached = BTreeSet::new();
+    let mut open: Vec<&Digest> = configs.into_iter().collect();
+    while let Some(config) = open.pop() {
+        if reached.insert(config) {
+            let same = images.iter().filter(|i| i.manifest.config.digest == *config);
+            open.extend(same.filter_map(|i| i.note.parent.as_ref()));
+        }
+    }
+    images.iter().filter(|i| reached.contains(&i.manifest.config.digest)).cloned().collect()
+}
+
+/// What is known of stages and images, for looking up: what was taken just now is put before
+/// what is in the archive.
+pub fn known(taken: &[Archive], archive: &Archive) -> Archive {
+    let mut known = Archive { about: archive.about.clone(), ..Archive::default() };
+    let new: Vec<StageAbout> = about_all(taken).map_or_else(Vec::new, |about| about.stages);
+    let about = known.about.get_or_insert_default();
+    about.stages.retain(|stage| new.iter().all(|s| s.digest != stage.digest));
+    about.stages.splice(..0, new);
+    for image in taken.iter().chain([archive]).flat_map(|archive| &archive.images) {
+        if known.images.iter().all(|i| i.descriptor.digest != image.descriptor.digest) {
+            known.images.push(image.clone());
+        }
+    }
+    known
+}
+
+/// What the builder exported for the build that has exactly these stages.
+pub fn export_of(archive: &Archive, stages: &[&StageAbout]) -> Option<Descriptor> {
+    let digests = |stages: &mut dyn Iterator<Item = &StageAbout>| {
+        let mut digests: Vec<String> = stages.map(|stage| stage.digest.clone()).collect();
+        digests.sort();
+        digests
+    };
+    let wanted = digests(&mut stages.iter().copied());
+    let about = archive.about.as_ref()?;
+    let of = |build: &str| digests(&mut about.stages.iter().filter(|s| s.build == build));
+    let build = archive.builds().into_iter().find(|build| of(build) == wanted)?;
+    part(archive, build).cache
+}
