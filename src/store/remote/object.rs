@@ -71,16 +71,16 @@ impl Object {
 
     /// Repeats what fails in passing. The library does so by itself where no answer came; this
     /// is for answers that broke off.
-    async fn ask<T, F>(&self, what: &Path, attempt: impl Fn() -> F) -> Result<T, StoreError>
+    async fn ask<T, F>(&self, what: &str, attempt: impl Fn() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = object_store::Result<T>>,
     {
         let answer = retrying(|| attempt().map(|answer| answer.map_err(failure)));
-        answer.await.map_err(|failure| self.error(failure, what.as_ref()))
+        answer.await.map_err(|failure| self.error(failure, what))
     }
 
     async fn head(&self, path: &Path) -> Result<Option<ObjectMeta>, StoreError> {
-        absent_as_none(self.ask(path, || self.bucket.reads.head(path)).await)
+        absent_as_none(self.ask(path.as_ref(), || self.bucket.reads.head(path)).await)
     }
 
     async fn read(&self, path: &Path) -> Result<Option<(ObjectMeta, Bytes)>, StoreError> {
@@ -88,15 +88,17 @@ impl Object {
             let answer = self.bucket.reads.get(path).await?;
             Ok((answer.meta.clone(), answer.bytes().await?))
         };
-        absent_as_none(self.ask(path, read).await)
+        absent_as_none(self.ask(path.as_ref(), read).await)
     }
 
     async fn write(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
-        self.ask(path, || self.bucket.writes.put(path, bytes.clone().into())).await.map(drop)
+        self.ask(path.as_ref(), || self.bucket.writes.put(path, bytes.clone().into()))
+            .await
+            .map(drop)
     }
 
     async fn remove(&self, path: &Path) -> Result<(), StoreError> {
-        absent_as_none(self.ask(path, || self.bucket.reads.delete(path)).await).map(drop)
+        absent_as_none(self.ask(path.as_ref(), || self.bucket.reads.delete(path)).await).map(drop)
     }
 
     /// The objects in a directory below the prefix, with their names.
@@ -122,7 +124,7 @@ impl Object {
         from: &FilePath,
         advance: &(dyn Fn(u64) + Sync),
     ) -> Result<(), StoreError> {
-        let mut upload = self.ask(path, || self.bucket.writes.put_multipart(path)).await?;
+        let mut upload = self.ask(path.as_ref(), || self.bucket.writes.put_multipart(path)).await?;
         let sent = self.send_parts(&mut *upload, path, blob, from, advance).await;
         if sent.is_err() {
             // The store's own rules remove what is left of an upload; this is only faster.
@@ -207,7 +209,7 @@ impl RemoteStore for Object {
             let range = (offset > 0).then_some(GetRange::Offset(offset));
             let options = GetOptions { range, ..GetOptions::default() };
             let get = || self.bucket.reads.get_opts(path, options.clone());
-            let pieces = self.ask(path, get).await?.into_stream().map_err(failure);
+            let pieces = self.ask(blob.digest.as_str(), get).await?.into_stream().map_err(failure);
             Ok(retry::body(pieces.boxed(), &self.url, blob.digest.as_str()))
         }
         .boxed()

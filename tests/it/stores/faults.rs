@@ -136,12 +136,12 @@ async fn serve(
                 copy(&mut from_server, &mut to_client).await?;
             }
         }
-        Ok(())
+        Ok::<(), std::io::Error>(())
     };
     let question = async {
         copy(&mut from_client, &mut to_server).await?;
         // The server's answer decides when it is over.
-        std::future::pending().await
+        std::future::pending::<std::io::Result<()>>().await
     };
     tokio::select! {
         done = answer => done,

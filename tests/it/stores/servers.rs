@@ -76,7 +76,7 @@ impl RegistryServer {
         });
         let config = json!({
             "version": "0.1",
-            "log": {"level": "info"},
+            "log": {"level": "info", "accesslog": {"disabled": true}},
             "storage": {
                 "filesystem": {"rootdirectory": at("storage")},
                 "delete": {"enabled": !settings.keeps_all},
