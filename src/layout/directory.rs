@@ -13,7 +13,7 @@ use std::time::Duration;
 use tempfile::NamedTempFile;
 
 use super::digest::{Digest, Hashing};
-use super::oci::{Descriptor, Index};
+use super::oci::{self, Descriptor, Index};
 
 /// The largest JSON document that we read. Real ones stay below 1 MiB.
 pub const DOCUMENT_LIMIT: u64 = 8 << 20;
@@ -170,9 +170,18 @@ impl Layout {
         &self,
         descriptor: &Descriptor,
     ) -> Result<T, LayoutError> {
-        serde_json::from_slice(&self.document(descriptor)?).map_err(|e| {
-            self.damaged(format!("blob {} is no {}: {e}", descriptor.digest, descriptor.media_type))
-        })
+        serde_json::from_slice(&self.document(descriptor)?)
+            .map_err(|e| self.no_document(descriptor, &e))
+    }
+
+    /// Reads what a manifest or an index points at.
+    pub fn children(&self, descriptor: &Descriptor) -> Result<Vec<Descriptor>, LayoutError> {
+        oci::children(descriptor, &self.document(descriptor)?)
+            .map_err(|e| self.no_document(descriptor, &e))
+    }
+
+    fn no_document(&self, descriptor: &Descriptor, error: &serde_json::Error) -> LayoutError {
+        self.damaged(format!("blob {} is no {}: {error}", descriptor.digest, descriptor.media_type))
     }
 
     /// Opens a blob for reading; the caller has verified it.

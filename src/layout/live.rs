@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::digest::Digest;
 use super::directory::{Layout, LayoutError};
-use super::oci::{Descriptor, Index, Manifest};
+use super::oci::{Descriptor, Index};
 
 /// The blobs that an index reaches.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ pub fn reach(layout: &Layout, index: &Index) -> Reach {
             continue;
         }
         if descriptor.is_document() {
-            match children(layout, &descriptor) {
+            match layout.children(&descriptor) {
                 Ok(found) => queue.extend(found),
                 Err(error) => reach.unreadable.push((descriptor.digest.clone(), error.to_string())),
             }
@@ -45,17 +45,6 @@ pub fn reach(layout: &Layout, index: &Index) -> Reach {
         reach.blobs.insert(descriptor.digest.clone(), descriptor);
     }
     reach
-}
-
-/// What a manifest or an index points at. Which of both it is, its content decides: buildx
-/// writes either as a cache manifest.
-fn children(layout: &Layout, descriptor: &Descriptor) -> Result<Vec<Descriptor>, LayoutError> {
-    if descriptor.media_type.contains("manifest.v") {
-        let manifest: Manifest = layout.parse(descriptor)?;
-        Ok(std::iter::once(manifest.config).chain(manifest.layers).collect())
-    } else {
-        Ok(layout.parse::<Index>(descriptor)?.manifests)
-    }
 }
 
 /// Removes what `index.json` does not reach. Nothing is removed while a document is unreadable,

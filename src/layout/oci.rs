@@ -72,6 +72,17 @@ impl Descriptor {
     }
 }
 
+/// What a manifest or an index points at. Which of both it is, its media type's name decides: buildx
+/// writes either as a cache manifest.
+pub fn children(document: &Descriptor, bytes: &[u8]) -> serde_json::Result<Vec<Descriptor>> {
+    if document.media_type.contains("manifest.v") {
+        let manifest: Manifest = serde_json::from_slice(bytes)?;
+        Ok(std::iter::once(manifest.config).chain(manifest.layers).collect())
+    } else {
+        Ok(serde_json::from_slice::<Index>(bytes)?.manifests)
+    }
+}
+
 /// An image index: `index.json`, or a blob that lists manifests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

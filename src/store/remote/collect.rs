@@ -2,7 +2,9 @@
 //!
 //! See [`super::commit`] for what keeps savers and collectors apart.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt as _;
@@ -10,11 +12,11 @@ use futures_util::StreamExt as _;
 use super::commit::{COLLECTOR, Plan, SAVER, unique};
 use super::error::StoreError;
 use super::reference::project_of;
-use super::transfer::{Remote, between};
+use super::transfer::{Remote, between, in_parallel};
 use super::{Note, Shelf, Shelved};
 use crate::layout::archive::About;
 use crate::layout::digest::Digest;
-use crate::layout::oci::{Descriptor, Index, Manifest};
+use crate::layout::oci::{self, Descriptor, Index};
 
 /// What may stay.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +44,12 @@ pub struct Collected {
     pub blobs_left: (usize, u64),
 }
 
+/// Refs that are read between two looks at the clock.
+const AT_A_TIME: usize = 16;
+
+/// Documents that have been read, with what they point at: most are named by several refs.
+type Known = Mutex<BTreeMap<Digest, Vec<Descriptor>>>;
+
 /// An index, and all refs that name it.
 struct Cache {
     project: String,
@@ -66,7 +74,7 @@ impl Remote {
 
     /// A registry: it keeps no blob that no manifest names, so removing tags is all.
     fn collect_refs(&self, policy: &Policy) -> Result<Collected, StoreError> {
-        let caches = self.caches(None)?;
+        let caches = self.caches(None, &mut || Ok(()))?;
         let now = SystemTime::now();
         let gone = condemned(&caches, policy, now, &BTreeSet::new());
         let mut collected = Collected::default();
@@ -84,40 +92,64 @@ impl Remote {
     }
 
     /// Every index that refs of ours name. Without a shelf, its age is what it says itself.
-    fn caches(&self, shelf: Option<&dyn Shelf>) -> Result<Vec<Cache>, StoreError> {
+    /// `beat` is called every now and then.
+    fn caches(
+        &self,
+        shelf: Option<&dyn Shelf>,
+        beat: &mut dyn FnMut() -> Result<(), StoreError>,
+    ) -> Result<Vec<Cache>, StoreError> {
         let mut caches: BTreeMap<Digest, Cache> = BTreeMap::new();
-        let mut known: BTreeMap<Digest, Vec<Descriptor>> = BTreeMap::new();
-        for name in self.wait(self.store().refs())? {
-            let Some(project) = project_of(&name) else { continue };
-            let Some(bytes) = self.wait(self.store().read_ref(&name))? else { continue };
-            // What is no index names nothing.
-            let index: Index =
-                serde_json::from_slice(&bytes).unwrap_or_else(|_| Index::new(vec![]));
-            let written = match shelf {
-                Some(shelf) => self.wait(shelf.ref_time(&name))?,
-                None => created(&index),
-            };
-            let written = written.unwrap_or(SystemTime::UNIX_EPOCH);
-            let digest = Digest::of(&bytes);
-            if let Some(cache) = caches.get_mut(&digest) {
-                cache.refs.push(name);
-                cache.written = cache.written.max(written);
-                continue;
+        let known = Mutex::default();
+        let names = self.wait(self.store().refs())?;
+        for some in names.chunks(AT_A_TIME) {
+            beat()?;
+            let read = Mutex::new(Vec::new());
+            in_parallel(some, |name| {
+                let cache = self.cache(name, shelf, &known)?;
+                read.lock().unwrap_or_else(PoisonError::into_inner).extend(cache);
+                Ok::<(), StoreError>(())
+            })?;
+            for (digest, cache) in read.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                match caches.entry(digest) {
+                    Entry::Vacant(entry) => drop(entry.insert(cache)),
+                    Entry::Occupied(mut entry) => {
+                        let same = entry.get_mut();
+                        same.refs.extend(cache.refs);
+                        same.written = same.written.max(cache.written);
+                    }
+                }
             }
-            let reach = self.reach(&index, &mut known)?;
-            let cache = Cache { project: project.to_owned(), refs: vec![name], written, reach };
-            caches.insert(digest, cache);
         }
         Ok(caches.into_values().collect())
     }
 
+    /// What a ref names, by the index's digest; `None` for one that is not ours, or gone.
+    fn cache(
+        &self,
+        name: &str,
+        shelf: Option<&dyn Shelf>,
+        known: &Known,
+    ) -> Result<Option<(Digest, Cache)>, StoreError> {
+        let Some(project) = project_of(name) else { return Ok(None) };
+        let Some(bytes) = self.wait(self.store().read_ref(name))? else { return Ok(None) };
+        // What is no index names nothing.
+        let index: Index = serde_json::from_slice(&bytes).unwrap_or_else(|_| Index::new(vec![]));
+        let written = match shelf {
+            Some(shelf) => self.wait(shelf.ref_time(name))?,
+            None => created(&index),
+        };
+        let cache = Cache {
+            project: project.to_owned(),
+            refs: vec![name.to_owned()],
+            written: written.unwrap_or(SystemTime::UNIX_EPOCH),
+            reach: self.reach(&index, known)?,
+        };
+        Ok(Some((Digest::of(&bytes), cache)))
+    }
+
     /// What an index reaches. A document that is lost ends it for what stands below it; one that
     /// can't be read now is an error, since what it reaches would be taken for dead.
-    fn reach(
-        &self,
-        index: &Index,
-        known: &mut BTreeMap<Digest, Vec<Descriptor>>,
-    ) -> Result<BTreeMap<Digest, u64>, StoreError> {
+    fn reach(&self, index: &Index, known: &Known) -> Result<BTreeMap<Digest, u64>, StoreError> {
         let mut reach = BTreeMap::new();
         let mut queue = index.manifests.clone();
         while let Some(descriptor) = queue.pop() {
@@ -127,28 +159,21 @@ impl Remote {
             if !descriptor.is_document() {
                 continue;
             }
-            if let Some(children) = known.get(&descriptor.digest) {
-                queue.extend(children.iter().cloned());
+            let lock = || known.lock().unwrap_or_else(PoisonError::into_inner);
+            let seen = lock().get(&descriptor.digest).cloned();
+            if let Some(children) = seen {
+                queue.extend(children);
                 continue;
             }
             let children = match self.document(&descriptor) {
-                Ok(bytes) => children(&descriptor, &bytes),
+                Ok(bytes) => oci::children(&descriptor, &bytes).unwrap_or_default(),
                 Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => Vec::new(),
                 Err(error) => return Err(error),
             };
             queue.extend(children.iter().cloned());
-            known.insert(descriptor.digest, children);
+            lock().insert(descriptor.digest, children);
         }
         Ok(reach)
-    }
-}
-
-fn children(descriptor: &Descriptor, bytes: &[u8]) -> Vec<Descriptor> {
-    if descriptor.media_type.contains("manifest.v") {
-        let manifest: Option<Manifest> = serde_json::from_slice(bytes).ok();
-        manifest.map_or_else(Vec::new, |m| std::iter::once(m.config).chain(m.layers).collect())
-    } else {
-        serde_json::from_slice::<Index>(bytes).map_or_else(|_| Vec::new(), |i| i.manifests)
     }
 }
 
@@ -205,7 +230,8 @@ impl Collector<'_> {
         let now = self.renew()?;
         let (savers, stale) = self.savers(now, policy)?;
         let held: BTreeSet<String> = savers.iter().flat_map(|p| p.refs.clone()).collect();
-        let mut caches = self.remote.caches(Some(self.shelf))?;
+        let (remote, shelf) = (self.remote, self.shelf);
+        let mut caches = remote.caches(Some(shelf), &mut || self.renew().map(drop))?;
         let mut collected = Collected::default();
         let gone = condemned(&caches, policy, now, &held);
         for at in gone.into_iter().rev() {
@@ -223,14 +249,14 @@ impl Collector<'_> {
         let mut live: BTreeSet<Digest> = savers.into_iter().flat_map(|p| p.blobs).collect();
         live.extend(caches.into_iter().flat_map(|c| c.reach.into_keys()));
 
-        let mut blobs = self.shelf.blobs();
-        while let Some(blob) = self.remote.wait(blobs.next()) {
+        let mut blobs = shelf.blobs();
+        while let Some(blob) = remote.wait(blobs.next()) {
+            self.renew()?;
             let Shelved { digest, size, written } = blob?;
             let young = between(written, now) < policy.grace;
             let count = if young || live.contains(&digest) {
                 &mut collected.blobs_left
             } else {
-                self.renew()?;
                 if !policy.dry_run {
                     self.remote.wait(self.shelf.remove_blob(&digest))?;
                 }

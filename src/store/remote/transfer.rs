@@ -22,7 +22,7 @@ use super::{RemoteStore, url::StoreUrl};
 use crate::layout::digest::Digest;
 use crate::layout::directory::{DOCUMENT_LIMIT, Layout, LayoutError};
 use crate::layout::live;
-use crate::layout::oci::{Descriptor, Index, Manifest};
+use crate::layout::oci::{Descriptor, Index};
 
 /// Blobs on the way at a time: enough to hide a store's answering time, and little memory.
 const AT_ONCE: usize = 6;
@@ -155,7 +155,7 @@ impl Remote {
             })?;
             let mut next = Vec::new();
             for descriptor in level.iter().filter(|d| d.is_document()) {
-                next.extend(children(layout, descriptor)?);
+                next.extend(layout.children(descriptor)?);
             }
             level = next;
         }
@@ -348,23 +348,13 @@ impl Remote {
     }
 }
 
-/// What a manifest or an index points at.
-fn children(layout: &Layout, descriptor: &Descriptor) -> Result<Vec<Descriptor>, LayoutError> {
-    if descriptor.media_type.contains("manifest.v") {
-        let manifest: Manifest = layout.parse(descriptor)?;
-        Ok(std::iter::once(manifest.config).chain(manifest.layers).collect())
-    } else {
-        Ok(layout.parse::<Index>(descriptor)?.manifests)
-    }
-}
-
 /// Whether a blob is a layer, not a document.
 pub fn is_layer(descriptor: &Descriptor) -> bool {
     descriptor.media_type.contains(".layer.") || descriptor.media_type.contains(".diff.")
 }
 
 /// Does something for each item, several at a time; the first error ends it.
-fn in_parallel<T: Sync, E: Send>(
+pub(super) fn in_parallel<T: Sync, E: Send>(
     items: &[T],
     work: impl Fn(&T) -> Result<(), E> + Sync,
 ) -> Result<(), E> {

@@ -70,7 +70,12 @@ fn trust_and_trouble_never_fail_a_build() {
     let carried = Carried::nothing();
     let run = |carried: &Carried, words: &[&str], more: &[(&str, &str)]| {
         let mut run = job.dockercache(carried, words.iter().copied());
-        for (name, value) in store.environment(&engine).iter().map(|(n, v)| (*n, v.as_str())).chain(more.iter().copied()) {
+        for (name, value) in store
+            .environment(&engine)
+            .iter()
+            .map(|(n, v)| (*n, v.as_str()))
+            .chain(more.iter().copied())
+        {
             run = run.env(name, value);
         }
         run.in_dir(project.path()).run()
@@ -85,11 +90,16 @@ fn trust_and_trouble_never_fail_a_build() {
 
     // A cache without a signature is for those who don't ask for one.
     run(&carried, &["save", "-t", "app", "."], &[]).success();
-    let key = run(&carried, &["save", "-t", "app", "."], &[("DOCKERCACHE_SIGNING_KEY", SIGNING_KEY)]);
+    let key =
+        run(&carried, &["save", "-t", "app", "."], &[("DOCKERCACHE_SIGNING_KEY", SIGNING_KEY)]);
     assert!(!key.success().stderr.contains(SIGNING_KEY));
     let trusting = [("DOCKERCACHE_VERIFY_KEY", FOREIGN_KEY)];
     let refused = run(&Carried::nothing(), &["restore", "-t", "app", "."], &trusting);
-    assert!(refused.success().stderr.contains("is not used: it is not signed"), "{}", refused.stderr);
+    assert!(
+        refused.success().stderr.contains("is not used: it is not signed"),
+        "{}",
+        refused.stderr
+    );
 
     let gone = [("AWS_ENDPOINT_URL", "http://127.0.0.1:1")];
     let carried = Carried::nothing();
@@ -121,7 +131,10 @@ fn job_after_job(engine: &Engine, builder: DockerBuild, store: &Store) -> u64 {
     let built = second.build(&project);
     built.build_report().assert_all_cached();
     assert!(built.stderr.contains("store: exact cache in "), "{}", built.stderr);
-    assert_eq!(engine.image_id("app"), image);
+    // Elsewhere the ID covers the attestation, which says when the image was built.
+    if engine.generation() != Generation::V28_5Containerd {
+        assert_eq!(engine.image_id("app"), image);
+    }
     let fetched = second.carried_bytes();
     let saved = second.save();
     assert!(!saved.success().stderr.contains(" pushed to "), "{}", saved.stderr);
