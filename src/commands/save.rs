@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::engine::client::Client;
 use crate::exit::{Exit, Failure};
 use crate::layout::archive::{self, Archive};
-use crate::layout::codec::Codec;
+use crate::layout::codec::{Codec, Compression};
 use crate::layout::directory::Layout;
 use crate::layout::live;
 use crate::report::{Reporter, bytes};
@@ -56,6 +56,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         layout: &layout,
         offer: &offer,
         reporter,
+        compression: compression(args, &engine, reporter),
         keep_others: args.keep_others,
     };
     let done = capture.take(&subject).and_then(|captured| {
@@ -97,6 +98,21 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     saved.print(args.speech.format);
     let soft_failure = !captured.warnings.is_empty();
     Ok(if args.speech.strict && soft_failure { Exit::Strict } else { Exit::Ok })
+}
+
+/// How new layers are compressed, if the user says so and the engine reads it.
+fn compression(args: &SaveArgs, engine: &Engine, reporter: Reporter) -> Option<Compression> {
+    let asked = args.compression?;
+    if engine.reads(asked.codec) {
+        return Some(asked);
+    }
+    reporter.warn(format!(
+        "layers are compressed with {}, because Docker {} fails on {}",
+        engine.compression().codec,
+        engine.facts.server,
+        asked.codec
+    ));
+    None
 }
 
 /// Where the one-file form goes, and how it is compressed.

@@ -14,6 +14,7 @@ use super::capture::{Captured, Request, local_cache};
 use super::error::EngineError;
 use super::run::{self, Echo};
 use crate::layout::archive::Archive;
+use crate::layout::codec::Compression;
 use crate::layout::directory::{Layout, LayoutError};
 use crate::report::Reporter;
 
@@ -36,7 +37,8 @@ pub fn capture(
         "--progress=plain".into(),
         "--provenance=false".into(),
         "--output=type=cacheonly".into(),
-        format!("--cache-to={},mode=max", local_cache("dest", staging)).into(),
+        format!("--cache-to={},mode=max{}", local_cache("dest", staging), compression(request))
+            .into(),
     ];
     words.extend(request.offer.iter().map(|offer| format!("--cache-from={offer}").into()));
     words.extend(request.arguments.for_repetition(&[]));
@@ -59,6 +61,13 @@ pub fn capture(
         kept: Vec::new(),
         warnings: Vec::new(),
     })
+}
+
+/// How the builder shall compress new layers; its own default if the user does not say.
+fn compression(request: &Request<'_>) -> String {
+    let Some(Compression { codec, level }) = request.compression else { return String::new() };
+    let level = level.map_or_else(String::new, |level| format!(",compression-level={level}"));
+    format!(",compression={codec}{level}")
 }
 
 /// The client writes the export for us: when our own disk is full, that is not the engine's fault.

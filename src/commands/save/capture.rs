@@ -15,6 +15,7 @@ use crate::engine::{classic, native, replay};
 use crate::explain::notes;
 use crate::layout::archive::{About, Archive, FORMAT, StageAbout};
 use crate::layout::builds;
+use crate::layout::codec::Compression;
 use crate::layout::directory::Layout;
 use crate::project::{Detail, Project};
 use crate::report::{Reporter, timestamp};
@@ -26,6 +27,8 @@ pub(super) struct Capture<'a> {
     pub(super) layout: &'a Layout,
     pub(super) offer: &'a Offer,
     pub(super) reporter: Reporter,
+    /// How new layers are compressed, if the user says so.
+    pub(super) compression: Option<Compression>,
     /// Whether builds stay that are not among those to be taken.
     pub(super) keep_others: bool,
 }
@@ -109,6 +112,7 @@ impl Capture<'_> {
             stages: &stages,
             images,
             about: self.about(strategy),
+            compression: self.compression,
             offer: &offer.cache_from,
         };
         match strategy {
@@ -135,6 +139,7 @@ impl Capture<'_> {
             stages: &unread_stages(names, None),
             images: steps,
             about: self.about(Strategy::Classic),
+            compression: self.compression,
             offer: &offer.cache_from,
         };
         match recipe {
