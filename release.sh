@@ -3,73 +3,112 @@
 #
 #   release.sh [DIRECTORY]    default: dist
 #
-#   dockercache-linux-amd64 or -arm64   a static program for this machine's processor
-#   dockercache.cdx.json                what it is made of (CycloneDX), if cargo-cyclonedx is there
-#   SHA256SUMS                          the sums of all programs in the directory
-#   orb.yml                             the packed orb, with these sums in it
+#   dockercache-linux-amd64, -arm64   static programs
+#   dockercache.cdx.json              what they are made of (CycloneDX)
+#   SHA256SUMS                        the sums of all of these in the directory
+#   orb.yml                           the packed orb, with these sums in it
 #
-# Programs for other processors are made on machines that have them, or fetched from there: what
-# lies in the directory already is kept and summed up. The same sources and the same version of
-# Rust give the same bytes, in any directory and at any time.
+# Makes the program for every processor that this machine can make it for: its own, and the other
+# one if Rust has its target (`rustup target add aarch64-unknown-linux-gnu`) and there is a C compiler
+# for it (Debian: gcc-aarch64-linux-gnu). What lies in the directory already is kept and summed up.
+# The same sources, Rust and C compiler give the same bytes, in any directory and at any time.
 #
 # Environment:
-#   TARGET    the Rust target (the host's own)
+#   TARGETS    the Rust targets, if not all that can be made
 set -euo pipefail
 shopt -s inherit_errexit
+
+cyclonedx=0.5.7
 
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 dist=$(realpath --canonicalize-missing "${1:-$here/dist}")
 cd "$here"
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-target=${TARGET:-$(rustc --version --verbose | sed -n 's/^host: //p')}
-case $target in
-  x86_64-*-linux-*) name=dockercache-linux-amd64 ;;
-  aarch64-*-linux-*) name=dockercache-linux-arm64 ;;
-  *) echo "release.sh: no release is made for $target" >&2 && exit 2 ;;
-esac
-SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
-export SOURCE_DATE_EPOCH
-
-# None of this machine's directories may be in the program.
+host=$(rustc --version --verbose | sed -n 's/^host: //p')
 target_dir=$(cargo metadata --no-deps --format-version 1 |
   sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
 sysroot=$(rustc --print sysroot)
-flags=(
-  -C target-feature=+crt-static
-  --remap-path-prefix "$here=/dockercache"
-  --remap-path-prefix "$target_dir=/target"
-  --remap-path-prefix "$cargo_home=/cargo"
-  --remap-path-prefix "$sysroot=/rust"
-)
-RUSTFLAGS="${flags[*]}"
-CFLAGS="-ffile-prefix-map=$cargo_home=/cargo -g0"
-export RUSTFLAGS CFLAGS
-cargo build --release --locked --target "$target"
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
+export SOURCE_DATE_EPOCH
 
+# The C compiler for a target.
+compiler() {
+  if [ "$1" = "$host" ]; then echo cc; else echo "${1%%-*}-linux-gnu-gcc"; fi
+}
+
+can_make() {
+  [ -d "$sysroot/lib/rustlib/$1/lib" ] && command -v "$(compiler "$1")" >/dev/null
+}
+
+make_program() {
+  local target=$1 name
+  case $target in
+    x86_64-*-linux-*) name=dockercache-linux-amd64 ;;
+    aarch64-*-linux-*) name=dockercache-linux-arm64 ;;
+    *) echo "release.sh: no release is made for $target" >&2 && exit 2 ;;
+  esac
+  # None of this machine's directories may be in the program.
+  local flags=(
+    -C target-feature=+crt-static
+    -C "linker=$(compiler "$target")"
+    --remap-path-prefix "$here=/dockercache"
+    --remap-path-prefix "$target_dir=/target"
+    --remap-path-prefix "$cargo_home=/cargo"
+    --remap-path-prefix "$sysroot=/rust"
+  )
+  env RUSTFLAGS="${flags[*]}" CFLAGS="-ffile-prefix-map=$cargo_home=/cargo -g0" \
+    "CC_${target//-/_}=$(compiler "$target")" \
+    cargo build --release --locked --target "$target"
+  install -m 755 "$target_dir/$target/release/dockercache" "$dist/$name"
+  if [ "$target" = "$host" ]; then [ "$("$dist/$name" --version)" = "dockercache $version" ]; fi
+  if readelf --program-headers "$dist/$name" | grep -q INTERP; then
+    echo "release.sh: $name needs a dynamic loader" >&2
+    exit 1
+  fi
+}
+
+# Of one version of one program, so that the list is the same everywhere. The time, the number and
+# the directory of its making are no part of it.
+make_bill_of_materials() {
+  local tools="$target_dir/tools/cyclonedx-$cyclonedx"
+  if [ ! -x "$tools/bin/cargo-cyclonedx" ]; then
+    cargo install --quiet --locked --root "$tools" "cargo-cyclonedx@$cyclonedx"
+  fi
+  "$tools/bin/cargo-cyclonedx" cyclonedx --format json --spec-version 1.5 --target all \
+    --override-filename dockercache.cdx --quiet
+  sed -e '/^  "serialNumber":/d' -e '/^    "timestamp":/d' -e "s|path+file://$here#||" \
+    dockercache.cdx.json >"$dist/dockercache.cdx.json"
+  rm dockercache.cdx.json
+}
+
+# With the sums of this release, in a copy.
+pack_orb() {
+  local work
+  work=$(mktemp -d)
+  cp -R orb "$work/"
+  cp "$dist/SHA256SUMS" "$work/orb/scripts/SHA256SUMS"
+  cargo run --quiet --locked --example pack-orb -- "$work/orb" >"$work/orb.yml"
+  install -m 644 "$work/orb.yml" "$dist/orb.yml"
+  rm -r "$work"
+}
+
+case $host in
+  x86_64-*) other=aarch64-unknown-linux-gnu ;;
+  *) other=x86_64-unknown-linux-gnu ;;
+esac
 mkdir -p "$dist"
-install -m 755 "$target_dir/$target/release/dockercache" "$dist/$name"
-[ "$("$dist/$name" --version)" = "dockercache $version" ]
-if readelf --program-headers "$dist/$name" | grep -q INTERP; then
-  echo "release.sh: $name needs a dynamic loader" >&2
-  exit 1
-fi
-if cargo cyclonedx --version >/dev/null 2>&1; then
-  cargo cyclonedx --format json --target "$target" --override-filename dockercache.cdx --quiet
-  mv dockercache.cdx.json "$dist/"
-fi
-
-(cd "$dist" && sha256sum dockercache-linux-* >SHA256SUMS)
-
-# The orb is packed with the sums of this release, in a copy.
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cp -R orb "$work/"
-cp "$dist/SHA256SUMS" "$work/orb/scripts/SHA256SUMS"
-unset RUSTFLAGS CFLAGS
-cargo run --quiet --locked --example pack-orb -- "$work/orb" >"$work/orb.yml"
-install -m 644 "$work/orb.yml" "$dist/orb.yml"
+for target in ${TARGETS:-$host $other}; do
+  if [ -n "${TARGETS:-}" ] || can_make "$target"; then
+    make_program "$target"
+  else
+    echo "release.sh: no program for $target: Rust's target or $(compiler "$target") is missing" >&2
+  fi
+done
+make_bill_of_materials
+(cd "$dist" && sha256sum dockercache-linux-* dockercache.cdx.json >SHA256SUMS)
+pack_orb
 
 cd "$dist"
 sha256sum --check --quiet SHA256SUMS

@@ -7,7 +7,7 @@
 #   DOCKERCACHE_INSTALL    the directory to install into; default: ~/.local/bin
 set -eu
 
-version=${DOCKERCACHE_VERSION:?set it to a release, such as 0.1.0}
+version=${DOCKERCACHE_VERSION:?set it to a release, such as 1.0.0}
 sum=${DOCKERCACHE_SHA256:?take it from the SHA256SUMS of that release}
 base=${DOCKERCACHE_BASE_URL:-https://github.com/dockercache/dockercache/releases/download}
 dir=${DOCKERCACHE_INSTALL:-$HOME/.local/bin}

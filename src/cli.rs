@@ -8,6 +8,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::engine::strategy::Strategy;
 use crate::key::MaxAge;
+use crate::layout::codec::Compression;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -197,6 +198,11 @@ pub struct SaveArgs {
     /// The directory
     #[command(flatten)]
     pub directory: Directory,
+    /// How to compress new layers: zstd, gzip or uncompressed, with :LEVEL if you like (zstd:19);
+    /// layers that are in the archive stay as they are. Default: zstd where the
+    /// engine reads it; where the builder exports its cache itself, gzip
+    #[arg(long, value_name = "KIND", env = "DOCKERCACHE_COMPRESSION")]
+    pub compression: Option<Compression>,
     /// Keep what the archive holds of builds that this job did not make, such as those of other
     /// jobs with the same directory
     #[arg(long)]

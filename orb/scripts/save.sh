@@ -5,6 +5,7 @@
 # only where an archive came from this very key and was not good enough, damaged or with another
 # base image: then the new one, being newer, is restored from then on.
 
+if [ -n "$PARAM_COMPRESSION" ]; then export DOCKERCACHE_COMPRESSION="$PARAM_COMPRESSION"; fi
 result=$(run_helper save --format env)
 echo "$result"
 

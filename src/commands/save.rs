@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::engine::client::Client;
 use crate::exit::{Exit, Failure};
 use crate::layout::archive::{self, Archive};
-use crate::layout::codec::Codec;
+use crate::layout::codec::{Codec, Compression};
 use crate::layout::directory::Layout;
 use crate::layout::live;
 use crate::report::{Reporter, bytes};
@@ -58,6 +58,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         offer: &offer,
         store: store.as_ref(),
         reporter,
+        compression: compression(args, &engine, reporter),
         keep_others: args.keep_others,
     };
     let due = store.as_ref().is_some_and(|store| store.is_due(&offer.archive, &journal));
@@ -111,6 +112,21 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     saved.print(args.speech.format);
     let soft_failure = !well || !captured.warnings.is_empty();
     Ok(if args.speech.strict && soft_failure { Exit::Strict } else { Exit::Ok })
+}
+
+/// How new layers are compressed, if the user says so and the engine reads it.
+fn compression(args: &SaveArgs, engine: &Engine, reporter: Reporter) -> Option<Compression> {
+    let asked = args.compression?;
+    if engine.reads(asked.codec) {
+        return Some(asked);
+    }
+    reporter.warn(format!(
+        "layers are compressed with {}, because Docker {} fails on {}",
+        engine.compression().codec,
+        engine.facts.server,
+        asked.codec
+    ));
+    None
 }
 
 /// Where the one-file form goes, and how it is compressed.

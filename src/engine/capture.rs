@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Engine;
 use super::arguments::BuildArguments;
 use super::build_log::ClassicStep;
 use crate::layout::archive::{About, Archive, StageAbout};
+use crate::layout::codec::Compression;
 
 /// A stage whose cache is wanted.
 #[derive(Clone, Debug)]
@@ -40,11 +42,20 @@ pub struct Request<'a> {
     pub images: Option<&'a [ClassicStep]>,
     /// What to note in the archive.
     pub about: About,
+    /// How layers are compressed that are not in the archive yet, if the user says so.
+    pub compression: Option<Compression>,
     /// The directory of the cache that the build was offered, in the form of `--cache-from`.
     pub offer: &'a [String],
     /// The place in a registry to which a builder that exports by itself shall export, in the
     /// form of `--cache-to`; none: the directory.
     pub registry: Option<&'a str>,
+}
+
+impl Request<'_> {
+    /// How layers are compressed that are not in the archive yet.
+    pub(super) fn compression(&self, engine: &Engine) -> Compression {
+        self.compression.unwrap_or_else(|| engine.compression())
+    }
 }
 
 /// What was taken.

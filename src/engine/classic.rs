@@ -18,6 +18,7 @@ use super::run::{self, Echo};
 use super::saved;
 use crate::layout::archive::{Archive, ImageNote, Role, StageAbout, StoredImage, write_image};
 use crate::layout::builds::with_parents;
+use crate::layout::codec::Compression;
 use crate::layout::digest::Digest;
 use crate::layout::directory::Layout;
 use crate::report::Reporter;
@@ -275,7 +276,7 @@ fn capture_images(
     let is_same = known.is_some();
     let stored = match known {
         Some(known) => known,
-        None => export(engine, layout, old, wanted, reporter)?,
+        None => export(engine, layout, old, wanted, request.compression(engine), reporter)?,
     };
     let stage_image = |index: usize| {
         let (id, _) = wanted.iter().find(|(_, w)| w.ends.contains(&index))?;
@@ -303,6 +304,7 @@ fn export(
     layout: &Layout,
     old: &Archive,
     wanted: &BTreeMap<Digest, Wanted>,
+    compression: Compression,
     reporter: Reporter,
 ) -> Result<Vec<StoredImage>, EngineError> {
     if wanted.is_empty() {
@@ -312,7 +314,7 @@ fn export(
     let ids: Vec<&str> = wanted.keys().map(Digest::as_str).collect();
     let stream = engine.connection.export(&ids);
     let saved =
-        saved::ingest(stream, layout, engine.codec(), &old.layers(), &|n| progress.advance(n))?;
+        saved::ingest(stream, layout, compression, &old.layers(), &|n| progress.advance(n))?;
     let mut stored = Vec::new();
     for image in &saved {
         let Some(wanted) = wanted.get(&image.id) else { continue };

@@ -26,7 +26,7 @@ use connection::Connection;
 use error::EngineError;
 use facts::Facts;
 
-use crate::layout::codec::Codec;
+use crate::layout::codec::{Codec, Compression};
 
 /// A Docker engine that answers.
 pub struct Engine {
@@ -45,8 +45,14 @@ impl Engine {
         Ok(Self { client, connection, facts })
     }
 
-    /// The compression that this engine reads back.
-    pub fn codec(&self) -> Codec {
-        if self.facts.server.reads_zstd() { Codec::Zstd } else { Codec::Gzip }
+    /// Whether layers with this compression can be offered to the engine.
+    pub fn reads(&self, codec: Codec) -> bool {
+        codec != Codec::Zstd || self.facts.server.reads_zstd()
+    }
+
+    /// The best compression that the engine reads back.
+    pub fn compression(&self) -> Compression {
+        let codec = if self.reads(Codec::Zstd) { Codec::Zstd } else { Codec::Gzip };
+        codec.into()
     }
 }

@@ -16,6 +16,7 @@ use super::capture::{Captured, Request, local_cache};
 use super::error::EngineError;
 use super::run::{self, Echo};
 use crate::layout::archive::{Archive, cache_entry};
+use crate::layout::codec::Compression;
 use crate::layout::directory::{Layout, LayoutError};
 use crate::layout::oci::Descriptor;
 use crate::report::Reporter;
@@ -39,7 +40,10 @@ pub fn capture(
         Some(registry) => {
             let report = staging.join("metadata.json");
             let words = [
-                format!("--cache-to={registry},mode=max,image-manifest=true,oci-mediatypes=true"),
+                format!(
+                    "--cache-to={registry},mode=max,image-manifest=true,oci-mediatypes=true{}",
+                    compression(request)
+                ),
                 format!("--metadata-file={}", report.display()),
             ];
             export(engine, staging, request, &words, reporter)?;
@@ -47,7 +51,8 @@ pub fn capture(
         }
         None => {
             share_blobs(layout, staging)?;
-            let words = [format!("--cache-to={},mode=max", local_cache("dest", staging))];
+            let destination = local_cache("dest", staging);
+            let words = [format!("--cache-to={destination},mode=max{}", compression(request))];
             export(engine, staging, request, &words, reporter)?;
             let exported = Archive::read(&Layout::at(staging))?.unwrap_or_default();
             take_new_blobs(layout, staging)?;
@@ -107,6 +112,13 @@ fn exported_manifest(report: &Path) -> Result<Option<Descriptor>, EngineError> {
     let manifest = report.manifest.map(|json| serde_json::from_str::<Descriptor>(&json));
     let manifest = manifest.transpose().map_err(|e| failed(&e))?;
     Ok(manifest.as_ref().map(cache_entry))
+}
+
+/// How the builder shall compress new layers; its own default if the user does not say.
+fn compression(request: &Request<'_>) -> String {
+    let Some(Compression { codec, level }) = request.compression else { return String::new() };
+    let level = level.map_or_else(String::new, |level| format!(",compression-level={level}"));
+    format!(",compression={codec}{level}")
 }
 
 /// The client writes the export for us: when our own disk is full, that is not the engine's fault.

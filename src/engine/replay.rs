@@ -19,7 +19,7 @@ use super::images;
 use super::run::{self, Echo};
 use super::saved;
 use crate::layout::archive::{Archive, ImageNote, Role, StoredImage, write_cache, write_image};
-use crate::layout::codec::Codec;
+use crate::layout::codec::{Codec, Compression};
 use crate::layout::directory::Layout;
 use crate::report::Reporter;
 
@@ -43,7 +43,7 @@ pub fn capture(
         let _task = reporter.task(&format!("building {} stage images from cache", changed.len()));
         build_carriers(engine, request, &changed, &mut warnings)?
     };
-    let exported = export(engine, layout, old, &carriers, reporter);
+    let exported = export(engine, layout, old, &carriers, request.compression(engine), reporter);
     if !carriers.is_empty() {
         // Left behind, they cost the engine nothing but names.
         let mut words = vec!["image", "rm"];
@@ -207,6 +207,7 @@ fn export(
     layout: &Layout,
     old: &Archive,
     carriers: &[Carrier],
+    compression: Compression,
     reporter: Reporter,
 ) -> Result<Vec<(usize, StoredImage)>, EngineError> {
     if carriers.is_empty() {
@@ -223,16 +224,15 @@ fn export(
     if by_id.is_empty() {
         return Ok(Vec::new());
     }
-    let codec = engine.codec();
     let progress = reporter.progress("exporting stage images", 0);
     let tags: Vec<&str> = by_id.iter().map(|(_, c)| c.tag.as_str()).collect();
     let stream = engine.connection.export(&tags);
     let known = old
         .layers()
         .into_iter()
-        .filter(|(_, l)| Codec::from_media_type(&l.media_type) == Some(codec))
+        .filter(|(_, l)| Codec::from_media_type(&l.media_type).is_some_and(|c| engine.reads(c)))
         .collect();
-    let saved = saved::ingest(stream, layout, codec, &known, &|n| progress.advance(n))?;
+    let saved = saved::ingest(stream, layout, compression, &known, &|n| progress.advance(n))?;
     let mut stored_images = Vec::new();
     for (id, carrier) in by_id {
         let image = saved.iter().find(|s| Some(&s.id) == id.as_ref()).ok_or_else(|| {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::error::EngineError;
 use crate::layout::archive::LayerBlob;
-use crate::layout::codec::{self, Codec};
+use crate::layout::codec::{self, Compression};
 use crate::layout::digest::{Digest, Hashing};
 use crate::layout::directory::{DOCUMENT_LIMIT, Layout, LayoutError};
 use crate::layout::oci::ImageConfig;
@@ -55,13 +55,13 @@ const TAR_BLOCK: u64 = 512;
 pub fn ingest(
     stream: impl Read,
     layout: &Layout,
-    codec: Codec,
+    compression: Compression,
     known: &BTreeMap<Digest, LayerBlob>,
     advance: &dyn Fn(u64),
 ) -> Result<Vec<SavedImage>, EngineError> {
     let mut contents = Contents::default();
     let mut tail = Tail { inner: stream, last: Vec::new() };
-    let read = read_entries(&mut tail, &mut contents, layout, codec, known, advance);
+    let read = read_entries(&mut tail, &mut contents, layout, compression, known, advance);
     if let Err(failure) = read {
         return Err(match failure {
             // The message is in what is no longer tar.
@@ -92,7 +92,7 @@ fn read_entries(
     stream: &mut impl Read,
     contents: &mut Contents,
     layout: &Layout,
-    codec: Codec,
+    compression: Compression,
     known: &BTreeMap<Digest, LayerBlob>,
     advance: &dyn Fn(u64),
 ) -> Result<(), Failure> {
@@ -129,7 +129,7 @@ fn read_entries(
                     .and_then(|diff_id| known.get(&diff_id));
                 let layer = match promised {
                     Some(layer) => check_layer(entry, layer, advance)?,
-                    None => store_layer(entry, layout, codec, advance)?,
+                    None => store_layer(entry, layout, compression, advance)?,
                 };
                 contents.layers.insert(name, layer);
             }
@@ -153,13 +153,13 @@ fn is_small_text(name: &str) -> bool {
 fn store_layer(
     input: impl Read,
     layout: &Layout,
-    codec: Codec,
+    compression: Compression,
     advance: &dyn Fn(u64),
 ) -> Result<LayerBlob, Failure> {
     let (_, plain) = codec::decoder(input).map_err(Failure::Stream)?;
     let mut plain = Hashing::new(plain);
     let full = LayoutError::io("write a layer in", layout.root());
-    let mut encoder = match codec.encoder(layout.blob_writer()?) {
+    let mut encoder = match compression.encoder(layout.blob_writer()?) {
         Ok(encoder) => encoder,
         Err(e) => return Err(full(e).into()),
     };
@@ -172,7 +172,13 @@ fn store_layer(
     };
     let (blob, size) = writer.finish()?;
     let (_, diff_id, unpacked_size) = plain.finish();
-    Ok(LayerBlob { diff_id, blob, size, unpacked_size, media_type: codec.media_type().to_owned() })
+    Ok(LayerBlob {
+        diff_id,
+        blob,
+        size,
+        unpacked_size,
+        media_type: compression.codec.media_type().to_owned(),
+    })
 }
 
 /// Only hashes a layer that the layout has; if it is another one after all, that is an error.
@@ -307,6 +313,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::layout::codec::Codec;
 
     const CONFIG: &str = "config.json";
 
@@ -368,7 +375,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::at(dir.path());
         let _lock = layout.lock().unwrap();
-        let images = ingest(stream, &layout, Codec::Zstd, known, &|_| {});
+        let images = ingest(stream, &layout, Codec::Zstd.into(), known, &|_| {});
         (dir, images)
     }
 

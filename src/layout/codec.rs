@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::str::FromStr;
 
 use flate2::bufread::MultiGzDecoder;
 use zstd::zstd_safe::CParameter;
@@ -19,8 +20,17 @@ pub enum Codec {
     Zstd,
 }
 
+/// A compression, and how much time it may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compression {
+    /// The format.
+    pub codec: Codec,
+    /// The level of that format; its default if there is none.
+    pub level: Option<u32>,
+}
+
 /// zstd's own default: three times faster than gzip -6, and smaller.
-const ZSTD_LEVEL: i32 = 3;
+const ZSTD_LEVEL: u32 = 3;
 /// What one worker takes at a time, in bytes. Small, since each job in flight is held in memory.
 const ZSTD_JOB: u32 = 2 << 20;
 /// More workers would need more memory than we allow ourselves.
@@ -48,18 +58,39 @@ impl Codec {
         }
     }
 
+    /// Starts to compress into `out` at the default level.
+    pub fn encoder<W: Write + Send + 'static>(self, out: W) -> io::Result<Encoder<W>> {
+        Compression::from(self).encoder(out)
+    }
+
+    /// The levels that a user may ask for. zstd's higher ones need more memory than builders give.
+    fn levels(self) -> std::ops::RangeInclusive<u32> {
+        match self {
+            Self::Uncompressed => 0..=0,
+            Self::Gzip => 1..=9,
+            Self::Zstd => 1..=19,
+        }
+    }
+}
+
+impl From<Codec> for Compression {
+    fn from(codec: Codec) -> Self {
+        Self { codec, level: None }
+    }
+}
+
+impl Compression {
     /// Starts to compress into `out`, on all cores where the format allows it.
     pub fn encoder<W: Write + Send + 'static>(self, out: W) -> io::Result<Encoder<W>> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(match self {
-            Self::Uncompressed => Encoder::Uncompressed(out),
-            Self::Gzip => {
-                Encoder::Gzip(super::gzip::ParallelGzip::new(out, cores.min(MAX_WORKERS)))
-            }
-            Self::Zstd => {
-                let mut encoder = zstd::Encoder::new(out, ZSTD_LEVEL)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
+        Ok(match self.codec {
+            Codec::Uncompressed => Encoder::Uncompressed(out),
+            Codec::Gzip => Encoder::Gzip(super::gzip::ParallelGzip::new(out, cores, self.level)),
+            Codec::Zstd => {
+                let level = i32::try_from(self.level.unwrap_or(ZSTD_LEVEL)).unwrap_or(i32::MAX);
+                let mut encoder = zstd::Encoder::new(out, level)?;
                 // With workers the output does not depend on their number.
-                encoder.multithread(u32::try_from(cores.min(MAX_WORKERS)).unwrap_or(1))?;
+                encoder.multithread(u32::try_from(cores).unwrap_or(1))?;
                 encoder.set_parameter(CParameter::JobSize(ZSTD_JOB))?;
                 encoder.include_checksum(true)?;
                 Encoder::Zstd(Box::new(encoder))
@@ -75,6 +106,29 @@ impl fmt::Display for Codec {
             Self::Gzip => "gzip",
             Self::Zstd => "zstd",
         })
+    }
+}
+
+impl FromStr for Compression {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, level) = match text.split_once(':') {
+            Some((name, level)) => (name, Some(level)),
+            None => (text, None),
+        };
+        let codec = [Codec::Zstd, Codec::Gzip, Codec::Uncompressed]
+            .into_iter()
+            .find(|codec| codec.to_string() == name)
+            .ok_or_else(|| format!("`{name}` is no compression: use zstd, gzip or uncompressed"))?;
+        let level = level.map(|level| {
+            let number = level.parse().ok().filter(|level| codec.levels().contains(level));
+            let (low, high) = codec.levels().into_inner();
+            number.ok_or_else(|| {
+                format!("`{level}` is no level of {codec}: they go from {low} to {high}")
+            })
+        });
+        Ok(Self { codec, level: level.transpose()? })
     }
 }
 
@@ -152,6 +206,31 @@ mod tests {
                 decoder.read_to_end(&mut back).unwrap();
                 assert!(back == data, "{codec}");
             }
+        }
+    }
+
+    #[test]
+    fn a_level_is_of_its_format() {
+        for text in ["zstd", "zstd:19", "gzip:1", "uncompressed"] {
+            let compression: Compression = text.parse().unwrap();
+            let level = compression.level.map_or_else(String::new, |level| format!(":{level}"));
+            assert_eq!(format!("{}{level}", compression.codec), text);
+        }
+        for text in ["", "lz4", "zstd:20", "gzip:0", "gzip:x", "uncompressed:1", "zstd:"] {
+            assert!(text.parse::<Compression>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_higher_level_gives_a_smaller_blob() {
+        for (fast, small) in [("zstd:1", "zstd:19"), ("gzip:1", "gzip:9")] {
+            let size = |text: &str| {
+                let compression: Compression = text.parse().unwrap();
+                let mut encoder = compression.encoder(Vec::new()).unwrap();
+                encoder.write_all(include_bytes!("codec.rs")).unwrap();
+                encoder.finish().unwrap().len()
+            };
+            assert!(size(small) < size(fast), "{small}: {} of {}", size(small), size(fast));
         }
     }
 

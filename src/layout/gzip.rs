@@ -16,17 +16,21 @@ pub struct ParallelGzip<W> {
     out: W,
     blocks: Vec<Vec<u8>>,
     batch: usize,
+    level: Compression,
     wrote: bool,
 }
 
 impl<W: Write> ParallelGzip<W> {
     /// Compresses into `out` with up to `cores` blocks at a time; holds that many MiB.
-    pub fn new(out: W, cores: usize) -> Self {
-        Self { out, blocks: Vec::new(), batch: cores.max(1) * 2, wrote: false }
+    pub fn new(out: W, cores: usize, level: Option<u32>) -> Self {
+        let level = level.map_or_else(Compression::default, Compression::new);
+        Self { out, blocks: Vec::new(), batch: cores.max(1) * 2, level, wrote: false }
     }
 
     fn write_blocks(&mut self) -> io::Result<()> {
-        let packed: Vec<io::Result<Vec<u8>>> = self.blocks.par_iter().map(|b| member(b)).collect();
+        let level = self.level;
+        let packed: Vec<io::Result<Vec<u8>>> =
+            self.blocks.par_iter().map(|block| member(block, level)).collect();
         self.blocks.clear();
         for block in packed {
             self.out.write_all(&block?)?;
@@ -39,14 +43,14 @@ impl<W: Write> ParallelGzip<W> {
     pub fn finish(mut self) -> io::Result<W> {
         self.write_blocks()?;
         if !self.wrote {
-            self.out.write_all(&member(&[])?)?;
+            self.out.write_all(&member(&[], self.level)?)?;
         }
         Ok(self.out)
     }
 }
 
-fn member(block: &[u8]) -> io::Result<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(block.len() / 2), Compression::default());
+fn member(block: &[u8], level: Compression) -> io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(block.len() / 2), level);
     encoder.write_all(block)?;
     encoder.finish()
 }

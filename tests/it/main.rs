@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod archives;
 #[cfg(test)]
+mod compression;
+#[cfg(test)]
 mod damage;
 #[cfg(test)]
 mod dockerfiles;

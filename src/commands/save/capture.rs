@@ -16,6 +16,7 @@ use crate::engine::{classic, native, replay};
 use crate::explain::notes;
 use crate::layout::archive::{About, Archive, FORMAT, StageAbout};
 use crate::layout::builds;
+use crate::layout::codec::Compression;
 use crate::layout::directory::Layout;
 use crate::project::{Detail, Project};
 use crate::report::{Reporter, timestamp};
@@ -29,6 +30,8 @@ pub(super) struct Capture<'a> {
     /// Where a builder that exports by itself may export to.
     pub(super) store: Option<&'a Store>,
     pub(super) reporter: Reporter,
+    /// How new layers are compressed, if the user says so.
+    pub(super) compression: Option<Compression>,
     /// Whether builds stay that are not among those to be taken.
     pub(super) keep_others: bool,
 }
@@ -112,6 +115,7 @@ impl Capture<'_> {
             stages: &stages,
             images,
             about: self.about(strategy),
+            compression: self.compression,
             offer: &offer.cache_from,
             registry: None,
         };
@@ -159,6 +163,7 @@ impl Capture<'_> {
             stages: &unread_stages(names, None),
             images: steps,
             about: self.about(Strategy::Classic),
+            compression: self.compression,
             offer: &offer.cache_from,
             registry: None,
         };
