@@ -104,8 +104,11 @@ impl Builder {
     pub(crate) fn form(&self) -> ListForm {
         match self.strategy {
             Strategy::Classic => ListForm::Sources,
-            _ if self.server.is_some_and(Version::lists_sources_by_name) => ListForm::Names,
-            _ => ListForm::Paths,
+            _ => match self.server {
+                Some(server) if server.follows_nested_links() => ListForm::NamesAndTargets,
+                Some(server) if server.lists_sources_by_name() => ListForm::Names,
+                _ => ListForm::Paths,
+            },
         }
     }
 }

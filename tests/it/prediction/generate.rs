@@ -13,6 +13,9 @@ pub(super) struct Dialect {
     pub(super) buildkit: bool,
     /// `COPY --exclude`: from Docker 28 on without a `# syntax` line.
     pub(super) exclude: bool,
+    /// Links that lead out of their directory. Docker 26.1 follows them where a wildcard finds the
+    /// directory, and fails where no instruction has asked for what is there: it isn't sent.
+    pub(super) links_out: bool,
 }
 
 /// Makes projects and parts of them.
@@ -46,7 +49,7 @@ impl Generator {
 
     pub(super) fn scenario(&mut self) -> Scenario {
         let mut scenario = Scenario {
-            inside: self.random.once_in(3),
+            inside: self.random.once_in(3) || !self.dialect.buildkit,
             crlf: self.random.once_in(6),
             ..Scenario::default()
         };
@@ -101,9 +104,15 @@ impl Generator {
             scenario.files.insert(path.to_owned(), entry);
         }
         if self.dialect.buildkit {
-            let target = *self.random.pick(&["main.c", "deep", "/a.txt", "nowhere"]);
+            let target = self.link_target();
             scenario.files.insert("src/link".to_owned(), Entry::link(target));
         }
+    }
+
+    /// What `src/link` leads to.
+    pub(super) fn link_target(&mut self) -> &'static str {
+        let target = *self.random.pick(&["main.c", "deep", "/a.txt", "nowhere"]);
+        if target == "/a.txt" && !self.dialect.links_out { "util.c" } else { target }
     }
 
     fn ignore(&mut self, scenario: &mut Scenario) {

@@ -65,7 +65,7 @@ fn file(scenario: &mut Scenario, generator: &mut Generator) -> Option<String> {
             Some(format!("rename {path} to {new}"))
         }
         7 if scenario.files.contains_key("src/link") && generator.random.once_in(2) => {
-            let target = *generator.random.pick(&["main.c", "deep", "/a.txt", "nowhere"]);
+            let target = generator.link_target();
             scenario.files.insert("src/link".to_owned(), Entry::link(target));
             Some(format!("point src/link to {target}"))
         }
