@@ -212,7 +212,8 @@ pub struct KeyArgs {
     #[arg(long, value_name = "TEXT", default_value = "", env = "DOCKERCACHE_SALT")]
     pub salt: String,
     /// Let base images count by what they are, not by their names: looked up in the engine, or
-    /// else in their registry; where that fails, the name counts after a warning
+    /// else in their registry; where that fails, the name counts after a warning. Their variables
+    /// count too then, but never their ONBUILD triggers
     #[arg(long)]
     pub resolve_base: bool,
     /// Make other keys after this time, such as 7d, so that updates of base images get in

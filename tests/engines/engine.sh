@@ -14,6 +14,7 @@
 #   engine.sh programs PROGRAM=PACKAGE...  install what tests use and this machine lacks
 #   engine.sh tree RELEASE PACKAGE...    make a Debian tree to import, once; prints its path
 #   engine.sh skopeo                     print the path of a skopeo that runs on this machine
+#   engine.sh registry                   print the path of a docker-registry that runs on it
 #
 # GENERATION is 20.10, 26.1, 28.5 (graph driver) or 28.5-containerd (containerd image store).
 # `start` prints three KEY=VALUE lines, fit for `eval`:
@@ -439,6 +440,28 @@ skopeo() {
   echo "$home/skopeo"
 }
 
+# Docker's own registry. Only its files are put in place: no service may start.
+registry() {
+  local root=$home/forky
+  install_root forky
+  (
+    flock 9
+    if [ ! -e "$root/usr/bin/docker-registry" ]; then
+      chroot "$root" sh -euc '
+        rm -rf /tmp/registry
+        mkdir -m 777 /tmp/registry # apt downloads as a user of its own
+        cd /tmp/registry
+        apt-get download docker-registry || { apt-get update && apt-get download docker-registry; }
+        dpkg-deb -x docker-registry_*.deb /tmp/registry
+        mv /tmp/registry/usr/bin/docker-registry /usr/bin/
+        rm -rf /tmp/registry' >"$home/registry.log" 2>&1 ||
+        die "docker-registry can't be installed: $(tail -n 3 "$home/registry.log")"
+    fi
+    client_program "$root" usr/bin/docker-registry "$home/docker-registry" --version
+  ) 9>"$home/registry.lock"
+  echo "$home/docker-registry"
+}
+
 import_tree() {
   local name=$1 tree=$2
   shift 2
@@ -488,6 +511,7 @@ case $command in
   programs) need $# 1 && programs "$@" ;;
   import) need $# 3 && import_tree "$@" ;;
   skopeo) skopeo ;;
+  registry) registry ;;
   __inside) inside "$@" ;;
   __watch)
     tail --pid="$1" -f /dev/null

@@ -325,16 +325,17 @@ fn project(
     let mut scenario = generator.scenario();
     scenario.write(dir.path(), None);
     let mut before = scenario.clone();
-    let mut change = "none, the first build".to_owned();
+    let mut history = vec!["the first build".to_owned()];
     for number in 0..=changes {
         if let Err(Mismatch { log, what }) = compare(subject, dir.path(), &scenario, tally) {
             // What matters most comes last: a CI log may be cut to its end. A panic's own message
             // would have a backtrace behind it.
             eprintln!(
-                "=== before\n{}\n=== after\n{}\n{log}=== the change: {change}\n\
+                "=== before\n{}\n=== after\n{}\n{log}=== the changes, the last one last\n{}\n\
                  DOCKERCACHE_SEED={seed} on {} {}: {what}",
                 before.describe(),
                 scenario.describe(),
+                history.join("\n"),
                 subject.engine.generation().name(),
                 subject.strategy,
             );
@@ -342,7 +343,7 @@ fn project(
         }
         if number < changes {
             before = scenario.clone();
-            change = mutate::mutate(&mut scenario, generator);
+            history.push(mutate::mutate(&mut scenario, generator));
             scenario.write(dir.path(), Some(&before));
             tally.changes += 1;
         }
