@@ -72,6 +72,9 @@ pub enum Verb {
     /// builder needs them. Prints the flags that a plain `docker buildx build` (or, with the
     /// classic builder, `docker build`) needs to use the cache; nothing if it needs none, or on a
     /// miss. `dockercache build` adds them by itself.
+    ///
+    /// With the arguments of the build to come, it also says in two lines how much of the build is
+    /// in the archive, and what has changed first.
     Restore(RestoreArgs),
     /// Print cache keys, known before the build, most exact first
     ///
@@ -186,6 +189,7 @@ pub struct SaveArgs {
 
 /// `restore`
 #[derive(Debug, Args)]
+#[command(override_usage = "dockercache restore [OPTIONS] [arguments of the docker build]")]
 pub struct RestoreArgs {
     /// The directory
     #[command(flatten)]
@@ -199,6 +203,9 @@ pub struct RestoreArgs {
     /// The output
     #[command(flatten)]
     pub speech: Speech,
+    /// Arguments of the `docker build` to come, for a summary of `explain`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BUILD ARGUMENTS")]
+    pub arguments: Vec<OsString>,
 }
 
 /// `key`
@@ -295,8 +302,8 @@ fn own_options_first(words: Vec<OsString>) -> Vec<OsString> {
     let mut command = Cli::command();
     // Only then it has --help.
     command.build();
-    let verb =
-        words.get(1).and_then(|w| w.to_str()).filter(|v| ["save", "key", "explain"].contains(v));
+    let with_build_arguments = ["save", "restore", "key", "explain"];
+    let verb = words.get(1).and_then(|w| w.to_str()).filter(|v| with_build_arguments.contains(v));
     let Some(verb) = verb.and_then(|v| command.find_subcommand(v)) else { return words };
     // Whether one of our options takes a value; `None` if it is not ours.
     let takes_value = |word: &str| {

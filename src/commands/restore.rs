@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::offer::{self, Offer};
+use crate::builder::Builder;
 use crate::cli::{Format, RestoreArgs};
 use crate::engine::Engine;
 use crate::engine::arguments::BuildArguments;
@@ -10,7 +11,10 @@ use crate::engine::client::Client;
 use crate::engine::ready;
 use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
+use crate::explain::explain;
+use crate::layout::archive::Archive;
 use crate::layout::directory::Layout;
+use crate::project::{Detail, Project};
 use crate::report::Reporter;
 use crate::report::output;
 use crate::store::file;
@@ -42,11 +46,12 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
         file::restore(&layout, path, &|n| progress.advance(n))?;
     }
     let engine = Engine::connect(Client::from_path())?;
+    let arguments = BuildArguments::parse(args.arguments.iter().cloned());
     let environment = |name: &str| std::env::var(name).ok();
     let strategy = strategy::choose(
         &engine.facts,
         &engine.client,
-        &BuildArguments::default(),
+        &arguments,
         &environment,
         args.engine.strategy,
     )?;
@@ -59,9 +64,29 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
         reporter.warn(format!("the build will verify again: failed to note the result: {error}"));
     }
     reporter.info(format!("restore: {}", offer::summary(&offer, strategy)));
+    if !args.arguments.is_empty() && offer.miss.is_none() {
+        explain_briefly(&arguments, &Builder::of(&engine, strategy), &offer.archive, reporter);
+    }
     print(args, &offer, strategy);
     let soft_failure = offer.miss.is_some() || offer.bad > 0;
     Ok(if args.speech.strict && soft_failure { Exit::Strict } else { Exit::Ok })
+}
+
+/// Says how much of the build to come is in the archive. What is wrong with the project is for its
+/// build to say.
+fn explain_briefly(
+    arguments: &BuildArguments,
+    builder: &Builder,
+    archive: &Archive,
+    reporter: Reporter,
+) {
+    let Some(about) = &archive.about else { return };
+    match Project::read(arguments, builder, Detail::Files) {
+        Ok(project) => {
+            explain(about, &project).summary().into_iter().for_each(|line| reporter.info(line));
+        }
+        Err(error) => reporter.warn(format!("what has changed can't be told: {error}")),
+    }
 }
 
 fn print(args: &RestoreArgs, offer: &Offer, strategy: Strategy) {
