@@ -42,8 +42,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::net::UnixListener;
 use std::panic::resume_unwind;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use builder::{Built, Place};
@@ -253,6 +255,69 @@ fn docker_26_1_compares_files_where_a_secret_is_mounted() {
 #[test]
 fn docker_28_5_compares_no_files_where_a_secret_is_mounted() {
     assert_eq!(edit_before_a_secret(Generation::V28_5), [false, false]);
+}
+
+/// What random projects don't have: each step of the way is a hit exactly if it was predicted.
+fn odd_files_and_ways_of_writing(generation: Generation) {
+    let engine = Engine::shared(generation);
+    base_images(&engine);
+    let mut subject =
+        Subject { engine: &engine, strategy: Strategy::BuildkitReplay, seen: BTreeSet::new() };
+    let dir = tempfile::tempdir().expect("a directory");
+    let words = [dir.path().display().to_string()];
+    let at = |name: &str| dir.path().join(name);
+    let dockerfile = "FROM base:2 AS other\nFROM base:1\nCOPY . /d\nRUN true\n";
+    let write = |name: &str, text: &str| fs::write(at(name), text).expect("a file");
+    write("Dockerfile", dockerfile);
+    write(".dockerignore", "Dockerfile\nignored\n!ignored/kept");
+    fs::create_dir(at("ignored")).expect("a directory");
+    let mut sockets = Vec::new();
+    let mut hit_after = |change: &str| {
+        let predicted = predict(&subject, &words).expect("a project");
+        let built = build(&subject, &words);
+        assert!(built.succeeded, "{change}: {}", built.log);
+        for step in &predicted {
+            let expected = subject.seen.contains(&step.digest);
+            assert_eq!(built.steps[&step.place], expected, "{change}: `{}`", step.instruction);
+        }
+        let hit = predicted.iter().all(|step| subject.seen.contains(&step.digest));
+        subject.seen.extend(predicted.into_iter().map(|step| step.digest));
+        hit
+    };
+    assert!(!hit_after("the first build"));
+    sockets.push(UnixListener::bind(at("socket")).expect("a socket"));
+    hit_after("a socket");
+    assert!(Command::new("mkfifo").arg(at("fifo")).status().expect("mkfifo").success());
+    assert!(!hit_after("a FIFO"));
+    symlink("../../outside", at("out")).expect("a link");
+    assert!(!hit_after("a link that leaves the context"));
+    symlink("loop", at("loop")).expect("a link");
+    assert!(!hit_after("a link to itself"));
+    write("README", "one");
+    write("readme", "two");
+    assert!(!hit_after("names that differ by case"));
+    write("ignored/file", "one");
+    assert!(hit_after("an ignored file"));
+    write("ignored/kept", "one");
+    assert!(!hit_after("a file that is not ignored in a directory that is"));
+    write("Dockerfile", &format!("\u{feff}{dockerfile}"));
+    assert!(hit_after("a byte order mark"));
+    write("Dockerfile", &dockerfile.replace('\n', "\r\n"));
+    assert!(hit_after("line ends of Windows"));
+    write("Dockerfile", &format!("# escape=`\n{}", dockerfile.replace("RUN", "RUN `\n")));
+    assert!(hit_after("the escape character of Windows"));
+    write("Dockerfile", dockerfile.trim_end());
+    assert!(hit_after("no line end at the end"));
+}
+
+#[test]
+fn odd_files_and_ways_of_writing_on_docker_28_5() {
+    odd_files_and_ways_of_writing(Generation::V28_5);
+}
+
+#[test]
+fn odd_files_and_ways_of_writing_on_docker_26_1() {
+    odd_files_and_ways_of_writing(Generation::V26_1);
 }
 
 /// The predicted digests of a build's steps, and which of them were hits.
