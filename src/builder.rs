@@ -57,9 +57,19 @@ impl Builder {
     }
 
     /// Lets base images count by what they are, not by their names.
+    ///
+    /// The same in an engine that has them as in an empty one. A registry, as the client shows it,
+    /// does not tell of a base's shell and of its `ONBUILD` triggers, so these do not count.
     #[must_use]
     pub fn resolving_bases(self, client: Client) -> Self {
         Self { registries: Some(client), ..self }
+    }
+
+    /// Lets base images count by their names alone, with no difference between an engine that has
+    /// them and an empty one. Their `ONBUILD` triggers and variables count for nothing then.
+    #[must_use]
+    pub fn naming_bases(self) -> Self {
+        Self { images: None, ..self }
     }
 
     /// Whether base images count by what they are.
@@ -77,13 +87,22 @@ impl Builder {
             }
             (None, None) => None,
         };
-        Ok(found.map(|image| FoundBase {
-            identity: match self.strategy {
-                Strategy::Classic => image.id.clone(),
-                _ => image.layers.clone(),
-            },
-            image,
-        }))
+        let Some(mut found) = found else { return Ok(None) };
+        if self.resolves_bases() {
+            found.config.shell = None;
+            found.config.onbuild.clear();
+        }
+        Ok(Some(FoundBase { identity: self.identity(image, &found)?, image: found }))
+    }
+
+    fn identity(&self, image: &Image, found: &BaseImage) -> Result<String, String> {
+        match (self.strategy, &found.id, &self.registries) {
+            (Strategy::Classic, Some(id), _) => Ok(id.clone()),
+            (Strategy::Classic, None, Some(client)) => {
+                bases::remote_id(client, image).map_err(|error| error.to_string())
+            }
+            _ => Ok(found.layers.clone()),
+        }
     }
 
     pub(crate) fn rules(&self) -> Rules {
@@ -104,8 +123,11 @@ impl Builder {
     pub(crate) fn form(&self) -> ListForm {
         match self.strategy {
             Strategy::Classic => ListForm::Sources,
-            _ if self.server.is_some_and(Version::lists_sources_by_name) => ListForm::Names,
-            _ => ListForm::Paths,
+            _ => match self.server {
+                Some(server) if server.follows_nested_links() => ListForm::NamesAndTargets,
+                Some(server) if server.lists_sources_by_name() => ListForm::Names,
+                _ => ListForm::Paths,
+            },
         }
     }
 }

@@ -75,6 +75,9 @@ pub enum Verb {
     /// builder needs them. Prints the flags that a plain `docker buildx build` (or, with the
     /// classic builder, `docker build`) needs to use the cache; nothing if it needs none, or on a
     /// miss. `dockercache build` adds them by itself.
+    ///
+    /// With the arguments of the build to come, it also says in two lines how much of the build is
+    /// in the archive, and what has changed first.
     Restore(RestoreArgs),
     /// Print cache keys, known before the build, most exact first
     ///
@@ -266,7 +269,8 @@ pub struct KeyArgs {
     #[arg(long, value_name = "TEXT", default_value = "", env = "DOCKERCACHE_SALT")]
     pub salt: String,
     /// Let base images count by what they are, not by their names: looked up in the engine, or
-    /// else in their registry; where that fails, the name counts after a warning
+    /// else in their registry; where that fails, the name counts after a warning. Their variables
+    /// count too then, but never their ONBUILD triggers
     #[arg(long)]
     pub resolve_base: bool,
     /// Make other keys after this time, such as 7d, so that updates of base images get in
@@ -371,10 +375,8 @@ fn own_options_first(words: Vec<OsString>) -> Vec<OsString> {
     let mut command = Cli::command();
     // Only then it has --help.
     command.build();
-    let verb = words
-        .get(1)
-        .and_then(|w| w.to_str())
-        .filter(|v| ["save", "restore", "key", "explain"].contains(v));
+    let with_build_arguments = ["save", "restore", "key", "explain"];
+    let verb = words.get(1).and_then(|w| w.to_str()).filter(|v| with_build_arguments.contains(v));
     let Some(verb) = verb.and_then(|v| command.find_subcommand(v)) else { return words };
     // Whether one of our options takes a value; `None` if it is not ours.
     let takes_value = |word: &str| {

@@ -44,10 +44,13 @@ pub(super) fn run(args: &KeyArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
     let builds = builds::required(&args.builds, &Client::from_path())?;
     let target = target(&builds[0], args.engine.strategy, reporter)?;
-    let mut builder = target.builder;
-    if args.resolve_base {
-        builder = builder.resolving_bases(Client::from_path());
-    }
+    // An engine that has the bases, since a build has pulled them, must give the same keys as one
+    // that is still empty.
+    let builder = if args.resolve_base {
+        target.builder.resolving_bases(Client::from_path())
+    } else {
+        target.builder.naming_bases()
+    };
     let detail = if args.list_inputs { Detail::Files } else { Detail::Digests };
     let read =
         |build| Project::read(build, &builder, detail).map_err(|e| Failure::usage(e.to_string()));

@@ -12,6 +12,7 @@ use crate::engine::client::Client;
 use crate::engine::ready;
 use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
+use crate::explain::explain;
 use crate::layout::directory::Layout;
 use crate::project::{Detail, Project};
 use crate::report::Reporter;
@@ -57,16 +58,10 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     let mut journal = Journal::read(dir);
     // A job starts here: what an earlier one built on this machine is not its business.
     journal.builds.clear();
+    let projects = projects(&builds, &Builder::of(&engine, strategy), reporter);
     let mut well = true;
     if let Some(store) = store::open(&args.store, &mut journal)? {
         let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };
-        let builder = Builder::of(&engine, strategy);
-        let read = |arguments| Project::read(arguments, &builder, Detail::Digests);
-        let projects: Result<Vec<_>, _> = builds.iter().map(read).collect();
-        let projects = projects.unwrap_or_else(|error| {
-            reporter.warn(format!("all is fetched, not only what is needed: {error}"));
-            Vec::new()
-        });
         well = store.fetch(&task, &projects, &mut journal);
     }
     let offer = offer::make(&layout, &engine, strategy, &mut journal, reporter)?;
@@ -77,9 +72,25 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
         reporter.warn(format!("the build will verify again: failed to note the result: {error}"));
     }
     reporter.info(format!("restore: {}", offer::summary(&offer, strategy)));
+    if let Some(about) = offer.archive.about.as_ref().filter(|_| offer.miss.is_none()) {
+        for (build, project) in builds.iter().zip(&projects) {
+            let explanation = explain(about, build.image_name().as_deref(), project);
+            explanation.summary().into_iter().for_each(|line| reporter.info(line));
+        }
+    }
     print(args, &offer, strategy);
     let soft_failure = !well || offer.miss.is_some() || offer.bad > 0;
     Ok(if args.speech.strict && soft_failure { Exit::Strict } else { Exit::Ok })
+}
+
+/// The projects of the builds to come; none if one can't be read. What is wrong with it is for its
+/// build to say.
+fn projects(builds: &[BuildArguments], builder: &Builder, reporter: Reporter) -> Vec<Project> {
+    let read = |arguments| Project::read(arguments, builder, Detail::Files);
+    builds.iter().map(read).collect::<Result<_, _>>().unwrap_or_else(|error| {
+        reporter.warn(format!("what of the archive is needed can't be told: {error}"));
+        Vec::new()
+    })
 }
 
 fn print(args: &RestoreArgs, offer: &Offer, strategy: Strategy) {

@@ -23,9 +23,12 @@ pub enum ListForm {
     /// By path, source by source, and plain sources as well: the classic builder, which counts
     /// where a file is.
     Sources,
-    /// By name: before that, Docker 28.5 included. Docker 20.10 goes its own way where a wildcard
-    /// matches a directory.
+    /// By name: before that, Docker 28.5 included.
     Names,
+    /// By name, with what every link leads to, those inside of a directory included: before
+    /// `BuildKit`'s change 6220 of the same month, Docker 28.4 included. Docker 20.10 goes its own
+    /// way where a wildcard matches a directory.
+    NamesAndTargets,
 }
 
 /// One source, resolved to how the builder looks for it.
@@ -104,10 +107,10 @@ impl Selector {
                     match (self.form, &one.path[prefix.len()..]) {
                         (ListForm::Paths | ListForm::Sources, b"") => list.add(b"/", *digest),
                         (ListForm::Paths | ListForm::Sources, path) => list.add(path, *digest),
-                        (ListForm::Names, _) if index == 0 => {
+                        (ListForm::Names | ListForm::NamesAndTargets, _) if index == 0 => {
                             list.add_verbatim(base(&one.path), *digest);
                         }
-                        (ListForm::Names, _) => {
+                        (ListForm::Names | ListForm::NamesAndTargets, _) => {
                             list.add_verbatim(&[b"\0", base(&one.path)].concat(), *digest);
                         }
                     }
@@ -170,7 +173,7 @@ struct Included<'a> {
     /// Its path by the names in the source, which may go through links.
     path: Vec<u8>,
     found: Found<'a>,
-    /// Whether a link is followed: only where the source itself names it.
+    /// Whether a link is followed: where the source itself names it, and on older engines always.
     follow: bool,
 }
 
@@ -279,7 +282,8 @@ impl<'a, 's> Walk<'a, 's> {
                 follow: false,
             });
         }
-        self.included.push(Included { path, found, follow: self.parents.is_empty() });
+        let follow = self.parents.is_empty() || self.selector.form == ListForm::NamesAndTargets;
+        self.included.push(Included { path, found, follow });
     }
 
     fn judge(&self, candidate: &[u8]) -> Verdict {

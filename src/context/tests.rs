@@ -225,6 +225,29 @@ fn links_are_followed_where_a_source_names_them() {
     assert_eq!(kinds, [link, link, link, directory, EntryKind::File]);
 }
 
+/// Found by random changes on Docker 26.1: an edit of `target`, where only the link is copied.
+#[test]
+fn older_builders_follow_links_inside_of_what_a_wildcard_matches() {
+    let temp = context(&["src/file", "target"]);
+    symlink("/target", temp.path().join("src/link")).unwrap();
+    let of = |form: ListForm, source: &str| {
+        digest(&temp, &ContextQuery { form, ..ContextQuery::copy([source]) }).unwrap().digest
+    };
+    let forms = [ListForm::Names, ListForm::NamesAndTargets];
+    let before = forms.map(|form| [of(form, "s*"), of(form, "src")]);
+    write(temp.path(), "target", "something else");
+    let after = forms.map(|form| [of(form, "s*"), of(form, "src")]);
+    assert_eq!(after[0], before[0], "the link is the same");
+    assert_ne!(after[1][0], before[1][0]);
+    assert_eq!(after[1][1], before[1][1], "without a wildcard it is never followed");
+
+    fs::remove_file(temp.path().join("target")).unwrap();
+    let refused = |form: ListForm| {
+        digest(&temp, &ContextQuery { form, ..ContextQuery::copy(["s*"]) }).is_err()
+    };
+    assert_eq!(forms.map(refused), [false, true], "older builders fail then");
+}
+
 #[test]
 fn lists_files_that_are_not_ignored() {
     let temp = context(&["a/b", "a/c", ".dockerignore", "skip/d"]);

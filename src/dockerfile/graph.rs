@@ -188,7 +188,9 @@ impl Planner<'_> {
                 _ => None,
             };
             let mut state = match &resolved.base {
-                Base::Stage(base) => ends.get(base).map(StageState::on_stage).unwrap_or_default(),
+                Base::Stage(base) => ends.get(base).map_or_else(StageState::default, |end| {
+                    StageState::on_stage(end, self.options.classic)
+                }),
                 _ => StageState::on_image(config, resolved.base == Base::Scratch),
             };
             let mut steps = Vec::new();

@@ -71,9 +71,12 @@ impl StageState {
         state
     }
 
-    /// Starts a stage from another stage.
-    pub(crate) fn on_stage(base: &Self) -> Self {
+    /// Starts a stage from another stage, whose arguments the classic builder does not hand on.
+    pub(crate) fn on_stage(base: &Self, classic: bool) -> Self {
         let mut state = base.clone();
+        if classic {
+            state.environment = Environment::default();
+        }
         state.apply_image_environment();
         state
     }

@@ -18,8 +18,9 @@ pub struct BaseImage {
     /// Tells images apart: by their layers, as BuildKit does, so that an image under another tag,
     /// or with another label, is the same.
     pub layers: String,
-    /// Tells images apart by their whole config, as the classic builder does.
-    pub id: String,
+    /// Tells images apart by their whole config, as the classic builder does. What a registry says
+    /// of an image does not have it: see [`remote_id`].
+    pub id: Option<String>,
     /// The settings.
     pub config: BaseConfig,
 }
@@ -28,7 +29,7 @@ pub struct BaseImage {
 #[derive(Deserialize)]
 struct Inspected {
     #[serde(default, alias = "Id")]
-    id: String,
+    id: Option<String>,
     #[serde(default, alias = "Os")]
     os: String,
     #[serde(default, alias = "Architecture")]
@@ -61,9 +62,8 @@ struct RootFs {
 }
 
 impl Inspected {
-    fn into_image(self, bytes: &[u8]) -> BaseImage {
+    fn into_image(self) -> BaseImage {
         let layers = self.rootfs.and_then(|r| r.layers).unwrap_or_default();
-        let id = if self.id.is_empty() { Digest::of(bytes).to_string() } else { self.id };
         let settings = self.config.unwrap_or_default();
         let environment = settings
             .env
@@ -73,12 +73,8 @@ impl Inspected {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         BaseImage {
-            layers: if layers.is_empty() {
-                id.clone()
-            } else {
-                Digest::of(layers.join(" ").as_bytes()).to_string()
-            },
-            id,
+            layers: Digest::of(layers.join(" ").as_bytes()).to_string(),
+            id: self.id,
             config: BaseConfig {
                 environment,
                 user: settings.user,
@@ -97,10 +93,9 @@ impl Inspected {
 /// Looks an image up in the engine; `None` if it is not there for that platform.
 pub fn local(client: &Client, image: &Image) -> Option<BaseImage> {
     let output = client.command(["image", "inspect", &image.reference]).output().ok()?;
-    let found: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).ok()?;
-    let bytes = serde_json::to_vec(found.first()?).ok()?;
-    let found: Inspected = serde_json::from_slice(&bytes).ok()?;
-    found.is_for(&image.platform).then(|| found.into_image(&bytes))
+    let found: Vec<Inspected> = serde_json::from_slice(&output.stdout).ok()?;
+    let found = found.into_iter().next()?;
+    found.is_for(&image.platform).then(|| found.into_image())
 }
 
 /// Looks an image up in its registry.
@@ -113,20 +108,70 @@ pub fn remote(client: &Client, image: &Image) -> Result<BaseImage, EngineError> 
         "--format",
         "{{json .Image}}",
     ])?;
-    from_registry(&json, &image.platform).ok_or_else(|| {
-        EngineError::failed(
-            format!("look up `{}` in its registry", image.reference),
-            format!("it has no image for {}", image.platform),
-        )
-    })
+    from_registry(&json, &image.platform).ok_or_else(|| not_for_platform(image))
+}
+
+/// Looks up the ID that an image of a registry will have in an engine with a graph driver: the
+/// digest of its config.
+pub fn remote_id(client: &Client, image: &Image) -> Result<String, EngineError> {
+    let manifest = |reference: &str| -> Result<Manifest, EngineError> {
+        let json = client.output(&["buildx", "imagetools", "inspect", "--raw", reference])?;
+        Ok(serde_json::from_str(&json).unwrap_or_default())
+    };
+    let mut found = manifest(&image.reference)?;
+    if let Some(one) = found.manifests.iter().find(|one| one.is_for(&image.platform)) {
+        found = manifest(&format!("{}@{}", repository(&image.reference), one.digest))?;
+    }
+    found.config.map(|config| config.digest).ok_or_else(|| not_for_platform(image))
+}
+
+/// A manifest, or a list of those for several platforms.
+#[derive(Default, Deserialize)]
+struct Manifest {
+    config: Option<Descriptor>,
+    #[serde(default)]
+    manifests: Vec<Descriptor>,
+}
+
+#[derive(Deserialize)]
+struct Descriptor {
+    digest: String,
+    platform: Option<DescribedPlatform>,
+}
+
+#[derive(Deserialize)]
+struct DescribedPlatform {
+    os: String,
+    architecture: String,
+}
+
+impl Descriptor {
+    fn is_for(&self, platform: &Platform) -> bool {
+        self.platform
+            .as_ref()
+            .is_some_and(|p| p.os == platform.os && p.architecture == platform.architecture)
+    }
+}
+
+/// A reference without tag and digest.
+fn repository(reference: &str) -> &str {
+    let name = reference.split('@').next().unwrap_or(reference);
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    name[last..].find(':').map_or(name, |colon| &name[..last + colon])
+}
+
+fn not_for_platform(image: &Image) -> EngineError {
+    EngineError::failed(
+        format!("look up `{}` in its registry", image.reference),
+        format!("it has no image for {}", image.platform),
+    )
 }
 
 /// Reads one image, or the one for a platform out of several.
 fn from_registry(json: &str, platform: &Platform) -> Option<BaseImage> {
     let one = |value: &serde_json::Value| {
-        let bytes = serde_json::to_vec(value).ok()?;
-        let image: Inspected = serde_json::from_slice(&bytes).ok()?;
-        image.is_for(platform).then(|| image.into_image(&bytes))
+        let image = Inspected::deserialize(value).ok()?;
+        image.is_for(platform).then(|| image.into_image())
     };
     let value: serde_json::Value = serde_json::from_str(json).ok()?;
     if let Some(image) = one(&value) {
@@ -159,12 +204,22 @@ mod tests {
             .replace("\"type\"", "\"Type\"")
             .replace("\"diff_ids\"", "\"Layers\"");
         let local: Inspected = serde_json::from_str(&local).unwrap();
-        let local = local.into_image(b"");
+        let local = local.into_image();
         assert_eq!(local.layers, remote.layers);
         assert_eq!(local.config, remote.config);
-        assert_eq!(local.id, "sha256:c");
+        assert_eq!((local.id.as_deref(), remote.id), (Some("sha256:c"), None));
         assert_eq!(local.config.environment.get("A"), Some("1=2"));
         assert_eq!(local.config.onbuild, ["RUN x"]);
+    }
+
+    #[test]
+    fn a_repository_is_a_reference_without_tag_and_digest() {
+        for reference in
+            ["host:1/a/b", "host:1/a/b:2", "host:1/a/b@sha256:c", "host:1/a/b:2@sha256:c"]
+        {
+            assert_eq!(repository(reference), "host:1/a/b");
+        }
+        assert_eq!(repository("busybox:1"), "busybox");
     }
 
     #[test]

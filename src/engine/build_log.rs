@@ -3,7 +3,7 @@
 //! Reads BuildKit's `--progress=plain` and `--progress=rawjson`, and the classic builder's
 //! output, line by line.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,8 @@ impl LoggedStep {
 #[derive(Clone, Debug, Default)]
 pub struct BuildkitLog {
     steps: BTreeMap<usize, LoggedStep>,
+    /// Where in their stages the steps are, counted from one.
+    places: HashMap<usize, u32>,
     /// The numbers of the steps that `rawjson` names by digest.
     numbers: HashMap<String, usize>,
     /// A `rawjson` object that is not complete yet: buildx before 0.14 prints it in many lines.
@@ -95,7 +97,8 @@ impl BuildkitLog {
         let Some((label, text)) = name.strip_prefix('[').and_then(|r| r.split_once("] ")) else {
             return;
         };
-        if let Some(stage) = stage_of(label) {
+        if let Some((stage, at)) = stage_of(label) {
+            self.places.insert(number, at);
             self.steps.entry(number).or_insert_with(|| LoggedStep {
                 stage: stage.to_owned(),
                 text: text.to_owned(),
@@ -129,8 +132,29 @@ impl BuildkitLog {
     }
 
     /// The steps in the order of their numbers.
-    pub fn into_steps(self) -> Vec<LoggedStep> {
+    pub fn into_steps(mut self) -> Vec<LoggedStep> {
+        self.correct_first_steps();
         self.steps.into_values().collect()
+    }
+
+    /// Corrects the first step of a stage on `scratch`: a step without input is reported as done
+    /// when its cache key is known. If the next one is a hit, nothing has asked for its result.
+    fn correct_first_steps(&mut self) {
+        let place = |number: &usize| self.places.get(number).copied().unwrap_or_default();
+        let idle: BTreeSet<String> = self
+            .steps
+            .iter()
+            .filter(|(number, step)| place(number) == 2 && step.outcome == Outcome::Cached)
+            .map(|(_, step)| step.stage.clone())
+            .collect();
+        for (number, step) in &mut self.steps {
+            // Nothing can run on `scratch`.
+            let is_file = !step.is_from() && !step.text.to_ascii_uppercase().starts_with("RUN ");
+            let done = step.outcome == Outcome::Executed;
+            if place(number) == 1 && is_file && done && idle.contains(&step.stage) {
+                step.outcome = Outcome::Cached;
+            }
+        }
     }
 }
 
@@ -139,14 +163,13 @@ fn is_fetch(line: &str) -> bool {
     line.strip_prefix("extracting ").unwrap_or(line).starts_with("sha256:")
 }
 
-/// The stage in a label such as `linux/amd64 build 2/4`, `build 2/4` or `2/4`; `None` for other
-/// labels, such as `internal`.
-fn stage_of(label: &str) -> Option<&str> {
+/// The stage in a label such as `linux/amd64 build 2/4`, `build 2/4` or `2/4`, and the place in it;
+/// `None` for other labels, such as `internal`.
+fn stage_of(label: &str) -> Option<(&str, u32)> {
     let (before, count) = label.rsplit_once(' ').unwrap_or(("", label));
     let (at, of) = count.split_once('/')?;
-    at.parse::<u32>().ok()?;
     of.parse::<u32>().ok()?;
-    Some(before.rsplit(' ').next().unwrap_or_default())
+    Some((before.rsplit(' ').next().unwrap_or_default(), at.parse().ok()?))
 }
 
 /// A step of the classic builder, with the image that it gave.
@@ -291,6 +314,20 @@ mod tests {
                 step("build", "RUN strip", Outcome::Cached),
             ]
         );
+    }
+
+    /// Found by `prediction::docker_26_1` with the seed 652291466.
+    #[test]
+    fn the_first_step_on_scratch_is_done_before_it_is_known_to_be_a_hit() {
+        let outcome = |second: &str| {
+            let mut log = BuildkitLog::default();
+            for line in ["#4 [a 1/2] WORKDIR /x", "#4 DONE 0.0s", "#7 [a 2/2] COPY a /a", second] {
+                log.line(line);
+            }
+            log.into_steps().swap_remove(0).outcome
+        };
+        assert_eq!(outcome("#7 CACHED"), Outcome::Cached);
+        assert_eq!(outcome("#7 DONE 0.0s"), Outcome::Executed);
     }
 
     #[test]

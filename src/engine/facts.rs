@@ -62,6 +62,12 @@ impl Version {
         self.major < 29
     }
 
+    /// Whether the builder looks behind every link that a wildcard comes to, even inside of a
+    /// directory, where the link itself is what is copied.
+    pub fn follows_nested_links(self) -> bool {
+        self < Self::new(28, 5, 0)
+    }
+
     /// Whether the engine exports inline cache without records, by a bug of its own.
     pub fn loses_inline_records(self) -> bool {
         (Self::new(27, 0, 0)..=Self::new(27, 1, 2)).contains(&self)

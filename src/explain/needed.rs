@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::key::StageDigest;
-use crate::layout::archive::{Archive, StageAbout};
+use crate::layout::archive::{About, Archive, StageAbout};
 use crate::layout::digest::Digest;
 use crate::project::Project;
 
@@ -15,7 +15,9 @@ use crate::project::Project;
 /// the archive does not say which stage they are of.
 pub fn needed_layers(archive: &Archive, project: &Project) -> Option<BTreeSet<Digest>> {
     let about = archive.about.as_ref()?;
-    if about.stages.iter().all(|stage| stage.image.is_none()) {
+    if about.stages.iter().all(|stage| stage.image.is_none())
+        || differs_in_knowledge(about, project)
+    {
         return None;
     }
     let mut read: BTreeSet<usize> =
@@ -35,6 +37,15 @@ pub fn needed_layers(archive: &Archive, project: &Project) -> Option<BTreeSet<Di
         }
     }
     Some(layers)
+}
+
+/// Whether a base was known when the archive was written and isn't now, or the other way round: digests
+/// then differ, though the builder may find all the same.
+fn differs_in_knowledge(about: &About, project: &Project) -> bool {
+    let old: Vec<_> = about.stages.iter().filter_map(|stage| stage.base.as_ref()).collect();
+    project.bases.iter().any(|base| {
+        old.iter().any(|o| o.name == base.name && o.identity.is_some() != base.identity.is_some())
+    })
 }
 
 /// Whether a stage has something that the other has as well.

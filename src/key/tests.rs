@@ -1,5 +1,5 @@
 use super::*;
-use crate::dockerfile::{BuildGraph, BuildOptions, Dockerfile, Platform};
+use crate::dockerfile::{Action, BuildGraph, BuildOptions, Dockerfile, Platform};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -292,6 +292,22 @@ fn a_proxy_counts_with_the_classic_builder_where_there_is_no_other_argument() {
     let copy = "FROM a\nCOPY x /";
     assert_eq!(classic(copy, proxy), classic(copy, &[]));
     assert_eq!(target(none, proxy), target(none, &[]), "BuildKit never counts it");
+}
+
+/// Found by `prediction::docker_28_5_classic` with the seed 545967865: a proxy counted in a stage on
+/// one that has an argument, since there is none in its own scope.
+#[test]
+fn the_classic_builder_hands_no_argument_on_to_the_next_stage() {
+    let source = "FROM a AS b\nARG V=1\nENV E=$V\nFROM b\nCOPY $V /v\nRUN $E";
+    let last = |source: &str, arguments: &[(&str, &str)]| classic(source, arguments).pop();
+    assert_ne!(last(source, &[("HTTP_PROXY", "p")]), last(source, &[]));
+    let stages = |classic: bool| {
+        let options = BuildOptions { classic, ..options(&[]) };
+        let graph = plan(source, &options);
+        let Action::Copy(copy) = &graph.stages[1].steps[0].action else { panic!("a copy") };
+        format!("{:?}", copy.sources)
+    };
+    assert_ne!(stages(true), stages(false));
 }
 
 #[test]

@@ -58,6 +58,14 @@ fn explains(generation: Generation, buildkit: &str) {
     let text = run(&[&["explain"], &BUILD[..]].concat());
     assert!(text.success().stdout.contains("file `src/main.c` has other content"), "{text:?}");
 
+    let restored = run(&[&["restore"], &BUILD[..]].concat());
+    let summary: Vec<_> =
+        restored.success().stderr.lines().filter(|line| line.contains("explain: ")).collect();
+    assert_eq!(summary.len(), 2, "{restored:?}");
+    assert!(summary[0].contains("the first that is not is line 4, `COPY src .`"), "{summary:?}");
+    assert!(summary[1].contains("file `src/main.c` has other content"), "{summary:?}");
+    assert!(!run(&["restore"]).success().stderr.contains("explain: "), "without arguments");
+
     let build = run(&[&["build"], &BUILD[..]].concat());
     let messages = &build.success().stderr;
     assert!(messages.contains("the first that is not is line 4, `COPY src .`"), "{messages}");

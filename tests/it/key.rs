@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{Engine, Generation, Project, dockercache};
+use crate::harness::{Engine, Generation, Project, Registry, dockercache};
 
 const DOCKERFILE: &str =
     "FROM base:1 AS build\nCOPY src /src\nFROM base:1\nCOPY --from=build /src /app\n";
@@ -55,13 +55,62 @@ fn a_base_that_nobody_knows_counts_by_its_name() {
 }
 
 #[test]
-fn the_triggers_of_a_base_count() {
+fn the_triggers_of_a_base_do_not_count() {
     let engine = Engine::shared(Generation::V28_5);
     engine.base_image(&["busybox:1"]);
     image(&engine, "base:1", "ONBUILD COPY other /other");
     let project = project();
-    let inputs = key(&engine, &project, &["--list-inputs"]).0;
-    assert_eq!(inputs, ["other", "src", "src/a", "src/b"]);
+    let inputs = |words: &[&str]| key(&engine, &project, &[&["--list-inputs"], words].concat()).0;
+    // An engine that is still empty knows nothing of them, and a registry does not tell.
+    assert_eq!(inputs(&[]), ["src", "src/a", "src/b"]);
+    assert_eq!(inputs(&["--resolve-base"]), ["src", "src/a", "src/b"]);
+}
+
+/// A job asks for keys before its build, on an empty engine, and again when it saves. Between them
+/// the build has pulled the base.
+fn a_pull_changes_no_key(generation: Generation, buildkit: &str) {
+    let engine = Engine::shared(generation);
+    let registry = Registry::start();
+    let base = registry.image("base:1");
+    engine.base_image(&["busybox:1"]);
+    image(
+        &engine,
+        &base,
+        "ENV A=src\nWORKDIR /w\nSHELL [\"/bin/sh\",\"-e\"]\nUSER 1\nONBUILD COPY other /other",
+    );
+    engine.docker(["push", &base]).run().success();
+    engine.wipe();
+
+    let project = project();
+    let dockerfile = DOCKERFILE.replace("base:1", &base).replace("COPY src", "RUN x\nCOPY $A");
+    project.write("Dockerfile", &dockerfile);
+    let keys = |words: &[&str]| {
+        let words = [&["key"], words, &["."]].concat();
+        let run =
+            dockercache(&engine, words).in_dir(project.path()).env("DOCKER_BUILDKIT", buildkit);
+        let run = run.run();
+        assert!(!run.success().stderr.contains("warning"), "{run:?}");
+        run.stdout
+    };
+    let before = (keys(&[]), keys(&["--resolve-base"]));
+    assert_ne!(before.0, before.1);
+    engine.docker(["pull", &base]).run().success();
+    assert_eq!((keys(&[]), keys(&["--resolve-base"])), before);
+}
+
+#[test]
+fn a_pull_changes_no_key_of_docker_28_5() {
+    a_pull_changes_no_key(Generation::V28_5, "1");
+}
+
+#[test]
+fn a_pull_changes_no_key_of_docker_28_5_containerd() {
+    a_pull_changes_no_key(Generation::V28_5Containerd, "1");
+}
+
+#[test]
+fn a_pull_changes_no_key_of_docker_28_5_classic() {
+    a_pull_changes_no_key(Generation::V28_5, "0");
 }
 
 #[test]

@@ -101,7 +101,7 @@ impl BuildReport {
                 continue;
             };
             match rest.split([' ', ':']).next() {
-                // A cached step whose layers had to be fetched says so, and ends with `DONE`.
+                // The layers of a cached step may have to be fetched; it ends with `DONE`.
                 Some("CACHED" | "sha256" | "extracting") => step.outcome = Outcome::Cached,
                 Some("DONE") if step.outcome != Outcome::Cached => step.outcome = Outcome::Ran,
                 Some("ERROR") => step.outcome = Outcome::Failed,

@@ -10,6 +10,7 @@ mod job;
 mod machine;
 mod oci_reader;
 mod project;
+mod registry;
 
 pub(crate) use build_report::{BuildReport, Outcome};
 pub(crate) use builder::{Builder, on_buildkit, on_every_builder};
@@ -21,3 +22,4 @@ pub(crate) use job::{Carried, DockerBuild, Job, noise};
 pub(crate) use machine::{Files, Machine};
 pub(crate) use oci_reader::{OciDirectory, skopeo};
 pub(crate) use project::Project;
+pub(crate) use registry::Registry;

@@ -1,6 +1,6 @@
 //! What the builder did with each step, by its own word.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
@@ -30,10 +30,41 @@ struct Status {
 struct Vertex {
     name: String,
     #[serde(default)]
+    inputs: Option<Vec<String>>,
+    #[serde(default)]
     cached: bool,
+    started: Option<String>,
     completed: Option<String>,
     #[serde(default)]
     error: String,
+}
+
+/// All that was told of one step.
+#[derive(Default)]
+struct Told {
+    cached: bool,
+    ended: bool,
+    has_inputs: bool,
+    started: BTreeSet<String>,
+}
+
+impl Told {
+    fn add(&mut self, vertex: Vertex) {
+        // A step of two builds at once, or one whose layer is fetched, is told of twice.
+        self.cached |= vertex.cached;
+        self.ended |= vertex.completed.is_some() && vertex.error.is_empty();
+        self.has_inputs |= vertex.inputs.is_some_and(|inputs| !inputs.is_empty());
+        self.started.extend(vertex.started);
+    }
+
+    /// Whether the step was a hit; nothing if the builder did not come to it.
+    ///
+    /// A step without input, such as the first one on `scratch`, starts and ends once when its cache
+    /// key is computed, and again if it runs. If all steps on it are hits nothing more is told of it.
+    fn is_hit(&self) -> Option<bool> {
+        let has_only_its_key = !self.has_inputs && self.started.len() == 1;
+        (self.ended || self.cached).then_some(self.cached || has_only_its_key)
+    }
 }
 
 /// Builds with BuildKit, whose own record of each step is read.
@@ -43,18 +74,18 @@ pub(super) fn buildkit(engine: &Engine, arguments: &[String]) -> Built {
         .args(arguments.iter().map(String::as_str))
         .silently()
         .run();
-    let mut steps = BTreeMap::new();
+    let mut told: BTreeMap<Place, Told> = BTreeMap::new();
     // One object after the other, on one line or on many; last comes a message if it failed.
     let objects = serde_json::Deserializer::from_str(&run.stderr).into_iter::<Status>();
     for status in objects.map_while(Result::ok) {
         for vertex in status.vertexes.into_iter().flatten() {
-            let ended = vertex.completed.is_some() && vertex.error.is_empty();
-            if let Some(place) = place(&vertex.name).filter(|_| ended || vertex.cached) {
-                // A step of two builds at once, or one whose layer is fetched, is told of twice.
-                *steps.entry(place).or_insert(false) |= vertex.cached;
+            if let Some(place) = place(&vertex.name) {
+                told.entry(place).or_default().add(vertex);
             }
         }
     }
+    let steps =
+        told.into_iter().filter_map(|(place, told)| Some((place, told.is_hit()?))).collect();
     Built { succeeded: run.code == Some(0), steps, log: format!("{}{}", run.stdout, run.stderr) }
 }
 

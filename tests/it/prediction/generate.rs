@@ -11,8 +11,9 @@ pub(super) const BASES: [&str; 2] = ["base:1", "base:2"];
 pub(super) struct Dialect {
     /// Mounts, heredocs, `--link`, and the rest of BuildKit's Dockerfile.
     pub(super) buildkit: bool,
-    /// `COPY --exclude`: from Docker 28 on without a `# syntax` line.
-    pub(super) exclude: bool,
+    /// Docker 28.5 and not 26.1: `COPY --exclude` without a `# syntax` line, and what 26.1 does not
+    /// decide by its input alone.
+    pub(super) newer: bool,
 }
 
 /// Makes projects and parts of them.
@@ -46,7 +47,7 @@ impl Generator {
 
     pub(super) fn scenario(&mut self) -> Scenario {
         let mut scenario = Scenario {
-            inside: self.random.once_in(3),
+            inside: self.random.once_in(3) || !self.dialect.buildkit,
             crlf: self.random.once_in(6),
             ..Scenario::default()
         };
@@ -101,9 +102,15 @@ impl Generator {
             scenario.files.insert(path.to_owned(), entry);
         }
         if self.dialect.buildkit {
-            let target = *self.random.pick(&["main.c", "deep", "/a.txt", "nowhere"]);
+            let target = self.link_target();
             scenario.files.insert("src/link".to_owned(), Entry::link(target));
         }
+    }
+
+    /// What `src/link` leads to.
+    pub(super) fn link_target(&mut self) -> &'static str {
+        let target = *self.random.pick(&["main.c", "deep", "/a.txt", "nowhere"]);
+        if target == "/a.txt" && !self.dialect.newer { "util.c" } else { target }
     }
 
     fn ignore(&mut self, scenario: &mut Scenario) {
@@ -201,17 +208,19 @@ impl Generator {
         if self.dialect.buildkit {
             let choice = self.random.below(4);
             if choice < 2 {
-                let mount = *self.random.pick(&[
+                let mut mounts = vec![
                     "--mount=type=cache,target=/cache",
                     "--mount=type=cache,id=own,target=/cache",
                     "--mount=type=tmpfs,target=/ram",
                     "--mount=type=bind,source=src,target=/mnt/src",
                     "--mount=source=a.txt,target=/mnt/a.txt",
                     "--mount=target=/mnt/all",
-                    "--mount=type=secret,id=token",
                     "--network=none",
-                ]);
-                flags.push(mount.to_owned());
+                ];
+                if self.dialect.newer {
+                    mounts.push("--mount=type=secret,id=token");
+                }
+                flags.push((*self.random.pick(&mounts)).to_owned());
             } else if choice == 2 {
                 mount_from = self.random.maybe_pick(&named(scenario, usable));
             }
@@ -241,7 +250,7 @@ impl Generator {
         if self.dialect.buildkit {
             flags.extend(["--chmod=755", "--chmod=0644", "--link"]);
         }
-        if self.dialect.exclude && from_context {
+        if self.dialect.buildkit && self.dialect.newer && from_context {
             flags.extend(["--exclude=*.c", "--exclude=**/x.*", "--exclude=nothing"]);
         }
         (*self.random.pick(&flags)).to_owned()

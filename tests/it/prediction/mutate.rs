@@ -65,7 +65,7 @@ fn file(scenario: &mut Scenario, generator: &mut Generator) -> Option<String> {
             Some(format!("rename {path} to {new}"))
         }
         7 if scenario.files.contains_key("src/link") && generator.random.once_in(2) => {
-            let target = *generator.random.pick(&["main.c", "deep", "/a.txt", "nowhere"]);
+            let target = generator.link_target();
             scenario.files.insert("src/link".to_owned(), Entry::link(target));
             Some(format!("point src/link to {target}"))
         }
@@ -74,7 +74,7 @@ fn file(scenario: &mut Scenario, generator: &mut Generator) -> Option<String> {
                 *generator.random.pick(&["src", "src/deep", "docs", "logs", "node_modules"]);
             scenario.files.get_mut(directory)?.mode =
                 *generator.random.pick(&[0o755, 0o750, 0o777]);
-            // See `an_engine_that_has_the_context_misses_a_directory_s_mode`.
+            // See `known::an_engine_that_has_the_context_misses_a_directory_s_mode`.
             scenario.place = generator.fresh();
             Some(format!("chmod {directory}, and move the context"))
         }
