@@ -456,6 +456,8 @@ fn memory_stays_small() {
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+        // Shown with --nocapture.
+        print!("{text}");
     }
 }
 
