@@ -101,9 +101,9 @@ impl BuildReport {
                 continue;
             };
             match rest.split([' ', ':']).next() {
-                Some("CACHED") => step.outcome = Outcome::Cached,
-                // Of a cached step whose layers had to be fetched; it ends with `DONE`.
-                Some("sha256" | "extracting") => step.outcome = Outcome::Cached,
+                // The last two are of a cached step whose layers had to be fetched; it ends with
+                // `DONE`.
+                Some("CACHED" | "sha256" | "extracting") => step.outcome = Outcome::Cached,
                 Some("DONE") if step.outcome != Outcome::Cached => step.outcome = Outcome::Ran,
                 Some("ERROR") => step.outcome = Outcome::Failed,
                 _ => {}
