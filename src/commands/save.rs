@@ -7,7 +7,8 @@ mod subject;
 
 use std::path::{Path, PathBuf};
 
-use super::{offer, store};
+use super::offer;
+use super::store::{self, Store};
 use crate::cli::SaveArgs;
 use crate::engine::Engine;
 use crate::engine::client::Client;
@@ -61,7 +62,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         compression: compression(args, &engine, reporter),
         keep_others: args.keep_others,
     };
-    let due = store.as_ref().is_some_and(|store| store.is_due(&offer.archive, &journal));
+    let due = store.is_some() && Store::is_due(&offer.archive, &journal);
     let done = capture.take(&subject).map_err(Failure::from).and_then(|mut captured| {
         if let Some(store) = &store {
             store.adapt(&mut captured.archive, &layout)?;

@@ -27,7 +27,7 @@ use crate::store::remote::url::StoreUrl;
 
 /// A cache that is older is saved again although nothing changed, so that it does not grow too
 /// old for a store that is cleaned by age.
-const RENEWED_AFTER: Duration = Duration::from_secs(24 * 3600);
+const RENEWED_AFTER: Duration = Duration::from_hours(24);
 /// The first Docker whose BuildKit reads a cache manifest in the form of an image manifest.
 const READS_IMAGE_FORM: u32 = 25;
 
@@ -151,7 +151,7 @@ impl Store {
         });
         let layers: Vec<Descriptor> = blobs.into_values().filter(is_layer).collect();
         let total: u64 = layers.iter().map(|l| l.size).sum();
-        let wanted = self.wanted(task, projects, &archive, layers, journal);
+        let wanted = Self::wanted(task, projects, &archive, layers, journal);
         let size: u64 = wanted.iter().map(|l| l.size).sum();
         let progress = reporter.progress("fetching", size);
         let failed = self.remote.fetch(&wanted, layout, &|n| progress.advance(n))?;
@@ -180,7 +180,6 @@ impl Store {
 
     /// The layers to fetch: those that this build will read and that are not here.
     fn wanted(
-        &self,
         task: &Task<'_>,
         projects: &[Project],
         archive: &Archive,
@@ -245,7 +244,7 @@ impl Store {
     }
 
     /// Whether an archive must be pushed although nothing in it has changed.
-    pub(super) fn is_due(&self, archive: &Archive, journal: &Journal) -> bool {
+    pub(super) fn is_due(archive: &Archive, journal: &Journal) -> bool {
         let is_exact = journal.remote.as_ref().is_some_and(|copy| copy.level == EXACT_LEVEL);
         let created = archive.about.as_ref().map(|about| about.created.as_str());
         let created = created.and_then(|text| humantime::parse_rfc3339(text).ok());

@@ -36,28 +36,25 @@ pub fn capture(
         .tempdir_in(&aside)
         .map_err(LayoutError::io("create a directory in", &aside))?;
     let staging = staging.path();
-    let cache = match request.registry {
-        Some(registry) => {
-            let report = staging.join("metadata.json");
-            let words = [
-                format!(
-                    "--cache-to={registry},mode=max,image-manifest=true,oci-mediatypes=true{}",
-                    compression(request)
-                ),
-                format!("--metadata-file={}", report.display()),
-            ];
-            export(engine, staging, request, &words, reporter)?;
-            exported_manifest(&report)?
-        }
-        None => {
-            share_blobs(layout, staging)?;
-            let destination = local_cache("dest", staging);
-            let words = [format!("--cache-to={destination},mode=max{}", compression(request))];
-            export(engine, staging, request, &words, reporter)?;
-            let exported = Archive::read(&Layout::at(staging))?.unwrap_or_default();
-            take_new_blobs(layout, staging)?;
-            exported.cache
-        }
+    let cache = if let Some(registry) = request.registry {
+        let report = staging.join("metadata.json");
+        let words = [
+            format!(
+                "--cache-to={registry},mode=max,image-manifest=true,oci-mediatypes=true{}",
+                compression(request)
+            ),
+            format!("--metadata-file={}", report.display()),
+        ];
+        export(engine, staging, request, &words, reporter)?;
+        exported_manifest(&report)?
+    } else {
+        share_blobs(layout, staging)?;
+        let destination = local_cache("dest", staging);
+        let words = [format!("--cache-to={destination},mode=max{}", compression(request))];
+        export(engine, staging, request, &words, reporter)?;
+        let exported = Archive::read(&Layout::at(staging))?.unwrap_or_default();
+        take_new_blobs(layout, staging)?;
+        exported.cache
     };
     let mut about = request.about.clone();
     about.stages.extend(request.stages.iter().map(|s| s.about.clone()));

@@ -14,9 +14,9 @@ use super::retry::{self, CONNECT, FIRST_PAUSE, Failure, IDLE, Kind, LONGEST_PAUS
 
 /// How long one request of an upload may take, at most 8 MiB of it: while a body is sent, the
 /// library does not tell slow from idle.
-const UPLOAD: Duration = Duration::from_secs(120);
+const UPLOAD: Duration = Duration::from_mins(2);
 /// How long a request may take as long as bytes come.
-const EVER: Duration = Duration::from_secs(24 * 60 * 60);
+const EVER: Duration = Duration::from_hours(24);
 
 /// A bucket.
 pub(crate) struct Bucket {

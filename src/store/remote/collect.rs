@@ -12,7 +12,7 @@ use futures_util::StreamExt as _;
 use super::commit::{COLLECTOR, Plan, SAVER, unique};
 use super::error::StoreError;
 use super::reference::project_of;
-use super::transfer::{Remote, between, in_parallel};
+use super::transfer::{AT_ONCE, Remote, between, in_parallel};
 use super::{Note, Shelf, Shelved};
 use crate::layout::archive::About;
 use crate::layout::digest::Digest;
@@ -62,13 +62,13 @@ struct Cache {
 impl Remote {
     /// Collects by `policy`. `advance` is told of bytes as they go.
     pub fn collect(&self, policy: &Policy, advance: &dyn Fn(u64)) -> Result<Collected, StoreError> {
-        let Some(shelf) = self.store().shelf() else {
+        let Some(objects) = self.store().shelf() else {
             return self.collect_refs(policy);
         };
         let name = format!("{COLLECTOR}{}", unique());
         let result =
-            Collector { remote: self, shelf, name: &name, renewed: None }.run(policy, advance);
-        let _ = self.wait(shelf.remove_note(&name));
+            Collector { remote: self, objects, name: &name, renewed: None }.run(policy, advance);
+        let _ = self.wait(objects.remove_note(&name));
         result
     }
 
@@ -95,7 +95,7 @@ impl Remote {
     /// `beat` is called every now and then.
     fn caches(
         &self,
-        shelf: Option<&dyn Shelf>,
+        objects: Option<&dyn Shelf>,
         beat: &mut dyn FnMut() -> Result<(), StoreError>,
     ) -> Result<Vec<Cache>, StoreError> {
         let mut caches: BTreeMap<Digest, Cache> = BTreeMap::new();
@@ -104,8 +104,8 @@ impl Remote {
         for some in names.chunks(AT_A_TIME) {
             beat()?;
             let read = Mutex::new(Vec::new());
-            in_parallel(some, |name| {
-                let cache = self.cache(name, shelf, &known)?;
+            in_parallel(AT_ONCE, some, |name| {
+                let cache = self.cache(name, objects, &known)?;
                 read.lock().unwrap_or_else(PoisonError::into_inner).extend(cache);
                 Ok::<(), StoreError>(())
             })?;
@@ -127,15 +127,15 @@ impl Remote {
     fn cache(
         &self,
         name: &str,
-        shelf: Option<&dyn Shelf>,
+        objects: Option<&dyn Shelf>,
         known: &Known,
     ) -> Result<Option<(Digest, Cache)>, StoreError> {
         let Some(project) = project_of(name) else { return Ok(None) };
         let Some(bytes) = self.wait(self.store().read_ref(name))? else { return Ok(None) };
         // What is no index names nothing.
         let index: Index = serde_json::from_slice(&bytes).unwrap_or_else(|_| Index::new(vec![]));
-        let written = match shelf {
-            Some(shelf) => self.wait(shelf.ref_time(name))?,
+        let written = match objects {
+            Some(objects) => self.wait(objects.ref_time(name))?,
             None => created(&index),
         };
         let cache = Cache {
@@ -218,7 +218,7 @@ fn condemned(
 /// A collector at work.
 struct Collector<'a> {
     remote: &'a Remote,
-    shelf: &'a dyn Shelf,
+    objects: &'a dyn Shelf,
     name: &'a str,
     /// When its note was last written, and the store's time then.
     renewed: Option<(Instant, SystemTime)>,
@@ -230,8 +230,8 @@ impl Collector<'_> {
         let now = self.renew()?;
         let (savers, stale) = self.savers(now, policy)?;
         let held: BTreeSet<String> = savers.iter().flat_map(|p| p.refs.clone()).collect();
-        let (remote, shelf) = (self.remote, self.shelf);
-        let mut caches = remote.caches(Some(shelf), &mut || self.renew().map(drop))?;
+        let (remote, objects) = (self.remote, self.objects);
+        let mut caches = remote.caches(Some(objects), &mut || self.renew().map(drop))?;
         let mut collected = Collected::default();
         let gone = condemned(&caches, policy, now, &held);
         for at in gone.into_iter().rev() {
@@ -249,7 +249,7 @@ impl Collector<'_> {
         let mut live: BTreeSet<Digest> = savers.into_iter().flat_map(|p| p.blobs).collect();
         live.extend(caches.into_iter().flat_map(|c| c.reach.into_keys()));
 
-        let mut blobs = shelf.blobs();
+        let mut blobs = objects.blobs();
         while let Some(blob) = remote.wait(blobs.next()) {
             self.renew()?;
             let Shelved { digest, size, written } = blob?;
@@ -258,7 +258,7 @@ impl Collector<'_> {
                 &mut collected.blobs_left
             } else {
                 if !policy.dry_run {
-                    self.remote.wait(self.shelf.remove_blob(&digest))?;
+                    self.remote.wait(self.objects.remove_blob(&digest))?;
                 }
                 advance(size);
                 &mut collected.blobs
@@ -267,7 +267,7 @@ impl Collector<'_> {
             count.1 += size;
         }
         for name in stale.iter().filter(|_| !policy.dry_run) {
-            self.remote.wait(self.shelf.remove_note(name))?;
+            self.remote.wait(self.objects.remove_note(name))?;
         }
         Ok(collected)
     }
@@ -289,7 +289,7 @@ impl Collector<'_> {
             }
         }
         let before = Instant::now();
-        let time = self.remote.wait(self.shelf.write_note(self.name, b""))?;
+        let time = self.remote.wait(self.objects.write_note(self.name, b""))?;
         self.renewed = Some((before, time));
         Ok(time)
     }
@@ -300,7 +300,7 @@ impl Collector<'_> {
         now: SystemTime,
         policy: &Policy,
     ) -> Result<(Vec<Plan>, Vec<String>), StoreError> {
-        let notes = self.remote.wait(self.shelf.notes(""))?;
+        let notes = self.remote.wait(self.objects.notes(""))?;
         let is_stale = |note: &Note| {
             between(note.written, now) > policy.grace.max(self.remote.terms().collector)
         };

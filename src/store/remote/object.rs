@@ -75,7 +75,7 @@ impl Object {
     where
         F: Future<Output = object_store::Result<T>>,
     {
-        let answer = retrying(|| attempt().map(|answer| answer.map_err(failure)));
+        let answer = retrying(|| attempt().map(|answer| answer.map_err(|error| failure(&error))));
         answer.await.map_err(|failure| self.error(failure, what))
     }
 
@@ -112,7 +112,7 @@ impl Object {
                     let name = meta.location.as_ref().get(start..).unwrap_or_default().to_owned();
                     Ok((name, meta))
                 }
-                Err(error) => Err(self.error(failure(error), directory.as_ref())),
+                Err(error) => Err(self.error(failure(&error), directory.as_ref())),
             })
             .boxed()
     }
@@ -141,7 +141,7 @@ impl Object {
         from: &FilePath,
         advance: &(dyn Fn(u64) + Sync),
     ) -> Result<(), StoreError> {
-        let failed = |error| self.error(failure(error), path.as_ref());
+        let failed = |error| self.error(failure(&error), path.as_ref());
         let mut pieces = pin!(pieces(from, PART.max(blob.size / PARTS)));
         let mut flying = FuturesUnordered::new();
         let mut more = true;
@@ -209,7 +209,11 @@ impl RemoteStore for Object {
             let range = (offset > 0).then_some(GetRange::Offset(offset));
             let options = GetOptions { range, ..GetOptions::default() };
             let get = || self.bucket.reads.get_opts(path, options.clone());
-            let pieces = self.ask(blob.digest.as_str(), get).await?.into_stream().map_err(failure);
+            let pieces = self
+                .ask(blob.digest.as_str(), get)
+                .await?
+                .into_stream()
+                .map_err(|error| failure(&error));
             Ok(retry::body(pieces.boxed(), &self.url, blob.digest.as_str()))
         }
         .boxed()
@@ -313,13 +317,13 @@ fn unread(path: &FilePath, source: std::io::Error) -> StoreError {
 }
 
 /// What the library's error means. Its text names the URL, so only its parts are used.
-fn failure(error: object_store::Error) -> Failure {
+fn failure(error: &object_store::Error) -> Failure {
     use object_store::Error;
-    let reason = retry::innermost(&error);
+    let reason = retry::innermost(error);
     if let Some(failure) = said(&reason) {
         return failure;
     }
-    match &error {
+    match error {
         Error::NotFound { .. } => Failure::new(Kind::Missing, reason),
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
             Failure::new(Kind::Denied, reason)
@@ -327,7 +331,7 @@ fn failure(error: object_store::Error) -> Failure {
         Error::Generic { .. } if error.to_string().contains("//169.254.169.254/") => {
             Failure::new(Kind::Denied, "no credentials are set, and no role of an instance answers")
         }
-        Error::Generic { .. } | Error::JoinError { .. } => Failure::connection(&error),
+        Error::Generic { .. } | Error::JoinError { .. } => Failure::connection(error),
         _ => Failure::new(Kind::Lasting, reason),
     }
 }

@@ -43,7 +43,7 @@ const PIECE: u64 = 256 * 1024;
 /// How often the caller learns how far an upload is.
 const TICK: Duration = Duration::from_millis(100);
 /// How long a registry may take to check and move a blob that has all arrived.
-const COMMIT: Duration = Duration::from_secs(300);
+const COMMIT: Duration = Duration::from_mins(5);
 /// How long a token is taken to be good. Registries give out none for less than a minute.
 const TOKEN: Duration = Duration::from_secs(45);
 
@@ -356,8 +356,8 @@ impl Registry {
             let page =
                 self.ask(RegistryOperation::Pull, "the tags", move |connection| async move {
                     let auth = &self.login.auth;
-                    let list = connection.client.list_tags(reference, auth, Some(TAGS), after);
-                    in_time(IDLE, list.map(|answer| answer.map_err(failure))).await
+                    let tags = connection.client.list_tags(reference, auth, Some(TAGS), after);
+                    in_time(IDLE, tags.map(|answer| answer.map_err(failure))).await
                 });
             let page = match page.await {
                 // A repository begins to be with its first manifest.

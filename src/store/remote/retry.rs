@@ -196,7 +196,7 @@ mod tests {
         let start = Instant::now();
         assert_eq!(attempts(Kind::Passing(Some(Duration::from_secs(7))), 2).await, (true, 3));
         assert_eq!(start.elapsed(), Duration::from_secs(14));
-        assert_eq!(attempts(Kind::Passing(Some(Duration::from_secs(60))), 1).await, (false, 1));
+        assert_eq!(attempts(Kind::Passing(Some(Duration::from_mins(1))), 1).await, (false, 1));
     }
 
     #[test]

@@ -116,11 +116,11 @@ mod tests {
     #[test]
     fn a_signed_index_is_good_for_who_has_the_public_key() {
         let signer = Trust::new(Some(&key(1)), None).unwrap();
-        let signed = signer.sign(&index());
+        let index_signed = signer.sign(&index());
         let reader = Trust::new(None, signer.public_key().as_deref()).unwrap();
-        assert_eq!(reader.check(&signed), Ok(index()));
-        assert_eq!(signer.check(&signed), Ok(index()));
-        assert_eq!(Trust::default().check(&signed), Ok(index()), "without keys all is good");
+        assert_eq!(reader.check(&index_signed), Ok(index()));
+        assert_eq!(signer.check(&index_signed), Ok(index()));
+        assert_eq!(Trust::default().check(&index_signed), Ok(index()), "without keys all is good");
     }
 
     #[test]

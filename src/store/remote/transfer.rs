@@ -24,8 +24,10 @@ use crate::layout::directory::{DOCUMENT_LIMIT, Layout, LayoutError};
 use crate::layout::live;
 use crate::layout::oci::{Descriptor, Index};
 
-/// Blobs on the way at a time: enough to hide a store's answering time, and little memory.
-const AT_ONCE: usize = 6;
+/// Requests at a time: enough to hide a store's answering time.
+pub(super) const AT_ONCE: usize = 6;
+/// Uploads at a time: each has some tens of MiB in memory.
+const UPLOADS: usize = 3;
 /// How often a blob whose stream breaks off is continued from where it stood.
 const CONTINUED: usize = 5;
 /// The pause before it is.
@@ -149,7 +151,7 @@ impl Remote {
             level.retain(|d| !is_layer(d) && seen.insert(d.digest.clone()));
             let missing: Vec<&Descriptor> =
                 level.iter().filter(|d| layout.document(d).is_err()).collect();
-            in_parallel(&missing, |descriptor| -> Result<(), PushError> {
+            in_parallel(AT_ONCE, &missing, |descriptor| -> Result<(), PushError> {
                 layout.put(&self.document(descriptor)?)?;
                 Ok(())
             })?;
@@ -188,7 +190,7 @@ impl Remote {
         advance: &(dyn Fn(u64) + Sync),
     ) -> Result<Vec<(Digest, StoreError)>, LayoutError> {
         let failed = Mutex::new(Vec::new());
-        in_parallel(blobs, |blob| -> Result<(), LayoutError> {
+        in_parallel(AT_ONCE, blobs, |blob| -> Result<(), LayoutError> {
             if let Err(error) = self.fetch_one(blob, layout, advance)? {
                 failed
                     .lock()
@@ -317,29 +319,34 @@ impl Remote {
             true if blob.media_type.contains("manifest.v") => 1,
             true => 2,
         };
-        let pushed = Mutex::new(Pushed::default());
+        let missing = Mutex::new(Vec::new());
+        in_parallel(AT_ONCE, blobs, |blob| -> Result<(), PushError> {
+            if !self.wait(self.store.has(blob))? {
+                missing.lock().unwrap_or_else(PoisonError::into_inner).push(blob);
+            }
+            Ok(())
+        })?;
+        let missing = missing.into_inner().unwrap_or_else(PoisonError::into_inner);
         for now in 0..=2 {
-            let some: Vec<&Descriptor> = blobs.iter().filter(|b| rank(b) == now).collect();
-            in_parallel(&some, |blob| -> Result<(), PushError> {
-                let present = self.wait(self.store.has(blob))?;
-                if !present {
-                    if layout.blob_size(&blob.digest) != Some(blob.size) {
-                        return Err(StoreError::Missing {
-                            url: self.url().to_owned(),
-                            what: format!("blob {}", blob.digest),
-                        }
-                        .into());
+            let some: Vec<&Descriptor> =
+                missing.iter().copied().filter(|b| rank(b) == now).collect();
+            in_parallel(UPLOADS, &some, |blob| -> Result<(), PushError> {
+                if layout.blob_size(&blob.digest) != Some(blob.size) {
+                    return Err(StoreError::Missing {
+                        url: self.url().to_owned(),
+                        what: format!("blob {}", blob.digest),
                     }
-                    self.wait(self.store.put(blob, &layout.blob_path(&blob.digest), advance))?;
+                    .into());
                 }
-                let mut pushed = pushed.lock().unwrap_or_else(PoisonError::into_inner);
-                let count = if present { &mut pushed.present } else { &mut pushed.uploaded };
-                count.0 += 1;
-                count.1 += blob.size;
+                self.wait(self.store.put(blob, &layout.blob_path(&blob.digest), advance))?;
                 Ok(())
             })?;
         }
-        Ok(pushed.into_inner().unwrap_or_else(PoisonError::into_inner))
+        let count =
+            |blobs: &mut dyn Iterator<Item = u64>| blobs.fold((0, 0), |(n, s), b| (n + 1, s + b));
+        let uploaded = count(&mut missing.iter().map(|b| b.size));
+        let all = count(&mut blobs.iter().map(|b| b.size));
+        Ok(Pushed { uploaded, present: (all.0 - uploaded.0, all.1 - uploaded.1) })
     }
 
     /// Lets one more ref name a manifest that is in the store already.
@@ -354,14 +361,15 @@ pub fn is_layer(descriptor: &Descriptor) -> bool {
 }
 
 /// Does something for each item, several at a time; the first error ends it.
-pub(super) fn in_parallel<T: Sync, E: Send>(
-    items: &[T],
-    work: impl Fn(&T) -> Result<(), E> + Sync,
+pub(super) fn in_parallel<'a, T: Sync, E: Send>(
+    at_once: usize,
+    items: &'a [T],
+    work: impl Fn(&'a T) -> Result<(), E> + Sync,
 ) -> Result<(), E> {
     let queue = Mutex::new(items.iter());
     let failure = Mutex::new(None);
     std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE.min(items.len()) {
+        for _ in 0..at_once.min(items.len()) {
             scope.spawn(|| {
                 loop {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();

@@ -70,6 +70,12 @@ impl<'a> Job<'a> {
         Self { engine, builder, temporary: tempfile::tempdir().expect("a directory") }
     }
 
+    /// Another job on the same machine, which starts with what is in the engine.
+    pub(crate) fn beside(other: &Self) -> Self {
+        let temporary = tempfile::tempdir().expect("a directory");
+        Self { engine: other.engine, builder: other.builder, temporary }
+    }
+
     pub(crate) fn engine(&self) -> &'a Engine {
         self.engine
     }

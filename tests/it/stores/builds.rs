@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::servers::{PASSWORD, RegistryServer, RegistrySettings, S3Server, Server, USER};
-use crate::harness::{Carried, DockerBuild, Engine, Generation, Job, Project, Run};
+use crate::harness::{Carried, DockerBuild, Engine, Generation, Invocation, Job, Project, Run};
 use crate::words::{FILES, OUTPUT};
 
 /// The step whose layer has 5 MB.
@@ -66,52 +66,73 @@ fn trust_and_trouble_never_fail_a_build() {
     let store = Store::s3();
     let engine = Engine::shared(Generation::V28_5);
     let project = Project::new(FILES);
-    let job = Job::fresh(&engine, DockerBuild::Buildkit);
-    let carried = Carried::nothing();
-    let run = |carried: &Carried, words: &[&str], more: &[(&str, &str)]| {
-        let mut run = job.dockercache(carried, words.iter().copied());
-        for (name, value) in store
-            .environment(&engine)
-            .iter()
-            .map(|(n, v)| (*n, v.as_str()))
-            .chain(more.iter().copied())
-        {
-            run = run.env(name, value);
-        }
-        run.in_dir(project.path()).run()
+    let here = Machine::fresh(&engine, DockerBuild::Buildkit, &store);
+    let run = |machine: &Machine<'_>, words: &[&str], more: &[(&str, &str)]| {
+        machine.prepare(words, more).in_dir(project.path()).run()
     };
+    let restore =
+        |more: &[(&str, &str)]| run(&Machine::on(&here), &["restore", "-t", "app", "."], more);
     let build = ["build", "-t", "app", "."];
 
     let read_only = [("DOCKERCACHE_READ_ONLY", "1")];
-    run(&carried, &build, &read_only).success();
-    assert!(run(&carried, &["save"], &read_only).success().stderr.contains("read only"));
-    let found = run(&Carried::nothing(), &["restore", "-t", "app", "."], &[]);
-    assert!(found.success().stderr.contains("no cache of this project"), "nothing was written");
+    run(&here, &build, &read_only).success();
+    assert!(run(&here, &["save"], &read_only).success().stderr.contains("read only"));
+    let empty = restore(&[]);
+    assert!(empty.success().stderr.contains("no cache of this project"), "{}", empty.stderr);
 
     // A cache without a signature is for those who don't ask for one.
-    run(&carried, &["save", "-t", "app", "."], &[]).success();
-    let key =
-        run(&carried, &["save", "-t", "app", "."], &[("DOCKERCACHE_SIGNING_KEY", SIGNING_KEY)]);
-    assert!(!key.success().stderr.contains(SIGNING_KEY));
-    let trusting = [("DOCKERCACHE_VERIFY_KEY", FOREIGN_KEY)];
-    let refused = run(&Carried::nothing(), &["restore", "-t", "app", "."], &trusting);
+    run(&here, &["save", "-t", "app", "."], &[]).success();
+    let refused = restore(&[("DOCKERCACHE_VERIFY_KEY", FOREIGN_KEY)]);
     assert!(
         refused.success().stderr.contains("is not used: it is not signed"),
         "{}",
         refused.stderr
     );
+    run(&here, &build, &[]).success();
+    project.edit("run.sh", "words", "WORDS");
+    run(&here, &build, &[]).success();
+    let signed = run(&here, &["save"], &[("DOCKERCACHE_SIGNING_KEY", SIGNING_KEY)]);
+    assert!(!signed.success().stderr.contains(SIGNING_KEY));
+    let key = signed.stderr.split_once("DOCKERCACHE_VERIFY_KEY=").map(|(_, key)| key.trim());
+    let key = key.and_then(|rest| rest.lines().next()).expect("the public key");
+    let trusted = restore(&[("DOCKERCACHE_VERIFY_KEY", key)]);
+    assert!(trusted.success().stderr.contains("exact cache in"), "{}", trusted.stderr);
+    let foreign = restore(&[("DOCKERCACHE_VERIFY_KEY", FOREIGN_KEY)]);
+    assert!(foreign.success().stderr.contains("not trusted"), "{}", foreign.stderr);
 
     let gone = [("AWS_ENDPOINT_URL", "http://127.0.0.1:1")];
-    let carried = Carried::nothing();
-    let built = run(&carried, &build, &gone);
-    assert!(built.success().stderr.contains("the store is left out"));
-    let saved = run(&carried, &["save"], &gone);
-    assert!(saved.success().stderr.contains("the cache is not in the store"));
-    run(&carried, &["save", "--strict"], &gone).code(1);
+    let alone = Machine::on(&here);
+    let ran = run(&alone, &build, &gone);
+    assert!(ran.success().stderr.contains("the store is left out"), "{}", ran.stderr);
+    let kept = run(&alone, &["save", "--strict"], &gone);
+    assert!(kept.code(1).stderr.contains("the cache is not in the store"), "{}", kept.stderr);
     let wrong = [("AWS_SECRET_ACCESS_KEY", "hunter2")];
-    let denied = run(&Carried::nothing(), &build, &wrong);
+    let denied = run(&Machine::on(&here), &build, &wrong);
     assert!(denied.success().stderr.contains("denies access"), "{}", denied.stderr);
     assert!(!denied.stderr.contains("hunter2") && !denied.stderr.contains(PASSWORD));
+}
+
+/// What is too old goes by its names; what no name reaches goes when it is older than the grace.
+#[test]
+fn what_is_too_old_is_collected() {
+    let engine = Engine::shared(Generation::V28_5);
+    for store in [Store::registry(), Store::s3()] {
+        let project = Project::new(FILES);
+        let machine = Machine::fresh(&engine, DockerBuild::Buildkit, &store);
+        machine.build(&project).success();
+        machine.save().success();
+        let gc = |words: &[&str]| machine.run(&[&["gc", "--format", "json"], words].concat(), None);
+        let report =
+            |run: &Run| -> Value { serde_json::from_str(&run.success().stdout).expect("JSON") };
+        gc(&["--grace", "10s"]).code(2);
+        let kept = report(&gc(&[]));
+        assert_eq!(kept["deleted_refs"], json!([]), "{kept}");
+        let planned = report(&gc(&["--max-age", "0s", "--dry-run"]));
+        assert!(planned["deleted_refs"].as_array().is_some_and(|refs| refs.len() > 2), "{planned}");
+        assert_eq!(report(&gc(&["--max-age", "0s"]))["deleted_refs"], planned["deleted_refs"]);
+        let found = machine.run(&["restore", "-t", "app", "."], Some(project.path()));
+        assert!(found.success().stderr.contains("no cache of this project"), "{}", found.stderr);
+    }
 }
 
 /// 32 bytes in base64.
@@ -165,6 +186,12 @@ impl<'a> Machine<'a> {
         Self { job: Job::fresh(engine, builder), store, carried: Carried::nothing() }
     }
 
+    /// The same machine with an empty directory.
+    fn on(other: &Self) -> Self {
+        let job = Job::beside(&other.job);
+        Self { job, store: other.store, carried: Carried::nothing() }
+    }
+
     fn build(&self, project: &Project) -> Run {
         let run = self.run(&["build", "-t", "app", "."], Some(project.path()));
         run.success();
@@ -176,14 +203,19 @@ impl<'a> Machine<'a> {
     }
 
     fn run(&self, words: &[&str], dir: Option<&Path>) -> Run {
-        let mut run = self.job.dockercache(&self.carried, words.iter().copied());
-        for (name, value) in self.store.environment(self.job.engine()) {
-            run = run.env(name, value);
-        }
+        let run = self.prepare(words, &[]);
         match dir {
             Some(dir) => run.in_dir(dir).run(),
             None => run.run(),
         }
+    }
+
+    /// Prepares a run that knows the store, and more.
+    fn prepare(&self, words: &[&str], more: &[(&str, &str)]) -> Invocation {
+        let known = self.store.environment(self.job.engine());
+        let known = known.iter().map(|(name, value)| (*name, value.as_str()));
+        let run = self.job.dockercache(&self.carried, words.iter().copied());
+        known.chain(more.iter().copied()).fold(run, |run, (name, value)| run.env(name, value))
     }
 
     /// What lies in the directory.

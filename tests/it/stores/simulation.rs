@@ -25,7 +25,7 @@ use dockercache::store::remote::transfer::{Remote, is_layer};
 use super::servers::{S3Server, Server as _};
 
 /// How long it goes on.
-const DURATION: Duration = Duration::from_secs(60);
+const DURATION: Duration = Duration::from_mins(1);
 /// Processes at a time.
 const SAVERS: usize = 8;
 const READERS: usize = 3;
