@@ -14,8 +14,8 @@
 //! - Of two equal steps in one build, BuildKit runs one and gives it to both. Which one it is
 //!   depends on which stage is faster; they count as one here.
 //! - An engine that has the context from a build before is not told when only the mode of a
-//!   directory changes, and goes on with the old one; an empty engine sees the new one. So a context
-//!   is moved when that happens.
+//!   directory changes, nor of all that another `.dockerignore` means, and goes on with what it has;
+//!   an empty engine sees it. So a context is moved when that happens.
 //! - Builders before Docker 28.5 follow a link in a directory that a wildcard found, and fail if what
 //!   it leads to isn't sent, since no instruction of the build asks for it. There, links stay in
 //!   their directory.

@@ -63,6 +63,31 @@ fn an_engine_that_has_the_context_misses_a_directory_s_mode() {
     assert_ne!(predicted, then);
 }
 
+/// Found with the seed 409421580, by a later touch of a file in the directory. Both files let through
+/// the same.
+#[test]
+fn an_engine_that_has_the_context_misses_what_another_ignore_file_means() {
+    let engine = Engine::shared(Generation::V28_5);
+    base_images(&engine);
+    let subject =
+        &mut Subject { engine: &engine, strategy: Strategy::BuildkitReplay, seen: BTreeSet::new() };
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().join(name);
+    let words = |name: &str| {
+        let file = at("Dockerfile").display().to_string();
+        ["--file".to_owned(), file, at(name).display().to_string()]
+    };
+    fs::write(at("Dockerfile"), "FROM base:2 AS other\nFROM base:1\nCOPY . /d\n").expect("a file");
+    fs::create_dir_all(at("here/logs")).expect("directories");
+    fs::write(at("here/logs/x.log"), "x").expect("a file");
+    fs::write(at("here/.dockerignore"), "/logs/\nlogs\n!**/*.log\n").expect("an ignore file");
+    both(subject, &words("here"));
+    fs::write(at("here/.dockerignore"), "logs\n!**/*.log\n/logs/\n").expect("an ignore file");
+    let (predicted, _) = both(subject, &words("here"));
+    fs::rename(at("here"), at("there")).expect("a moved directory");
+    assert_eq!(both(subject, &words("there")), (predicted, vec![false]));
+}
+
 /// What a stage will give is not known before it runs: a miss is predicted where the builder, which
 /// looks at the files, may find a hit. It is never the other way round.
 #[test]

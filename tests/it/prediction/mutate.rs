@@ -192,6 +192,17 @@ fn edit(instruction: &mut Instruction, generator: &mut Generator) -> Option<Stri
 
 /// A change to arguments, target, or ignore file.
 fn surroundings(scenario: &mut Scenario, generator: &mut Generator) -> Option<String> {
+    let ignored = scenario.ignore.clone();
+    let what = surrounding(scenario, generator)?;
+    if scenario.ignore == ignored {
+        return Some(what);
+    }
+    // See `known::an_engine_that_has_the_context_misses_what_another_ignore_file_means`.
+    scenario.place = generator.fresh();
+    Some(format!("{what}, and move the context"))
+}
+
+fn surrounding(scenario: &mut Scenario, generator: &mut Generator) -> Option<String> {
     match generator.random.below(8) {
         0 | 1 => {
             let (name, value) = generator.build_arg();
