@@ -103,7 +103,7 @@ pub fn part(archive: &Archive, build: &str) -> Archive {
     let images = with_parents(&archive.images, ends);
     let cache = match archive.exports.get(build) {
         Some(export) => Some(cache_entry(export)),
-        None => archive.cache.clone().filter(|_| archive.builds().len() == 1),
+        None => archive.cache.clone().filter(|_| archive.builds() == [build]),
     };
     Archive { about, cache, images, ..Archive::default() }
 }
@@ -152,4 +152,64 @@ pub fn export_of(archive: &Archive, stages: &[&StageAbout]) -> Option<Descriptor
     let of = |build: &str| digests(&mut about.stages.iter().filter(|s| s.build == build));
     let build = archive.builds().into_iter().find(|build| of(build) == wanted)?;
     part(archive, build).cache
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::archive::{ImageNote, write_image};
+    use super::*;
+
+    /// A build of two stages; what is in an image is told by `content`.
+    fn build(layout: &Layout, name: &str, stages: [(&str, &str); 2]) -> Archive {
+        let mut archive = Archive { about: Some(About::default()), ..Archive::default() };
+        for (stage, content) in stages {
+            let config = serde_json::json!({ "author": content }).to_string();
+            let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None };
+            let image = write_image(layout, config.as_bytes(), &[], stage, note).unwrap();
+            archive.about.as_mut().unwrap().stages.push(StageAbout {
+                name: stage.to_owned(),
+                build: name.to_owned(),
+                digest: content.to_owned(),
+                image: Some(image.descriptor.digest.clone()),
+                steps: Vec::new(),
+                base: None,
+            });
+            archive.images.push(image);
+        }
+        archive
+    }
+
+    fn names(archive: &Archive) -> Vec<&str> {
+        archive.images.iter().filter_map(|i| i.descriptor.annotation(REF_NAME)).collect()
+    }
+
+    #[test]
+    fn builds_are_joined_and_told_apart_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::at(dir.path());
+        let _lock = layout.lock().unwrap();
+        let app = build(&layout, "app", [("base", "shared"), ("last", "app")]);
+        let worker = build(&layout, "worker", [("base", "shared"), ("last", "worker")]);
+        let joined = join(&layout, vec![app, worker.clone()]).unwrap().archive;
+        assert_eq!(joined.builds(), ["app", "worker"]);
+        assert_eq!(names(&joined), ["base", "last", "worker-last"]);
+        let again = part(&joined, "worker");
+        assert_eq!(again.about, worker.about);
+        assert_eq!(names(&again), ["base", "worker-last"]);
+        assert!(part(&joined, "another").images.is_empty());
+    }
+
+    #[test]
+    fn what_was_taken_just_now_comes_before_what_is_in_the_archive() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::at(dir.path());
+        let _lock = layout.lock().unwrap();
+        let old = build(&layout, "worker", [("base", "shared"), ("last", "worker")]);
+        let mut new = build(&layout, "app", [("base", "shared anew"), ("last", "app")]);
+        new.about.as_mut().unwrap().stages[0].digest = "shared".to_owned();
+        let known = known(std::slice::from_ref(&new), &old);
+        let base = &old.about.as_ref().unwrap().stages[0];
+        let found = known.stage_image(base).unwrap();
+        assert_eq!(found.descriptor.digest, new.images[0].descriptor.digest);
+    }
 }

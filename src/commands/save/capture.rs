@@ -52,37 +52,41 @@ impl Capture<'_> {
         let mut parts: Vec<Archive> = Vec::new();
         let mut names: Vec<String> = Vec::new();
         for build in builds {
-            std::env::set_current_dir(&build.directory).map_err(|e| {
-                let directory = build.directory.display();
-                EngineError::Unsupported(format!("the build's directory `{directory}`: {e}"))
-            })?;
-            let project = self.project(strategy, build);
+            let entered = enter(build);
+            let project = entered.as_ref().ok().and_then(|()| self.project(strategy, build));
             names.push(unused_name(build, project.as_ref(), &names));
             let name = &names[names.len() - 1];
             let known = builds::known(&parts, &self.offer.archive);
-            let captured = match self.build(strategy, build, name, project.as_ref(), &known) {
+            let captured =
+                entered.and_then(|()| self.build(strategy, build, name, project.as_ref(), &known));
+            match captured {
+                Ok(captured) => {
+                    let told = |stage| if several { format!("{name}/{stage}") } else { stage };
+                    all.taken.extend(captured.taken.into_iter().map(told));
+                    all.kept.extend(captured.kept.into_iter().map(told));
+                    all.warnings.extend(captured.warnings);
+                    parts.push(captured.archive);
+                }
                 // The other builds shall not suffer for it.
                 Err(error @ (EngineError::Failed { .. } | EngineError::Unsupported(_)))
                     if several =>
                 {
                     all.warnings.push(format!("build `{name}` is not saved: {error}"));
-                    continue;
                 }
-                captured => captured?,
-            };
-            parts.push(captured.archive);
-            let told = |stage| if several { format!("{name}/{stage}") } else { stage };
-            all.taken.extend(captured.taken.into_iter().map(told));
-            all.kept.extend(captured.kept.into_iter().map(told));
-            all.warnings.extend(captured.warnings);
+                Err(error) => return Err(error),
+            }
+        }
+        if parts.is_empty() {
+            return Err(EngineError::failed("save any build", all.warnings.join("; ")));
         }
         if self.keep_others && self.offer.miss.is_none() {
             let old = &self.offer.archive;
             let others = old.builds().into_iter().filter(|build| names.iter().all(|n| n != build));
-            for part in others.map(|build| builds::part(old, build)) {
-                all.kept.extend(part.about.iter().flat_map(|a| &a.stages).map(qualified));
-                parts.insert(0, part);
-            }
+            let others: Vec<_> = others.map(|build| builds::part(old, build)).collect();
+            let stages =
+                others.iter().filter_map(|part| part.about.as_ref()).flat_map(|a| &a.stages);
+            all.kept.extend(stages.map(qualified));
+            parts.splice(..0, others);
         }
         let joined = builds::join(self.layout, parts)?;
         all.archive = joined.archive;
@@ -200,6 +204,14 @@ impl Capture<'_> {
             }
         }
     }
+}
+
+/// Goes to where the build was run, which its arguments are relative to.
+fn enter(build: &NotedBuild) -> Result<(), EngineError> {
+    std::env::set_current_dir(&build.directory).map_err(|e| {
+        let directory = build.directory.display();
+        EngineError::Unsupported(format!("the build's directory `{directory}`: {e}"))
+    })
 }
 
 /// The image's name, else the project's, with a number if another build has it.
