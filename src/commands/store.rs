@@ -282,8 +282,11 @@ impl Store {
         let archive = Archive::read(layout)?.unwrap_or_default();
         let refs = refs(task, &digests_by_build(&archive));
         let progress = task.reporter.progress("pushing", 0);
-        let pushed =
-            self.remote.push(layout, &index, &refs, &self.trust, &|n| progress.advance(n))?;
+        let nothing = BTreeSet::new();
+        let known = journal.remote.as_ref().map_or(&nothing, |copy| &copy.blobs);
+        let pushed = self
+            .remote
+            .push(layout, &index, &refs, known, &self.trust, &|n| progress.advance(n))?;
         drop(progress);
         if let (StoreUrl::Registry { tag, .. }, Some(cache)) = (&self.url, &archive.cache) {
             self.remote.tag(tag, &layout.document(cache)?)?;

@@ -88,6 +88,7 @@ impl Remote {
                 collected.refs_left += cache.refs.len();
             }
         }
+        collected.refs.sort();
         Ok(collected)
     }
 

@@ -7,8 +7,8 @@
 use crate::key::{Keys, key_field};
 use crate::layout::digest::Digest;
 
-/// More levels cost requests and find nothing nearer.
-const MOST_LEVELS: usize = 6;
+/// Levels between the exact one and the project's: more cost requests and find little nearer.
+const BETWEEN: usize = 2;
 /// Digits of the key's digest in a name.
 const DIGITS: usize = 16;
 
@@ -23,10 +23,11 @@ pub struct RefName {
 
 /// The refs of a build, the most exact first.
 pub fn ref_names(keys: &Keys, project: &str) -> Vec<RefName> {
-    let count = keys.levels.len();
+    let last = keys.levels.len().saturating_sub(1);
+    // The level after the exact one has all stages as well, and says nothing new.
     let chosen = keys.levels.iter().enumerate();
     chosen
-        .filter(|(at, _)| *at + 1 < MOST_LEVELS || at + 1 == count)
+        .filter(|(at, _)| *at == 0 || *at == last || (2..2 + BETWEEN).contains(at))
         .map(|(_, level)| RefName {
             level: level.name.clone(),
             name: format!(

@@ -275,12 +275,14 @@ impl Remote {
     }
 
     /// Uploads what `index` reaches and the store lacks, and lets `refs` name the index. Blobs
-    /// that are not in the layout must be in the store.
+    /// that are not in the layout must be in the store. A registry looks by itself whether it has
+    /// all that a manifest names, so it is not asked for the blobs that are `known` to be there.
     pub fn push(
         &self,
         layout: &Layout,
         index: &Index,
         refs: &[RefName],
+        known: &BTreeSet<Digest>,
         trust: &Trust,
         advance: &(dyn Fn(u64) + Sync),
     ) -> Result<Pushed, PushError> {
@@ -293,16 +295,28 @@ impl Remote {
             .into());
         }
         let blobs: Vec<Descriptor> = reach.blobs.into_values().collect();
-        let mut pushed = self.upload_missing(layout, &blobs, advance)?;
+        let asked: Vec<&Descriptor> = match self.store.shelf() {
+            Some(_) => blobs.iter().collect(),
+            None => blobs.iter().filter(|b| !known.contains(&b.digest)).collect(),
+        };
+        let mut pushed = match self.upload_missing(layout, &asked, advance) {
+            // What was known may be gone.
+            Err(_) if asked.len() < blobs.len() => {
+                self.upload_missing(layout, &blobs.iter().collect::<Vec<_>>(), advance)?
+            }
+            pushed => pushed?,
+        };
         let signed = trust.sign(index);
         let bytes = serde_json::to_vec(&signed).unwrap_or_default();
         let names: Vec<&str> = refs.iter().map(|r| r.name.as_str()).collect();
         commit::commit(self, &names, &blobs, &bytes, &mut || {
-            let again = self.upload_missing(layout, &blobs, advance)?;
+            let again = self.upload_missing(layout, &asked, advance)?;
             pushed.uploaded.0 += again.uploaded.0;
             pushed.uploaded.1 += again.uploaded.1;
             Ok(again.uploaded.0 == 0)
         })?;
+        let total = blobs.iter().map(|b| b.size).sum::<u64>();
+        pushed.present = (blobs.len() - pushed.uploaded.0, total - pushed.uploaded.1);
         Ok(pushed)
     }
 
@@ -311,7 +325,7 @@ impl Remote {
     fn upload_missing(
         &self,
         layout: &Layout,
-        blobs: &[Descriptor],
+        blobs: &[&Descriptor],
         advance: &(dyn Fn(u64) + Sync),
     ) -> Result<Pushed, PushError> {
         let rank = |blob: &Descriptor| match blob.is_document() {
@@ -322,7 +336,7 @@ impl Remote {
         let missing = Mutex::new(Vec::new());
         in_parallel(AT_ONCE, blobs, |blob| -> Result<(), PushError> {
             if !self.wait(self.store.has(blob))? {
-                missing.lock().unwrap_or_else(PoisonError::into_inner).push(blob);
+                missing.lock().unwrap_or_else(PoisonError::into_inner).push(*blob);
             }
             Ok(())
         })?;
@@ -342,11 +356,8 @@ impl Remote {
                 Ok(())
             })?;
         }
-        let count =
-            |blobs: &mut dyn Iterator<Item = u64>| blobs.fold((0, 0), |(n, s), b| (n + 1, s + b));
-        let uploaded = count(&mut missing.iter().map(|b| b.size));
-        let all = count(&mut blobs.iter().map(|b| b.size));
-        Ok(Pushed { uploaded, present: (all.0 - uploaded.0, all.1 - uploaded.1) })
+        let size = missing.iter().map(|blob| blob.size).sum();
+        Ok(Pushed { uploaded: (missing.len(), size), present: (0, 0) })
     }
 
     /// Lets one more ref name a manifest that is in the store already.

@@ -6,7 +6,7 @@
 //! needs. Each saver, reader and collector is a process of its own; a few terms are shortened for
 //! all of them, so that much happens in little time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -206,7 +206,7 @@ fn save(remote: &Remote, random: &mut Random) {
     let index = Index::new(vec![image.descriptor]);
     let project = random.below(PROJECTS);
     let refs = [reference(exact(project, first)), reference(exact(project, 0))];
-    match remote.push(&layout, &index, &refs, &Trust::default(), &|_| {}) {
+    match remote.push(&layout, &index, &refs, &BTreeSet::new(), &Trust::default(), &|_| {}) {
         Ok(_) => println!("simulation: saved 1"),
         Err(error) => println!("simulation: trouble {error}"),
     }
