@@ -140,6 +140,11 @@ struct Named {
 impl Facts {
     /// Asks the client and the engine.
     pub fn gather(client: &Client) -> Result<(Self, Connection), EngineError> {
+        // Each start of the client takes a while: the plugin is asked meanwhile.
+        let asked = client.clone();
+        let buildx = std::thread::spawn(move || {
+            asked.output(&["buildx", "version"]).ok().and_then(|v| Version::find(&v))
+        });
         let versions = ask_versions(client)?;
         // Podman's own client names no server at all; docker's may speak to podman's socket.
         let components = versions.server.iter().flat_map(|s| &s.components);
@@ -164,7 +169,7 @@ impl Facts {
             id: info.id.unwrap_or_default(),
             server: Version::find(&server.version).unwrap_or_default(),
             client: Version::find(&versions.client.version).unwrap_or_default(),
-            buildx: client.output(&["buildx", "version"]).ok().and_then(|v| Version::find(&v)),
+            buildx: buildx.join().unwrap_or_default(),
             store: if containerd { ImageStore::Containerd } else { ImageStore::GraphDriver },
             platform: format!("{}/{}", server.os, server.arch),
         };
