@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::harness::{Engine, Generation, Project, Registry, dockercache};
+use crate::harness::{
+    Engine, Generation, Project, RegistryServer, RegistrySettings, Server as _, dockercache,
+};
 
 const DOCKERFILE: &str =
     "FROM base:1 AS build\nCOPY src /src\nFROM base:1\nCOPY --from=build /src /app\n";
@@ -70,8 +72,8 @@ fn the_triggers_of_a_base_do_not_count() {
 /// the build has pulled the base.
 fn a_pull_changes_no_key(generation: Generation, buildkit: &str) {
     let engine = Engine::shared(generation);
-    let registry = Registry::start();
-    let base = registry.image("base:1");
+    let registry = RegistryServer::start(RegistrySettings { public: true, ..Default::default() });
+    let base = format!("{}/base:1", registry.address());
     engine.base_image(&["busybox:1"]);
     image(
         &engine,

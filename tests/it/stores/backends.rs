@@ -17,7 +17,7 @@ use tempfile::NamedTempFile;
 use tokio::runtime::Runtime;
 
 use super::faults::{Fault, Proxy};
-use super::servers::{PASSWORD, RegistryServer, RegistrySettings, S3Server, Server, servers};
+use crate::harness::{PASSWORD, RegistryServer, RegistrySettings, S3Server, Server, servers};
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 /// Lets this test binary run one test again, as the client that is measured.

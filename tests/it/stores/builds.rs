@@ -7,8 +7,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::servers::{PASSWORD, RegistryServer, RegistrySettings, S3Server, Server, USER};
 use crate::harness::{Carried, DockerBuild, Engine, Generation, Invocation, Job, Project, Run};
+use crate::harness::{PASSWORD, RegistryServer, RegistrySettings, S3Server, Server, USER};
 use crate::words::{FILES, OUTPUT};
 
 /// The step whose layer has 5 MB.

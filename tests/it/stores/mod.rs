@@ -3,5 +3,4 @@
 mod backends;
 mod builds;
 mod faults;
-mod servers;
 mod simulation;

@@ -22,7 +22,7 @@ use dockercache::store::remote::reference::RefName;
 use dockercache::store::remote::signature::Trust;
 use dockercache::store::remote::transfer::{Remote, is_layer};
 
-use super::servers::{S3Server, Server as _};
+use crate::harness::{S3Server, Server as _};
 
 /// How long it goes on.
 const DURATION: Duration = Duration::from_mins(1);

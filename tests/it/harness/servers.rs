@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-use crate::harness::registry_program;
+use super::engine::registry_program;
 
 /// The account of both servers.
 pub(crate) const USER: &str = "ci";
@@ -54,6 +54,8 @@ pub(crate) trait Server {
 pub(crate) struct RegistrySettings {
     pub(crate) tls: bool,
     pub(crate) keeps_all: bool,
+    /// Whether anyone may use it, such as an engine that pulls an image.
+    pub(crate) public: bool,
 }
 
 /// A docker-registry with one account.
@@ -74,7 +76,7 @@ impl RegistryServer {
             http["tls"] = json!({"certificate": at("server.crt"), "key": at("server.key")});
             certify(&at("server.crt"), &at("server.key"))
         });
-        let config = json!({
+        let mut config = json!({
             "version": "0.1",
             "log": {"level": "info", "accesslog": {"disabled": true}},
             "storage": {
@@ -82,8 +84,10 @@ impl RegistryServer {
                 "delete": {"enabled": !settings.keeps_all},
             },
             "http": http,
-            "auth": {"htpasswd": {"realm": "test", "path": at("htpasswd")}},
         });
+        if !settings.public {
+            config["auth"] = json!({"htpasswd": {"realm": "test", "path": at("htpasswd")}});
+        }
         fs::write(at("config.yml"), config.to_string()).expect("a written file");
         let mut process = Command::new("setpriv")
             // It ends with the test.
