@@ -124,7 +124,7 @@ pub struct Store {
     /// Keep the archive in a store that jobs, branches and CI systems share, too
     ///
     /// `registry://HOST/REPOSITORY[:TAG]`, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`,
-    /// `az://CONTAINER/PREFIX`, or `file:///DIRECTORY`. Only what is missing is moved. Credentials are
+    /// or `az://CONTAINER/PREFIX`. Only what is missing is moved. Credentials are
     /// those of the docker client for a registry, and those of the cloud's own tools else.
     #[arg(long, value_name = "URL", env = "DOCKERCACHE_STORE")]
     pub store: Option<String>,

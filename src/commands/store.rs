@@ -282,6 +282,9 @@ impl Store {
         let archive = Archive::read(layout)?.unwrap_or_default();
         let refs = refs(task, &digests_by_build(&archive));
         let progress = task.reporter.progress("pushing", 0);
+        let stages = archive.about.iter().flat_map(|about| &about.stages);
+        let bases = stages.filter_map(|stage| Some(stage.base.as_ref()?.name.as_str()));
+        self.remote.mount_from(&bases.collect::<Vec<_>>());
         let nothing = BTreeSet::new();
         let known = journal.remote.as_ref().map_or(&nothing, |copy| &copy.blobs);
         let pushed = self

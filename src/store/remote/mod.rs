@@ -86,6 +86,10 @@ pub trait RemoteStore: Send + Sync {
         advance: &'a (dyn Fn(u64) + Sync),
     ) -> Answer<'a, ()>;
 
+    /// Names images that may have blobs in common with what is stored next: where they are in the
+    /// same registry, such blobs need not be uploaded.
+    fn mount_from(&self, _images: &[&str]) {}
+
     /// What a collector of dead blobs needs; `None` where the store collects them itself, as
     /// registries do.
     fn shelf(&self) -> Option<&dyn Shelf> {

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -54,7 +54,8 @@ pub struct Registry {
     repository: String,
     login: Login,
     authorities: Vec<Certificate>,
-    mounts: Vec<String>,
+    /// Repositories of the same registry that may have a blob already.
+    mounts: std::sync::Mutex<Vec<String>>,
     connection: OnceCell<Connection>,
 }
 
@@ -81,16 +82,9 @@ impl Registry {
             repository: repository.clone(),
             login,
             authorities: docker::authorities(host, environment),
-            mounts: Vec::new(),
+            mounts: std::sync::Mutex::default(),
             connection: OnceCell::new(),
         })
-    }
-
-    /// Looks for blobs in these repositories of the same registry before they are uploaded.
-    #[must_use]
-    pub fn with_mounts(mut self, repositories: impl IntoIterator<Item = String>) -> Self {
-        self.mounts.extend(repositories.into_iter().filter(|other| *other != self.repository));
-        self
     }
 
     fn tag(&self, name: &str) -> Reference {
@@ -214,9 +208,9 @@ impl Registry {
     /// Takes the blob over from another repository, if one of them has it and is ours to read.
     async fn mount(&self, blob: &Descriptor) -> bool {
         let (reference, digest) = (&self.named(blob), blob.digest.as_str());
-        for repository in &self.mounts {
-            let source =
-                &Reference::with_digest(self.host.clone(), repository.clone(), digest.to_owned());
+        let repositories = self.mounts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for repository in repositories.into_iter().filter(|other| *other != self.repository) {
+            let source = &Reference::with_digest(self.host.clone(), repository, digest.to_owned());
             let mounted = self.ask(RegistryOperation::Push, digest, move |connection| async move {
                 let mount = connection.client.mount_blob(reference, source, digest);
                 in_time(IDLE, mount.map(|answer| answer.map_err(failure))).await
@@ -446,6 +440,13 @@ impl Connection {
 }
 
 impl RemoteStore for Registry {
+    fn mount_from(&self, images: &[&str]) {
+        let own =
+            images.iter().filter_map(|image| image.strip_prefix(&self.host)?.strip_prefix('/'));
+        let repositories = own.map(|rest| rest.split([':', '@']).next().unwrap_or(rest).to_owned());
+        *self.mounts.lock().unwrap_or_else(PoisonError::into_inner) = repositories.collect();
+    }
+
     fn url(&self) -> &str {
         &self.url
     }

@@ -274,6 +274,11 @@ impl Remote {
         }
     }
 
+    /// Names images that may have blobs in common with what is pushed next.
+    pub fn mount_from(&self, images: &[&str]) {
+        self.store.mount_from(images);
+    }
+
     /// Uploads what `index` reaches and the store lacks, and lets `refs` name the index. Blobs
     /// that are not in the layout must be in the store. A registry looks by itself whether it has
     /// all that a manifest names, so it is not asked for the blobs that are `known` to be there.

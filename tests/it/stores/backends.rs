@@ -421,8 +421,9 @@ fn a_blob_of_another_repository_is_mounted() {
     let proxy = Proxy::start(server.address(), |_, _| None);
     let blob = Blob::layer(80, 100_000);
     let source = server.repository(proxy.address(), "team/images");
-    let others = ["team/absent".to_owned(), "team/images".to_owned()];
-    let target = server.repository(proxy.address(), "team/app").with_mounts(others);
+    let target = server.repository(proxy.address(), "team/app");
+    let image = |name: &str| format!("{}/{name}", proxy.address());
+    target.mount_from(&[&image("team/absent:1"), "busybox:1", &image("team/images:1")]);
     run(async {
         blob.put(&source).await.unwrap();
         let uploads = || proxy.requests().iter().filter(|line| line.starts_with("PUT")).count();

@@ -22,7 +22,7 @@ use dockercache::store::remote::reference::RefName;
 use dockercache::store::remote::signature::Trust;
 use dockercache::store::remote::transfer::{Remote, is_layer};
 
-use crate::harness::{S3Server, Server as _};
+use crate::harness::{RegistryServer, RegistrySettings, S3Server, Server};
 
 /// How long it goes on.
 const DURATION: Duration = Duration::from_mins(1);
@@ -52,13 +52,28 @@ fn policy() -> Policy {
 }
 
 #[test]
-fn no_ref_ever_names_a_missing_blob() {
+fn in_a_bucket_no_ref_ever_names_a_missing_blob() {
     let server = S3Server::start();
+    let report = simulate("bucket", &server);
+    assert!(report["collected"] > 20, "nothing was at risk: {report:?}");
+}
+
+/// A registry collects blobs by itself; what is at risk there is names.
+#[test]
+fn in_a_registry_no_ref_ever_names_a_missing_blob() {
+    let server = RegistryServer::start(RegistrySettings::default());
+    let report = simulate("registry", &server);
+    assert!(report["unnamed"] > 20, "nothing was at risk: {report:?}");
+}
+
+/// Lets it all happen, and counts what did.
+fn simulate(kind: &str, server: &dyn Server) -> BTreeMap<String, u64> {
+    let place = format!("{kind} {}", server.address());
     let mut processes: Vec<Process> = (0..SAVERS)
         .map(|_| "saver")
         .chain((0..READERS).map(|_| "reader"))
         .chain(["collector"])
-        .map(|role| Process::start(server.address(), role, 1))
+        .map(|role| Process::start(&place, role, 1))
         .collect();
     let mut random = Random(20_181_125);
     let begun = Instant::now();
@@ -73,10 +88,8 @@ fn no_ref_ever_names_a_missing_blob() {
             // Each leaves a note that keeps savers waiting for a while.
             continue;
         }
-        let killed = std::mem::replace(
-            &mut processes[at],
-            Process::start(server.address(), role, generation),
-        );
+        let killed =
+            std::mem::replace(&mut processes[at], Process::start(&place, role, generation));
         killed.kill(&mut report);
         *report.entry("killed".to_owned()).or_default() += 1;
     }
@@ -86,7 +99,7 @@ fn no_ref_ever_names_a_missing_blob() {
     println!("{report:?}");
 
     // Nobody is at work: all that is named is there, and a collector leaves it there.
-    let remote = open(server.address());
+    let remote = open(&place);
     let named = every_ref_is_whole(&remote);
     std::thread::sleep(terms().collector);
     let kept = Policy { max_age: None, ..policy() };
@@ -94,8 +107,8 @@ fn no_ref_ever_names_a_missing_blob() {
     assert_eq!(every_ref_is_whole(&remote), named);
     assert!(report["saved"] > 200, "too little happened: {report:?}");
     assert!(report["read"] > 100, "too little happened: {report:?}");
-    assert!(report["collected"] > 20, "nothing was at risk: {report:?}");
     assert_eq!(report.get("VIOLATION"), None);
+    report
 }
 
 /// How many refs there are; all that they name is there.
@@ -117,10 +130,10 @@ struct Process {
 }
 
 impl Process {
-    fn start(address: &str, role: &'static str, seed: u64) -> Self {
+    fn start(place: &str, role: &'static str, seed: u64) -> Self {
         let child = Command::new(std::env::current_exe().expect("this program"))
             .args(["--exact", "stores::simulation::process", "--ignored", "--nocapture"])
-            .env("SIMULATION", format!("{role} {seed} {address}"))
+            .env("SIMULATION", format!("{role} {seed} {place}"))
             .stdout(Stdio::piped())
             .spawn()
             .expect("a process");
@@ -149,9 +162,9 @@ impl Process {
 fn process() {
     let told = std::env::var("SIMULATION").expect("what to do");
     let mut words = told.splitn(3, ' ');
-    let mut word = || words.next().expect("a role, a seed and an address");
-    let (role, seed, address) = (word(), word(), word());
-    let remote = open(address);
+    let mut word = || words.next().expect("a role, a seed and a place");
+    let (role, seed, place) = (word(), word(), word());
+    let remote = open(place);
     let mut random = Random(seed.parse::<u64>().expect("a number") ^ u64::from(std::process::id()));
     loop {
         match role {
@@ -164,7 +177,11 @@ fn process() {
             }
             _ => {
                 match remote.collect(&policy(), &|_| {}) {
-                    Ok(collected) => println!("simulation: collected {}", collected.blobs.0),
+                    Ok(collected) => println!(
+                        "simulation: collected {}\nsimulation: unnamed {}",
+                        collected.blobs.0,
+                        collected.refs.len()
+                    ),
                     Err(error) => println!("simulation: trouble {error}"),
                 }
                 std::thread::sleep(terms().saver);
@@ -173,8 +190,15 @@ fn process() {
     }
 }
 
-fn open(address: &str) -> Remote {
-    Remote::new(S3Server::open_client(address)).expect("a store").with_terms(terms())
+fn open(place: &str) -> Remote {
+    let (kind, address) = place.split_once(' ').expect("a kind and an address");
+    let store = if kind == "bucket" {
+        S3Server::open_client(address)
+    } else {
+        let config = tempfile::tempdir().expect("a directory");
+        RegistryServer::open_client(address, config.path())
+    };
+    Remote::new(store).expect("a store").with_terms(terms())
 }
 
 /// Saves an archive of a few layers.
