@@ -12,7 +12,8 @@ fetch() {
   if command -v curl >/dev/null 2>&1; then
     curl -fsSL --retry 3 --connect-timeout 20 -o "$2" "$1"
   else
-    wget -q -T 20 -O "$2" "$1"
+    # Debian's busybox crashes on a time limit.
+    wget -q -T 20 -O "$2" "$1" || wget -q -O "$2" "$1"
   fi
 }
 
