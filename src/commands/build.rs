@@ -71,6 +71,8 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
     let mut finished = build(&engine, strategy, &arguments, &cache_from)?;
     if !cache_from.is_empty() && finished.failed_in_cache() {
         reporter.warn("the build failed while it read the cache; it runs again without");
+        // Whatever the store was thought to hold: what is saved next must not count on it.
+        journal.remote = None;
         finished = build(&engine, strategy, &arguments, &[])?;
     }
     summarise(&finished, strategy, reporter);

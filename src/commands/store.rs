@@ -16,10 +16,12 @@ use crate::layout::archive::{self, About, Archive, FORMAT, StageAbout};
 use crate::layout::directory::Layout;
 use crate::layout::live;
 use crate::layout::oci::Descriptor;
+use crate::layout::verify::BadBlob;
 use crate::project::{Project, name_of};
 use crate::report::{Reporter, bytes};
 use crate::store::journal::{Journal, RemoteCopy};
 use crate::store::remote::environment::Environment;
+use crate::store::remote::error::StoreError;
 use crate::store::remote::reference::{RefName, ref_names};
 use crate::store::remote::signature::Trust;
 use crate::store::remote::transfer::{PushError, Remote, is_layer};
@@ -143,13 +145,27 @@ impl Store {
         layout.commit(&found.index)?;
         let archive = Archive::read(layout)?.unwrap_or_default();
         let blobs = live::reach(layout, &found.index).blobs;
+        let (mut layers, documents): (Vec<_>, Vec<_>) = blobs.into_values().partition(is_layer);
+        let mut direct = self.direct(task, &archive);
+        if direct.is_some() {
+            // The engine would try for minutes to pull a layer that is not there.
+            let lost = self.remote.lost(layout, &layers)?;
+            if !lost.is_empty() {
+                reporter.warn(format!(
+                    "{} has lost {} layers: they are left out",
+                    self.url,
+                    lost.len()
+                ));
+                direct = None;
+            }
+            layers.retain(|layer| !lost.contains(&layer.digest));
+        }
         journal.remote = Some(RemoteCopy {
             url: self.url.to_string(),
             level: found.level.clone(),
-            blobs: blobs.keys().cloned().collect(),
-            direct: self.direct(task, &archive),
+            blobs: layers.iter().chain(&documents).map(|blob| blob.digest.clone()).collect(),
+            direct,
         });
-        let layers: Vec<Descriptor> = blobs.into_values().filter(is_layer).collect();
         let total: u64 = layers.iter().map(|l| l.size).sum();
         let wanted = Self::wanted(task, projects, &archive, layers, journal);
         let size: u64 = wanted.iter().map(|l| l.size).sum();
@@ -158,6 +174,8 @@ impl Store {
         drop((progress, lock));
         for (digest, error) in &failed {
             reporter.warn(format!("layer {} is left out: {error}", digest.short()));
+            // Neither here nor there: it is taken out of the archive.
+            journal.remote.iter_mut().for_each(|copy| copy.blobs.retain(|blob| blob != digest));
         }
         let how = match journal.remote.as_ref().and_then(|copy| copy.direct.as_ref()) {
             Some(_) => "the builder reads its layers by itself".to_owned(),
@@ -276,20 +294,27 @@ impl Store {
 
     fn push_archive(&self, task: &Task<'_>, journal: &mut Journal) -> Result<String, PushError> {
         let layout = task.layout;
-        let Some(index) = layout.index()? else {
+        let Some(mut index) = layout.index()? else {
             return Ok("there is no archive to push".to_owned());
         };
-        let archive = Archive::read(layout)?.unwrap_or_default();
+        let mut archive = Archive::read(layout)?.unwrap_or_default();
         let refs = refs(task, &digests_by_build(&archive));
-        let progress = task.reporter.progress("pushing", 0);
         let stages = archive.about.iter().flat_map(|about| &about.stages);
         let bases = stages.filter_map(|stage| Some(stage.base.as_ref()?.name.as_str()));
         self.remote.mount_from(&bases.collect::<Vec<_>>());
+        let progress = task.reporter.progress("pushing", 0);
+        let advance = |n| progress.advance(n);
         let nothing = BTreeSet::new();
         let known = journal.remote.as_ref().map_or(&nothing, |copy| &copy.blobs);
-        let pushed = self
-            .remote
-            .push(layout, &index, &refs, known, &self.trust, &|n| progress.advance(n))?;
+        let pushed = match self.remote.push(layout, &index, &refs, known, &self.trust, &advance) {
+            Err(PushError::Store(error @ StoreError::Missing { .. })) => {
+                task.reporter.warn(format!("{error}; what needs it is built again next time"));
+                archive = self.without_lost(layout)?;
+                index = archive.to_index();
+                self.remote.push(layout, &index, &refs, &nothing, &self.trust, &advance)?
+            }
+            pushed => pushed?,
+        };
         drop(progress);
         if let (StoreUrl::Registry { tag, .. }, Some(cache)) = (&self.url, &archive.cache) {
             self.remote.tag(tag, &layout.document(cache)?)?;
@@ -308,6 +333,24 @@ impl Store {
             pushed.present.0,
             bytes(pushed.present.1)
         ))
+    }
+}
+
+impl Store {
+    /// The archive without what is neither in the directory nor in the store any more.
+    fn without_lost(&self, layout: &Layout) -> Result<Archive, PushError> {
+        let _lock = layout.lock()?;
+        let blobs: Vec<Descriptor> = archive::reach(layout)?.blobs.into_values().collect();
+        let lost: Vec<BadBlob> = self
+            .remote
+            .lost(layout, &blobs)?
+            .into_iter()
+            .map(|digest| BadBlob { digest, reason: "the store has lost it".to_owned() })
+            .collect();
+        let mut archive = archive::heal(layout, &lost)?;
+        self.adapt(&mut archive, layout)?;
+        layout.commit(&archive.to_index())?;
+        Ok(archive)
     }
 }
 

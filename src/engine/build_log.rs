@@ -160,7 +160,9 @@ impl BuildkitLog {
 
 /// Whether a line such as `extracting sha256:…` or `sha256:… 1.2MB / 3.4MB` tells of a layer.
 fn is_fetch(line: &str) -> bool {
-    line.strip_prefix("extracting ").unwrap_or(line).starts_with("sha256:")
+    // A digest alone is the step's own: the client that is built into docker prints it.
+    let fetched = line.starts_with("sha256:") && line.contains(' ');
+    fetched || line.starts_with("extracting sha256:")
 }
 
 /// The stage in a label such as `linux/amd64 build 2/4`, `build 2/4` or `2/4`, and the place in it;
@@ -286,6 +288,7 @@ mod tests {
             "#5 [build 1/3] FROM docker.io/library/busybox:1",
             "#5 DONE 0.0s",
             "#6 [build 2/3] RUN make all",
+            "#6 sha256:263f6bf5877a9979d99c035a8d9ea395",
             "#6 0.312 CACHED",
             "#6 DONE 1.2s",
             "#7 [stage-1 2/2] COPY --from=build /a /a",

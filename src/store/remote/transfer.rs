@@ -365,6 +365,20 @@ impl Remote {
         Ok(Pushed { uploaded: (missing.len(), size), present: (0, 0) })
     }
 
+    /// The blobs that are neither in the layout nor in the store.
+    pub fn lost(&self, layout: &Layout, blobs: &[Descriptor]) -> Result<Vec<Digest>, StoreError> {
+        let lost = Mutex::new(Vec::new());
+        in_parallel(AT_ONCE, blobs, |blob| -> Result<(), StoreError> {
+            let here = layout.blob_size(&blob.digest) == Some(blob.size);
+            if !here && !self.wait(self.store.has(blob))? {
+                let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
+                lost.push(blob.digest.clone());
+            }
+            Ok(())
+        })?;
+        Ok(lost.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Lets one more ref name a manifest that is in the store already.
     pub fn tag(&self, name: &str, manifest: &[u8]) -> Result<(), StoreError> {
         self.wait(self.store.write_ref(name, manifest))

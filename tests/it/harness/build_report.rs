@@ -102,7 +102,9 @@ impl BuildReport {
             };
             match rest.split([' ', ':']).next() {
                 // The layers of a cached step may have to be fetched; it ends with `DONE`.
-                Some("CACHED" | "sha256" | "extracting") => step.outcome = Outcome::Cached,
+                Some("CACHED" | "extracting") => step.outcome = Outcome::Cached,
+                // A digest alone is the step's own, which an old client prints.
+                Some("sha256") if rest.contains(' ') => step.outcome = Outcome::Cached,
                 Some("DONE") if step.outcome != Outcome::Cached => step.outcome = Outcome::Ran,
                 Some("ERROR") => step.outcome = Outcome::Failed,
                 _ => {}

@@ -43,6 +43,9 @@ pub(crate) trait Server {
     /// Opens the store at `address`: the server's own, or that of a proxy before it.
     fn open_at(&self, address: &str, password: &str) -> Result<Box<dyn RemoteStore>, StoreError>;
 
+    /// Deletes every layer, behind the server's back.
+    fn lose_layers(&self);
+
     /// Opens the store.
     fn open(&self) -> Box<dyn RemoteStore> {
         self.open_at(self.address(), PASSWORD).expect("an opened store")
@@ -133,6 +136,10 @@ impl Server for RegistryServer {
 
     fn open_at(&self, address: &str, password: &str) -> Result<Box<dyn RemoteStore>, StoreError> {
         remote::open(&Self::url(address), &self.environment(address, password))
+    }
+
+    fn lose_layers(&self) {
+        delete_layers(&self.directory.path().join("storage/docker/registry/v2/blobs"));
     }
 }
 
@@ -251,6 +258,21 @@ impl Server for S3Server {
 
     fn open_at(&self, address: &str, password: &str) -> Result<Box<dyn RemoteStore>, StoreError> {
         remote::open(&Self::url(), &Self::environment(address, password))
+    }
+
+    fn lose_layers(&self) {
+        delete_layers(&self.objects().join("blobs"));
+    }
+}
+
+/// Deletes every file below `blobs` that is no JSON document.
+fn delete_layers(blobs: &Path) {
+    for file in walkdir::WalkDir::new(blobs) {
+        let file = file.expect("a file");
+        let is_layer = |path| !fs::read(path).expect("a blob").starts_with(b"{");
+        if file.file_type().is_file() && file.file_name() != "link" && is_layer(file.path()) {
+            fs::remove_file(file.path()).expect("a blob to delete");
+        }
     }
 }
 

@@ -112,6 +112,28 @@ fn trust_and_trouble_never_fail_a_build() {
     assert!(!denied.stderr.contains("hunter2") && !denied.stderr.contains(PASSWORD));
 }
 
+#[test]
+fn a_store_that_has_lost_layers_costs_time_only() {
+    let engine = Engine::shared(Generation::V28_5);
+    for store in [Store::registry(), Store::s3()] {
+        let project = Project::new(FILES);
+        let first = Machine::fresh(&engine, DockerBuild::Buildkit, &store);
+        first.build(&project).success();
+        first.save().success();
+        store.server.lose_layers();
+        let second = Machine::fresh(&engine, DockerBuild::Buildkit, &store);
+        let built = second.build(&project);
+        let told = ["layers: they are left out", "is left out: "];
+        assert!(told.iter().any(|words| built.stderr.contains(words)), "{}", built.stderr);
+        second.save().success();
+        let output = second.job.docker(["run", "--rm", "app"]).run();
+        assert_eq!(output.success().stdout, OUTPUT);
+        // The save has brought them back.
+        let third = Machine::fresh(&engine, DockerBuild::Buildkit, &store);
+        third.build(&project).build_report().assert_all_cached();
+    }
+}
+
 /// What is too old goes by its names; what no name reaches goes when it is older than the grace.
 #[test]
 fn what_is_too_old_is_collected() {
