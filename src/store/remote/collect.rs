@@ -81,7 +81,11 @@ impl Remote {
         for (at, cache) in caches.iter().enumerate() {
             if gone.contains(&at) {
                 for name in cache.refs.iter().filter(|_| !policy.dry_run) {
-                    self.wait(self.store().remove_ref(name))?;
+                    match self.wait(self.store().remove_ref(name)) {
+                        // A registry that someone writes to just then may find its own tag gone.
+                        Ok(()) | Err(StoreError::Missing { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
                 }
                 collected.refs.extend(cache.refs.iter().cloned());
             } else {

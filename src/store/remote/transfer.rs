@@ -131,6 +131,8 @@ impl Remote {
                 Err(e) => Err(format!("it is no index: {e}")),
             };
             match checked {
+                // What is left of a name that a registry is about to forget.
+                Ok(index) if index.manifests.is_empty() => {}
                 Ok(index) => return Ok(Some(Found { level: reference.level.clone(), index })),
                 Err(reason) => refused(format!(
                     "`{}` in `{}` is not used: {reason}",
