@@ -37,7 +37,7 @@ pub(super) fn run(args: &GcArgs) -> Result<Exit, Failure> {
         return Err(Failure::usage("--grace must be at least 1m: savers rely on it"));
     }
     let task = reporter.task(&format!("collecting in {url}"));
-    let collected = remote.collect(&policy, &|_| {})?;
+    let collected = remote.collect(&policy)?;
     drop(task);
     reporter.info(format!(
         "gc: {} {} caches' names and {} blobs, {}, in {url}; {} and {}, {} are left",

@@ -65,14 +65,15 @@ pub(super) struct Task<'a> {
     pub(super) reporter: Reporter,
 }
 
-/// The store's options where a verb has none of its own.
+/// The store's options for `build`, which has none of its own.
 pub(super) fn from_environment() -> cli::Store {
-    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let is_true = |value: String| !["0", "false", "no", "off"].contains(&value.as_str());
-    cli::Store {
-        store: set("DOCKERCACHE_STORE"),
-        read_only: set("DOCKERCACHE_READ_ONLY").is_some_and(is_true),
-    }
+    // It only reads.
+    cli::Store { store: variable("DOCKERCACHE_STORE"), read_only: true }
+}
+
+/// A variable of the environment, if it has a value.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// Opens the store that is named, if one is. What the journal says of another store is forgotten.
@@ -94,8 +95,8 @@ fn named(options: &cli::Store) -> Result<Option<Store>, Failure> {
 
 /// The keys in the environment.
 fn trust() -> Result<Trust, Failure> {
-    let set = |name: &str| std::env::var(name).ok();
-    let (signing, verifying) = (set("DOCKERCACHE_SIGNING_KEY"), set("DOCKERCACHE_VERIFY_KEY"));
+    let (signing, verifying) =
+        (variable("DOCKERCACHE_SIGNING_KEY"), variable("DOCKERCACHE_VERIFY_KEY"));
     Trust::new(signing.as_deref(), verifying.as_deref()).map_err(Failure::usage)
 }
 
@@ -160,14 +161,17 @@ impl Store {
             }
             layers.retain(|layer| !lost.contains(&layer.digest));
         }
-        journal.remote = Some(RemoteCopy {
+        let copy = journal.remote.insert(RemoteCopy {
             url: self.url.to_string(),
             level: found.level.clone(),
             blobs: layers.iter().chain(&documents).map(|blob| blob.digest.clone()).collect(),
             direct,
         });
         let total: u64 = layers.iter().map(|l| l.size).sum();
-        let wanted = Self::wanted(task, projects, &archive, layers, journal);
+        let wanted = match copy.direct {
+            Some(_) => Vec::new(),
+            None => wanted(task, projects, &archive, layers),
+        };
         let size: u64 = wanted.iter().map(|l| l.size).sum();
         let progress = reporter.progress("fetching", size);
         let failed = self.remote.fetch(&wanted, layout, &|n| progress.advance(n))?;
@@ -175,9 +179,9 @@ impl Store {
         for (digest, error) in &failed {
             reporter.warn(format!("layer {} is left out: {error}", digest.short()));
             // Neither here nor there: it is taken out of the archive.
-            journal.remote.iter_mut().for_each(|copy| copy.blobs.retain(|blob| blob != digest));
+            copy.blobs.remove(digest);
         }
-        let how = match journal.remote.as_ref().and_then(|copy| copy.direct.as_ref()) {
+        let how = match copy.direct {
             Some(_) => "the builder reads its layers by itself".to_owned(),
             None => format!("{} of {} fetched", bytes(size), bytes(total)),
         };
@@ -194,26 +198,6 @@ impl Store {
         let cache = archive.cache.as_ref().filter(|_| reads)?;
         // By its digest: another job may write the tag meanwhile.
         Some(format!("type=registry,ref={host}/{repository}@{}", cache.digest))
-    }
-
-    /// The layers to fetch: those that this build will read and that are not here.
-    fn wanted(
-        task: &Task<'_>,
-        projects: &[Project],
-        archive: &Archive,
-        layers: Vec<Descriptor>,
-        journal: &Journal,
-    ) -> Vec<Descriptor> {
-        if journal.remote.as_ref().is_some_and(|copy| copy.direct.is_some()) {
-            return Vec::new();
-        }
-        let needed = (task.strategy == Strategy::BuildkitReplay && !projects.is_empty())
-            .then(|| projects.iter().map(|project| needed_layers(archive, project)).collect())
-            .and_then(|each: Option<Vec<_>>| Some(each?.into_iter().flatten().collect()));
-        let is_needed =
-            |l: &Descriptor| needed.as_ref().is_none_or(|n: &BTreeSet<_>| n.contains(&l.digest));
-        let is_here = |l: &Descriptor| task.layout.blob_size(&l.digest) == Some(l.size);
-        layers.into_iter().filter(|l| is_needed(l) && !is_here(l)).collect()
     }
 
     /// Fetches every layer of the archive that is not in the directory.
@@ -334,9 +318,7 @@ impl Store {
             bytes(pushed.present.1)
         ))
     }
-}
 
-impl Store {
     /// The archive without what is neither in the directory nor in the store any more.
     fn without_lost(&self, layout: &Layout) -> Result<Archive, PushError> {
         let _lock = layout.lock()?;
@@ -354,6 +336,22 @@ impl Store {
     }
 }
 
+/// The layers to fetch: those that these builds will read and that are not here.
+fn wanted(
+    task: &Task<'_>,
+    projects: &[Project],
+    archive: &Archive,
+    layers: Vec<Descriptor>,
+) -> Vec<Descriptor> {
+    let needed = (task.strategy == Strategy::BuildkitReplay && !projects.is_empty())
+        .then(|| projects.iter().map(|project| needed_layers(archive, project)).collect())
+        .and_then(|each: Option<Vec<_>>| Some(each?.into_iter().flatten().collect()));
+    let is_needed =
+        |l: &Descriptor| needed.as_ref().is_none_or(|n: &BTreeSet<_>| n.contains(&l.digest));
+    let is_here = |l: &Descriptor| task.layout.blob_size(&l.digest) == Some(l.size);
+    layers.into_iter().filter(|l| is_needed(l) && !is_here(l)).collect()
+}
+
 /// The stages' digests of each build in an archive.
 fn digests_by_build(archive: &Archive) -> Vec<Vec<&str>> {
     let stages = || archive.about.iter().flat_map(|about| &about.stages);
@@ -366,17 +364,16 @@ fn digests_by_build(archive: &Archive) -> Vec<Vec<&str>> {
 
 /// The refs of builds with these stages, the most exact first; without stages, the project's only.
 fn refs(task: &Task<'_>, builds: &[Vec<&str>]) -> Vec<RefName> {
-    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let project = PROJECT_VARIABLES
         .iter()
-        .find_map(|name| set(name))
+        .find_map(|name| variable(name))
         .unwrap_or_else(|| name_of(Path::new(".")));
     let scope = KeyScope {
         generation: generation(task.engine.facts.server).to_owned(),
         strategy: task.strategy.name().to_owned(),
         platform: task.engine.facts.platform.clone(),
         project: project.clone(),
-        salt: set("DOCKERCACHE_SALT").unwrap_or_default(),
+        salt: variable("DOCKERCACHE_SALT").unwrap_or_default(),
         period: String::new(),
     };
     let of = |stages: &[&str]| ref_names(&Keys::of_digests(&scope, stages), &project);

@@ -116,12 +116,14 @@ fn counterpart<'a>(
     stage: &StageDigest,
     name: &str,
 ) -> Option<&'a StageAbout> {
-    let shares = |about: &StageAbout| {
-        let mut steps = about.steps.iter().map(|step| step.digest.as_str());
-        steps.any(|digest| stage.steps.iter().any(|s| s.is_layer && s.digest == digest))
-    };
     let named = old.iter().find(|about| about.name == name);
-    named.or_else(|| old.iter().find(|about| shares(about))).copied()
+    named.or_else(|| old.iter().find(|about| shares_step(about, stage))).copied()
+}
+
+/// Whether a step of the stage is one that the archive tells of.
+pub(super) fn shares_step(about: &StageAbout, stage: &StageDigest) -> bool {
+    let mut steps = about.steps.iter().map(|step| step.digest.as_str());
+    steps.any(|digest| stage.steps.iter().any(|s| s.is_layer && s.digest == digest))
 }
 
 /// One stage, then and now.

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::key::StageDigest;
-use crate::layout::archive::{About, Archive, StageAbout};
+use super::compare::shares_step;
+use crate::layout::archive::{About, Archive};
 use crate::layout::digest::Digest;
 use crate::project::Project;
 
@@ -30,7 +30,8 @@ pub fn needed_layers(archive: &Archive, project: &Project) -> Option<BTreeSet<Di
         if about.stages.iter().all(|old| old.digest != stage.digest) {
             read.extend(dependencies);
         }
-        let of_use = about.stages.iter().filter(|old| shares(old, stage));
+        let of_use =
+            about.stages.iter().filter(|old| old.digest == stage.digest || shares_step(old, stage));
         for image in of_use.filter_map(|old| old.image.as_ref()) {
             let stored = archive.images.iter().filter(|i| i.descriptor.digest == *image);
             layers.extend(stored.flat_map(|i| &i.manifest.layers).map(|l| l.digest.clone()));
@@ -46,11 +47,4 @@ fn differs_in_knowledge(about: &About, project: &Project) -> bool {
     project.bases.iter().any(|base| {
         old.iter().any(|o| o.name == base.name && o.identity.is_some() != base.identity.is_some())
     })
-}
-
-/// Whether a stage has something that the other has as well.
-fn shares(old: &StageAbout, stage: &StageDigest) -> bool {
-    let steps = || stage.steps.iter().filter(|step| step.is_layer);
-    old.digest == stage.digest
-        || old.steps.iter().any(|step| steps().any(|s| s.digest == step.digest))
 }

@@ -68,6 +68,14 @@ struct Subject<'a> {
     seen: BTreeSet<String>,
 }
 
+impl<'a> Subject<'a> {
+    /// An engine that has the bases, and has built nothing else yet.
+    fn new(engine: &'a Engine, strategy: Strategy) -> Self {
+        base_images(engine);
+        Self { engine, strategy, seen: BTreeSet::new() }
+    }
+}
+
 /// What was found.
 #[derive(Debug, Default)]
 struct Tally {
@@ -117,8 +125,7 @@ fn docker_28_5_classic() {
 /// Applies so many changes with the fixed seed and so many with a fresh one.
 fn check(generation: Generation, strategy: Strategy, fixed: usize, fresh: usize) {
     let engine = Engine::shared(generation);
-    base_images(&engine);
-    let subject = &mut Subject { engine: &engine, strategy, seen: BTreeSet::new() };
+    let subject = &mut Subject::new(&engine, strategy);
     let started = Instant::now();
     let set = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970").as_nanos();

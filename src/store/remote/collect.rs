@@ -60,14 +60,13 @@ struct Cache {
 }
 
 impl Remote {
-    /// Collects by `policy`. `advance` is told of bytes as they go.
-    pub fn collect(&self, policy: &Policy, advance: &dyn Fn(u64)) -> Result<Collected, StoreError> {
+    /// Collects by `policy`.
+    pub fn collect(&self, policy: &Policy) -> Result<Collected, StoreError> {
         let Some(objects) = self.store().shelf() else {
             return self.collect_refs(policy);
         };
         let name = format!("{COLLECTOR}{}", unique());
-        let result =
-            Collector { remote: self, objects, name: &name, renewed: None }.run(policy, advance);
+        let result = Collector { remote: self, objects, name: &name, renewed: None }.run(policy);
         let _ = self.wait(objects.remove_note(&name));
         result
     }
@@ -230,7 +229,7 @@ struct Collector<'a> {
 }
 
 impl Collector<'_> {
-    fn run(mut self, policy: &Policy, advance: &dyn Fn(u64)) -> Result<Collected, StoreError> {
+    fn run(mut self, policy: &Policy) -> Result<Collected, StoreError> {
         // Nothing may be read before the note is there.
         let now = self.renew()?;
         let (savers, stale) = self.savers(now, policy)?;
@@ -265,7 +264,6 @@ impl Collector<'_> {
                 if !policy.dry_run {
                     self.remote.wait(self.objects.remove_blob(&digest))?;
                 }
-                advance(size);
                 &mut collected.blobs
             };
             count.0 += 1;

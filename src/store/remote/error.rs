@@ -1,5 +1,7 @@
 //! What can go wrong with a store.
 
+use std::path::Path;
+
 /// Why a store did not do what was asked. No message holds credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -45,4 +47,18 @@ pub enum StoreError {
         /// The cause.
         source: std::io::Error,
     },
+}
+
+/// Takes what is not there for no error.
+pub(crate) fn absent_as_none<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(StoreError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A file of ours that can't be read.
+pub(crate) fn unread(path: &Path, source: std::io::Error) -> StoreError {
+    StoreError::Io { action: format!("read `{}`", path.display()), source }
 }

@@ -17,7 +17,7 @@ use object_store::{
 
 use super::bucket::{self, Bucket};
 use super::environment::Environment;
-use super::error::StoreError;
+use super::error::{StoreError, absent_as_none, unread};
 use super::pieces::pieces;
 use super::retry::{self, Failure, Kind, one_line, retrying};
 use super::tls::use_ring;
@@ -302,18 +302,6 @@ impl Shelf for Object {
     fn remove_note<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
         async move { self.remove(&self.path("notes", name)).await }.boxed()
     }
-}
-
-fn absent_as_none<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
-    match answer {
-        Ok(found) => Ok(Some(found)),
-        Err(StoreError::Missing { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn unread(path: &FilePath, source: std::io::Error) -> StoreError {
-    StoreError::Io { action: format!("read `{}`", path.display()), source }
 }
 
 /// What the library's error means. Its text names the URL, so only its parts are used.

@@ -26,7 +26,7 @@ use tokio::time::{Instant, timeout};
 
 use super::docker::{self, Login};
 use super::environment::Environment;
-use super::error::StoreError;
+use super::error::{StoreError, absent_as_none, unread};
 use super::pieces::pieces;
 use super::retry::{self, CONNECT, Failure, IDLE, Kind, in_time, retrying};
 use super::tls::use_ring;
@@ -453,11 +453,8 @@ impl RemoteStore for Registry {
 
     fn read_ref<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Vec<u8>>> {
         async move {
-            match self.pull(&self.tag(name), &quoted(name)).await {
-                Ok(document) => Ok(Some(document.to_vec())),
-                Err(StoreError::Missing { .. }) => Ok(None),
-                Err(error) => Err(error),
-            }
+            let found = absent_as_none(self.pull(&self.tag(name), &quoted(name)).await)?;
+            Ok(found.map(|document| document.to_vec()))
         }
         .boxed()
     }
@@ -569,10 +566,6 @@ fn without(
 
 fn quoted(name: &str) -> String {
     format!("ref `{name}`")
-}
-
-fn unread(path: &Path, source: std::io::Error) -> StoreError {
-    StoreError::Io { action: format!("read `{}`", path.display()), source }
 }
 
 /// What the library's error means for the next attempt.

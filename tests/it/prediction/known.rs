@@ -1,7 +1,6 @@
 //! What is known of builders, each by a project of its own: where they don't follow from their input,
 //! where they differ, and what random projects don't have.
 
-use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
@@ -9,16 +8,14 @@ use std::process::Command;
 
 use dockercache::engine::strategy::Strategy;
 
-use super::{Subject, base_images, build, predict};
+use super::{Subject, build, predict};
 use crate::harness::{Engine, Generation};
 
 /// The engine is asked to build the same twice.
 #[test]
 fn the_classic_builder_never_hits_with_a_dockerfile_outside_of_the_context() {
     let engine = Engine::shared(Generation::V28_5);
-    base_images(&engine);
-    let subject =
-        &mut Subject { engine: &engine, strategy: Strategy::Classic, seen: BTreeSet::new() };
+    let subject = &mut Subject::new(&engine, Strategy::Classic);
     let dir = tempfile::tempdir().expect("a directory");
     let context = dir.path().join("context");
     fs::create_dir(&context).expect("a directory");
@@ -41,9 +38,7 @@ fn the_classic_builder_never_hits_with_a_dockerfile_outside_of_the_context() {
 #[test]
 fn an_engine_that_has_the_context_misses_a_directory_s_mode() {
     let engine = Engine::shared(Generation::V28_5);
-    base_images(&engine);
-    let subject =
-        &mut Subject { engine: &engine, strategy: Strategy::BuildkitReplay, seen: BTreeSet::new() };
+    let subject = &mut Subject::new(&engine, Strategy::BuildkitReplay);
     let dir = tempfile::tempdir().expect("a directory");
     let dockerfile = "FROM base:2 AS other\nFROM base:1\nCOPY d /d\n";
     let context = |name: &str, mode: u32| {
@@ -68,9 +63,7 @@ fn an_engine_that_has_the_context_misses_a_directory_s_mode() {
 #[test]
 fn an_engine_that_has_the_context_misses_what_another_ignore_file_means() {
     let engine = Engine::shared(Generation::V28_5);
-    base_images(&engine);
-    let subject =
-        &mut Subject { engine: &engine, strategy: Strategy::BuildkitReplay, seen: BTreeSet::new() };
+    let subject = &mut Subject::new(&engine, Strategy::BuildkitReplay);
     let dir = tempfile::tempdir().expect("a directory");
     let at = |name: &str| dir.path().join(name);
     let words = |name: &str| {
@@ -93,9 +86,7 @@ fn an_engine_that_has_the_context_misses_what_another_ignore_file_means() {
 #[test]
 fn a_copy_from_a_stage_that_gives_the_same_files() {
     let engine = Engine::shared(Generation::V28_5);
-    base_images(&engine);
-    let subject =
-        &mut Subject { engine: &engine, strategy: Strategy::BuildkitReplay, seen: BTreeSet::new() };
+    let subject = &mut Subject::new(&engine, Strategy::BuildkitReplay);
     let dir = tempfile::tempdir().expect("a directory");
     let words = [dir.path().display().to_string()];
     let write = |text: &str| {
@@ -118,9 +109,7 @@ fn a_copy_from_a_stage_that_gives_the_same_files() {
 /// but builders before Docker 28.5 look at it where the directory was found by a wildcard.
 fn edit_behind_a_nested_link(generation: Generation) -> bool {
     let engine = Engine::shared(generation);
-    base_images(&engine);
-    let subject =
-        &mut Subject { engine: &engine, strategy: Strategy::BuildkitReplay, seen: BTreeSet::new() };
+    let subject = &mut Subject::new(&engine, Strategy::BuildkitReplay);
     let dir = tempfile::tempdir().expect("a directory");
     let words = [dir.path().display().to_string()];
     fs::create_dir(dir.path().join("src")).expect("a directory");
@@ -150,9 +139,7 @@ fn docker_28_5_follows_no_link_in_a_directory() {
 /// 4624, a secret makes the builder look at the files below.
 fn edit_before_a_secret(generation: Generation) -> Vec<bool> {
     let engine = Engine::shared(generation);
-    base_images(&engine);
-    let subject =
-        &mut Subject { engine: &engine, strategy: Strategy::BuildkitReplay, seen: BTreeSet::new() };
+    let subject = &mut Subject::new(&engine, Strategy::BuildkitReplay);
     let dir = tempfile::tempdir().expect("a directory");
     let words = [dir.path().display().to_string()];
     let dockerfile = "FROM base:2 AS other\nFROM base:1\nRUN --mount=source=a,target=/a true\n\
@@ -177,9 +164,7 @@ fn docker_28_5_compares_no_files_where_a_secret_is_mounted() {
 /// What random projects don't have: each step of the way is a hit exactly if it was predicted.
 fn odd_files_and_ways_of_writing(generation: Generation) {
     let engine = Engine::shared(generation);
-    base_images(&engine);
-    let mut subject =
-        Subject { engine: &engine, strategy: Strategy::BuildkitReplay, seen: BTreeSet::new() };
+    let mut subject = Subject::new(&engine, Strategy::BuildkitReplay);
     let dir = tempfile::tempdir().expect("a directory");
     let words = [dir.path().display().to_string()];
     let at = |name: &str| dir.path().join(name);

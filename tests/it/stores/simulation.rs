@@ -102,7 +102,7 @@ fn simulate(kind: &str, server: &dyn Server) -> BTreeMap<String, u64> {
     let named = every_ref_is_whole(&remote);
     std::thread::sleep(terms().collector);
     let kept = Policy { max_age: None, ..policy() };
-    remote.collect(&kept, &|_| {}).expect("a collection");
+    remote.collect(&kept).expect("a collection");
     assert_eq!(every_ref_is_whole(&remote), named);
     assert!(report["saved"] > 200, "too little happened: {report:?}");
     assert!(report["read"] > 100, "too little happened: {report:?}");
@@ -175,7 +175,7 @@ fn process() {
                 }
             }
             _ => {
-                match remote.collect(&policy(), &|_| {}) {
+                match remote.collect(&policy()) {
                     Ok(collected) => println!(
                         "simulation: collected {}\nsimulation: unnamed {}",
                         collected.blobs.0,
