@@ -23,7 +23,7 @@ use crate::layout::oci::{self, Descriptor, Index};
 pub struct Policy {
     /// Blobs and notes that are younger are left alone: a save may be in progress.
     pub grace: Duration,
-    /// Refs that were written longer ago go.
+    /// Refs that were written as long ago, or longer, go.
     pub max_age: Option<Duration>,
     /// The bytes that the caches of one project may have; the oldest go first.
     pub max_size: Option<u64>,
@@ -204,7 +204,7 @@ fn condemned(
     for at in order {
         let cache = &caches[at];
         let is_held = cache.refs.iter().any(|r| held.contains(r));
-        let too_old = policy.max_age.is_some_and(|age| between(cache.written, now) > age);
+        let too_old = policy.max_age.is_some_and(|age| between(cache.written, now) >= age);
         let (counted, size) = sizes.entry(&cache.project).or_default();
         let new = cache.reach.iter().filter(|(digest, _)| !counted.contains(digest));
         let more: u64 = new.map(|(_, size)| size).sum();
