@@ -58,8 +58,7 @@ impl Builder {
 
     /// Lets base images count by what they are, not by their names.
     ///
-    /// The same in an engine that has them as in an empty one. A registry, as the client shows it,
-    /// does not tell of a base's shell and of its `ONBUILD` triggers, so these do not count.
+    /// The same in an engine that has them as in an empty one, where the registry is asked.
     #[must_use]
     pub fn resolving_bases(self, client: Client) -> Self {
         Self { registries: Some(client), ..self }
@@ -87,21 +86,13 @@ impl Builder {
             }
             (None, None) => None,
         };
-        let Some(mut found) = found else { return Ok(None) };
-        if self.resolves_bases() {
-            found.config.shell = None;
-            found.config.onbuild.clear();
-        }
-        Ok(Some(FoundBase { identity: self.identity(image, &found)?, image: found }))
+        Ok(found.map(|image| FoundBase { identity: self.identity(&image), image }))
     }
 
-    fn identity(&self, image: &Image, found: &BaseImage) -> Result<String, String> {
-        match (self.strategy, &found.id, &self.registries) {
-            (Strategy::Classic, Some(id), _) => Ok(id.clone()),
-            (Strategy::Classic, None, Some(client)) => {
-                bases::remote_id(client, image).map_err(|error| error.to_string())
-            }
-            _ => Ok(found.layers.clone()),
+    fn identity(&self, found: &BaseImage) -> String {
+        match (self.strategy, &found.id) {
+            (Strategy::Classic, Some(id)) => id.clone(),
+            _ => found.layers.clone(),
         }
     }
 

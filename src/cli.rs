@@ -270,7 +270,7 @@ pub struct KeyArgs {
     pub salt: String,
     /// Let base images count by what they are, not by their names: looked up in the engine, or
     /// else in their registry; where that fails, the name counts after a warning. Their variables
-    /// count too then, but never their ONBUILD triggers
+    /// and what their ONBUILD triggers copy count too then
     #[arg(long)]
     pub resolve_base: bool,
     /// Make other keys after this time, such as 7d, so that updates of base images get in

@@ -3,8 +3,6 @@
 //! From the engine where it has the image, as the builder does itself, else from the registry by
 //! `docker buildx imagetools`.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 
 use super::client::Client;
@@ -18,8 +16,7 @@ pub struct BaseImage {
     /// Tells images apart: by their layers, as BuildKit does, so that an image under another tag,
     /// or with another label, is the same.
     pub layers: String,
-    /// Tells images apart by their whole config, as the classic builder does. What a registry says
-    /// of an image does not have it: see [`remote_id`].
+    /// Tells images apart by their whole config, as the classic builder does.
     pub id: Option<String>,
     /// The settings.
     pub config: BaseConfig,
@@ -100,33 +97,28 @@ pub fn local(client: &Client, image: &Image) -> Option<BaseImage> {
 
 /// Looks an image up in its registry.
 pub fn remote(client: &Client, image: &Image) -> Result<BaseImage, EngineError> {
-    let json = client.output(&[
-        "buildx",
-        "imagetools",
-        "inspect",
-        &image.reference,
-        "--format",
-        "{{json .Image}}",
-    ])?;
-    from_registry(&json, &image.platform).ok_or_else(|| not_for_platform(image))
-}
-
-/// Looks up the ID that an image of a registry will have in an engine with a graph driver: the
-/// digest of its config.
-pub fn remote_id(client: &Client, image: &Image) -> Result<String, EngineError> {
-    let manifest = |reference: &str| -> Result<Manifest, EngineError> {
-        let json = client.output(&["buildx", "imagetools", "inspect", "--raw", reference])?;
-        Ok(serde_json::from_str(&json).unwrap_or_default())
-    };
-    let mut found = manifest(&image.reference)?;
-    if let Some(one) = found.manifests.iter().find(|one| one.is_for(&image.platform)) {
-        found = manifest(&format!("{}@{}", repository(&image.reference), one.digest))?;
+    // What `imagetools` makes of a config itself leaves out the shell and the triggers: it knows
+    // OCI's fields alone. By digest it shows any document, the config's own bytes included.
+    let document =
+        |reference: &str| client.output(&["buildx", "imagetools", "inspect", "--raw", reference]);
+    let manifest =
+        |json: &str| serde_json::from_str::<Manifest>(json).map_err(|e| not_read(image, &e));
+    let sibling = |digest: &str| format!("{}@{digest}", repository(&image.reference));
+    let mut found = manifest(&document(&image.reference)?)?;
+    if let Some(digest) = found.image_for(&image.platform) {
+        found = manifest(&document(&sibling(digest))?)?;
     }
-    found.config.map(|config| config.digest).ok_or_else(|| not_for_platform(image))
+    let digest = found.config.ok_or_else(|| not_for_platform(image))?.digest;
+    let config: Inspected =
+        serde_json::from_str(&document(&sibling(&digest))?).map_err(|e| not_read(image, &e))?;
+    if !config.is_for(&image.platform) {
+        return Err(not_for_platform(image));
+    }
+    Ok(Inspected { id: Some(digest), ..config }.into_image())
 }
 
-/// A manifest, or a list of those for several platforms.
-#[derive(Default, Deserialize)]
+/// A manifest, or an index of those for several platforms.
+#[derive(Deserialize)]
 struct Manifest {
     config: Option<Descriptor>,
     #[serde(default)]
@@ -143,14 +135,44 @@ struct Descriptor {
 struct DescribedPlatform {
     os: String,
     architecture: String,
+    #[serde(default)]
+    variant: Option<String>,
 }
 
-impl Descriptor {
-    fn is_for(&self, platform: &Platform) -> bool {
-        self.platform
-            .as_ref()
-            .is_some_and(|p| p.os == platform.os && p.architecture == platform.architecture)
+impl DescribedPlatform {
+    fn normalised(&self) -> Option<Platform> {
+        let variant = self.variant.as_deref().filter(|variant| !variant.is_empty());
+        let parts = [Some(self.os.as_str()), Some(&self.architecture), variant];
+        Platform::parse(&parts.into_iter().flatten().collect::<Vec<_>>().join("/")).ok()
     }
+}
+
+impl Manifest {
+    /// The digest of the manifest for a platform: with the same variant, else with any.
+    fn image_for(&self, platform: &Platform) -> Option<&str> {
+        let described = self
+            .manifests
+            .iter()
+            .filter_map(|one| Some((one, one.platform.as_ref()?.normalised()?)));
+        let fits: Vec<_> = described
+            .filter(|(_, p)| (&p.os, &p.architecture) == (&platform.os, &platform.architecture))
+            .collect();
+        let exact = fits.iter().find(|(_, p)| p == platform);
+        exact.or(fits.first()).map(|(one, _)| one.digest.as_str())
+    }
+}
+
+fn not_for_platform(image: &Image) -> EngineError {
+    let reason = format!("it has no image for {}", image.platform);
+    EngineError::failed(looking_up(image), reason)
+}
+
+fn not_read(image: &Image, error: &serde_json::Error) -> EngineError {
+    EngineError::failed(looking_up(image), format!("its answer is not what it should be: {error}"))
+}
+
+fn looking_up(image: &Image) -> String {
+    format!("look up `{}` in its registry", image.reference)
 }
 
 /// A reference without tag and digest.
@@ -160,28 +182,6 @@ fn repository(reference: &str) -> &str {
     name[last..].find(':').map_or(name, |colon| &name[..last + colon])
 }
 
-fn not_for_platform(image: &Image) -> EngineError {
-    EngineError::failed(
-        format!("look up `{}` in its registry", image.reference),
-        format!("it has no image for {}", image.platform),
-    )
-}
-
-/// Reads one image, or the one for a platform out of several.
-fn from_registry(json: &str, platform: &Platform) -> Option<BaseImage> {
-    let one = |value: &serde_json::Value| {
-        let image = Inspected::deserialize(value).ok()?;
-        image.is_for(platform).then(|| image.into_image())
-    };
-    let value: serde_json::Value = serde_json::from_str(json).ok()?;
-    if let Some(image) = one(&value) {
-        return Some(image);
-    }
-    let images: BTreeMap<String, serde_json::Value> = serde_json::from_value(value).ok()?;
-    let exact = images.get(&platform.to_string()).and_then(one);
-    exact.or_else(|| images.values().find_map(one))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,13 +189,10 @@ mod tests {
     const ONE: &str = r#"{"os":"linux","architecture":"amd64","config":{"Env":["A=1=2"],"User":"u",
         "OnBuild":["RUN x"]},"rootfs":{"type":"layers","diff_ids":["sha256:a","sha256:b"]}}"#;
 
-    fn amd64() -> Platform {
-        Platform::parse("linux/amd64").unwrap()
-    }
-
     #[test]
     fn an_image_of_a_registry_is_the_same_as_that_of_the_engine() {
-        let remote = from_registry(ONE, &amd64()).unwrap();
+        let read = |json: &str| serde_json::from_str::<Inspected>(json).unwrap().into_image();
+        let remote = read(ONE);
         let local = ONE
             .replace("\"os\"", "\"Os\"")
             .replace("\"architecture\"", "\"Architecture\"")
@@ -203,8 +200,7 @@ mod tests {
             .replace("\"rootfs\"", "\"Id\":\"sha256:c\",\"RootFS\"")
             .replace("\"type\"", "\"Type\"")
             .replace("\"diff_ids\"", "\"Layers\"");
-        let local: Inspected = serde_json::from_str(&local).unwrap();
-        let local = local.into_image();
+        let local = read(&local);
         assert_eq!(local.layers, remote.layers);
         assert_eq!(local.config, remote.config);
         assert_eq!((local.id.as_deref(), remote.id), (Some("sha256:c"), None));
@@ -224,12 +220,23 @@ mod tests {
 
     #[test]
     fn the_platform_chooses_among_several_images() {
-        let other = ONE.replace("amd64", "arm64").replace("sha256:b", "sha256:d");
-        let several = format!(r#"{{"linux/arm64/v8":{other},"linux/amd64":{ONE}}}"#);
-        let chosen = from_registry(&several, &amd64()).unwrap();
-        assert_eq!(chosen, from_registry(ONE, &amd64()).unwrap());
-        let arm = from_registry(&several, &Platform::parse("linux/arm64").unwrap()).unwrap();
-        assert_ne!(arm.layers, chosen.layers);
-        assert_eq!(from_registry(ONE, &Platform::parse("linux/riscv64").unwrap()), None);
+        let index: Manifest = serde_json::from_str(
+            r#"{"manifests":[
+                {"digest":"none"},
+                {"digest":"six","platform":{"os":"linux","architecture":"arm","variant":"v6"}},
+                {"digest":"seven","platform":{"os":"linux","architecture":"arm","variant":"v7"}},
+                {"digest":"arm","platform":{"os":"linux","architecture":"arm64","variant":"v8"}},
+                {"digest":"intel","platform":{"os":"linux","architecture":"amd64"}}]}"#,
+        )
+        .unwrap();
+        for (platform, digest) in [
+            ("linux/amd64", Some("intel")),
+            ("linux/arm64", Some("arm")),
+            ("linux/arm/v7", Some("seven")),
+            ("linux/arm/v5", Some("six")),
+            ("linux/riscv64", None),
+        ] {
+            assert_eq!(index.image_for(&Platform::parse(platform).unwrap()), digest, "{platform}");
+        }
     }
 }

@@ -57,15 +57,14 @@ fn a_base_that_nobody_knows_counts_by_its_name() {
 }
 
 #[test]
-fn the_triggers_of_a_base_do_not_count() {
+fn the_triggers_of_a_base_count_by_what_it_is() {
     let engine = Engine::shared(Generation::V28_5);
     engine.base_image(&["busybox:1"]);
     image(&engine, "base:1", "ONBUILD COPY other /other");
     let project = project();
     let inputs = |words: &[&str]| key(&engine, &project, &[&["--list-inputs"], words].concat()).0;
-    // An engine that is still empty knows nothing of them, and a registry does not tell.
     assert_eq!(inputs(&[]), ["src", "src/a", "src/b"]);
-    assert_eq!(inputs(&["--resolve-base"]), ["src", "src/a", "src/b"]);
+    assert_eq!(inputs(&["--resolve-base"]), ["other", "src", "src/a", "src/b"]);
 }
 
 /// A job asks for keys before its build, on an empty engine, and again when it saves. Between them
@@ -96,6 +95,8 @@ fn a_pull_changes_no_key(generation: Generation, buildkit: &str) {
     };
     let before = (keys(&[]), keys(&["--resolve-base"]));
     assert_ne!(before.0, before.1);
+    let inputs = keys(&["--resolve-base", "--list-inputs"]);
+    assert_eq!(inputs.lines().collect::<Vec<_>>(), ["other", "src", "src/a", "src/b"]);
     engine.docker(["pull", &base]).run().success();
     assert_eq!((keys(&[]), keys(&["--resolve-base"])), before);
 }
