@@ -90,7 +90,8 @@ new_machine() {
 steps() {
   awk '
     /^#[0-9]+ \[([^]]* )?[0-9]+\/[0-9]+\] / { if ($0 !~ /\] FROM /) step[$1] = 1; next }
-    /^#[0-9]+ CACHED/ { cached[$1] = 1 }
+    # A step whose layers are fetched from a cache ends with DONE.
+    /^#[0-9]+ (CACHED|extracting sha256:|sha256:[0-9a-f]+ .)/ { cached[$1] = 1 }
     /^#[0-9]+ DONE/ { done[$1] = 1 }
     /^Step [0-9]+\/[0-9]+ : / { classic++; if (toupper($4) == "FROM") from++ }
     /^ ---> Using cache/ { hits++ }
