@@ -13,7 +13,7 @@ use super::Engine;
 use super::build_log::ClassicStep;
 use super::capture::{Captured, Request};
 use super::error::EngineError;
-use super::images::{self, EngineImage};
+use super::images::{EngineImage, Images};
 use super::run::{self, Echo};
 use super::saved;
 use crate::layout::archive::{Archive, ImageNote, Role, StageAbout, StoredImage, write_image};
@@ -89,9 +89,10 @@ pub fn capture_named(
     request: &Request<'_>,
     reporter: Reporter,
 ) -> Result<Captured, EngineError> {
+    let mut images = Images::look_at(&engine.client, names.iter().map(String::as_str))?;
     let mut wanted = BTreeMap::new();
     for (stage, name) in names.iter().enumerate() {
-        let image = images::look_at(&engine.client, name)?.ok_or_else(|| {
+        let image = images.get(name)?.ok_or_else(|| {
             EngineError::Unsupported(format!("there is no image `{name}` on the engine"))
         })?;
         if image.parent.is_none() && image.layers > 1 {
@@ -102,7 +103,7 @@ pub fn capture_named(
                  own cache of every stage"
             )));
         }
-        let id = add(engine, &mut wanted, name, Role::Stage, Some(stage))?;
+        let id = add(&mut images, &mut wanted, name, Role::Stage, Some(stage))?;
         if let Some(wanted) = wanted.get_mut(&id) {
             name.clone_into(&mut wanted.name);
             let tag = image.tags.into_iter().find(|tag| is_tag_of(tag, name));
@@ -114,7 +115,7 @@ pub fn capture_named(
     let ends = wanted.values_mut().filter(|w| w.parent.is_none() && w.role == Role::Step);
     for base in ends {
         base.role = Role::Base;
-        base.tags = images::look_at(&engine.client, &base.name)?.map_or_else(Vec::new, |i| i.tags);
+        base.tags = images.get(&base.name)?.map_or_else(Vec::new, |image| image.tags);
     }
     capture_images(engine, layout, old, &wanted, request, reporter)
 }
@@ -180,6 +181,8 @@ fn images_of(
     steps: &[ClassicStep],
     request: &Request<'_>,
 ) -> Result<BTreeMap<Digest, Wanted>, EngineError> {
+    let ids = steps.iter().map(|step| step.image.as_str()).filter(|id| !id.is_empty());
+    let mut images = Images::look_at(&engine.client, ids)?;
     let mut wanted: BTreeMap<Digest, Wanted> = BTreeMap::new();
     let mut made = BTreeSet::new();
     let mut stage = 0;
@@ -196,13 +199,13 @@ fn images_of(
             (false, true) => Role::Stage,
             (false, false) => Role::Step,
         };
-        let id = add(engine, &mut wanted, &step.image, role, next_is_from.then_some(stage))?;
+        let id = add(&mut images, &mut wanted, &step.image, role, next_is_from.then_some(stage))?;
         let mut base = Some(id.clone()).filter(|_| step.triggers > 0);
         for _ in 0..step.triggers {
             base = base.and_then(|id| wanted.get(&id)?.parent.clone());
         }
         if let Some(base) = base.filter(|id| !made.contains(id.short())) {
-            add(engine, &mut wanted, base.as_str(), Role::Base, None)?;
+            add(&mut images, &mut wanted, base.as_str(), Role::Base, None)?;
         }
         if let (Some(image), Some(known)) = (wanted.get_mut(&id), request.stages.get(stage))
             && next_is_from
@@ -218,16 +221,15 @@ fn images_of(
 
 /// Adds an image and all its parents; gives its ID.
 fn add(
-    engine: &Engine,
+    images: &mut Images<'_>,
     wanted: &mut BTreeMap<Digest, Wanted>,
     name: &str,
     role: Role,
     stage: Option<usize>,
 ) -> Result<Digest, EngineError> {
-    let EngineImage { id, parent, tags, layers } = images::look_at(&engine.client, name)?
-        .ok_or_else(|| {
-            EngineError::failed("name the build's images", format!("image `{name}` is gone"))
-        })?;
+    let EngineImage { id, parent, tags, layers } = images.get(name)?.ok_or_else(|| {
+        EngineError::failed("name the build's images", format!("image `{name}` is gone"))
+    })?;
     let entry = wanted.entry(id.clone()).or_insert_with(|| Wanted {
         role: Role::Step,
         name: id.short().to_owned(),
@@ -248,8 +250,8 @@ fn add(
     entry.ends.extend(stage);
     if let Some(parent) = parent.filter(|p| !wanted.contains_key(p)) {
         // A parent that was pruned is no error: the chain ends there.
-        if images::look_at(&engine.client, parent.as_str())?.is_some() {
-            add(engine, wanted, parent.as_str(), Role::Step, None)?;
+        if images.get(parent.as_str())?.is_some() {
+            add(images, wanted, parent.as_str(), Role::Step, None)?;
         }
     }
     Ok(id)

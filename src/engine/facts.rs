@@ -100,6 +100,8 @@ pub struct Facts {
     pub client: Version,
     /// The client's buildx plugin, if there is one.
     pub buildx: Option<Version>,
+    /// The name of the client's context, if it can say.
+    pub context: Option<String>,
     /// How images are kept.
     pub store: ImageStore,
     /// `linux/amd64`
@@ -140,11 +142,13 @@ struct Named {
 impl Facts {
     /// Asks the client and the engine.
     pub fn gather(client: &Client) -> Result<(Self, Connection), EngineError> {
-        // Each start of the client takes a while: the plugin is asked meanwhile.
-        let asked = client.clone();
-        let buildx = std::thread::spawn(move || {
-            asked.output(&["buildx", "version"]).ok().and_then(|v| Version::find(&v))
-        });
+        // Each start of the client takes a while: some are asked meanwhile.
+        let aside = |words: &'static [&str]| {
+            let client = client.clone();
+            std::thread::spawn(move || client.output(words).ok())
+        };
+        let buildx = aside(&["buildx", "version"]);
+        let context = aside(&["context", "inspect", "--format", "{{.Name}}"]);
         let versions = ask_versions(client)?;
         // Podman's own client names no server at all; docker's may speak to podman's socket.
         let components = versions.server.iter().flat_map(|s| &s.components);
@@ -169,7 +173,8 @@ impl Facts {
             id: info.id.unwrap_or_default(),
             server: Version::find(&server.version).unwrap_or_default(),
             client: Version::find(&versions.client.version).unwrap_or_default(),
-            buildx: buildx.join().unwrap_or_default(),
+            buildx: buildx.join().ok().flatten().and_then(|said| Version::find(&said)),
+            context: context.join().ok().flatten(),
             store: if containerd { ImageStore::Containerd } else { ImageStore::GraphDriver },
             platform: format!("{}/{}", server.os, server.arch),
         };

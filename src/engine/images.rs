@@ -1,10 +1,12 @@
 //! Looks at images of the engine: their IDs, parents, tags and layers.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 
 use super::client::Client;
 use super::error::EngineError;
-use crate::layout::digest::Digest;
+use crate::layout::digest::{Digest, DigestError};
 
 /// An image of the engine.
 #[derive(Clone, Debug)]
@@ -38,28 +40,62 @@ struct RootFs {
     layers: Option<Vec<String>>,
 }
 
-/// Looks an image up by name or ID; `None` if there is none.
-pub fn look_at(client: &Client, name: &str) -> Result<Option<EngineImage>, EngineError> {
-    let output =
-        client.command(["image", "inspect", name]).output().map_err(|e| client.no_client(e))?;
-    let wrong = |reason: String| EngineError::failed(format!("look at image `{name}`"), reason);
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        if said.to_lowercase().contains("no such") {
-            return Ok(None);
+impl EngineImage {
+    fn is_named(&self, name: &str) -> bool {
+        self.id.as_str() == name || self.id.short() == name || self.tags.iter().any(|t| t == name)
+    }
+}
+
+/// Images of an engine. Each is asked for once, since every start of the client takes a while.
+pub struct Images<'a> {
+    client: &'a Client,
+    seen: Vec<EngineImage>,
+}
+
+impl<'a> Images<'a> {
+    /// Looks at `names` together, each a name, an ID or the start of one.
+    pub fn look_at<'n>(
+        client: &'a Client,
+        names: impl IntoIterator<Item = &'n str>,
+    ) -> Result<Self, EngineError> {
+        let names: BTreeSet<&str> = names.into_iter().collect();
+        let seen = if names.is_empty() { Vec::new() } else { inspect(client, names)? };
+        Ok(Self { client, seen })
+    }
+
+    /// The image with a name or ID; `None` if there is none.
+    pub fn get(&mut self, name: &str) -> Result<Option<EngineImage>, EngineError> {
+        if let Some(image) = self.seen.iter().find(|image| image.is_named(name)) {
+            return Ok(Some(image.clone()));
         }
-        return Err(wrong(said.trim().to_owned()));
+        let image = inspect(self.client, [name].into())?.pop();
+        self.seen.extend(image.clone());
+        Ok(image)
+    }
+}
+
+/// The images among `names` that there are.
+fn inspect(client: &Client, names: BTreeSet<&str>) -> Result<Vec<EngineImage>, EngineError> {
+    let one = names.first().copied().unwrap_or_default().to_owned();
+    let wrong = |reason: &dyn ToString| {
+        EngineError::failed(format!("look at image `{one}`"), reason.to_string())
+    };
+    let mut command = client.command(["image", "inspect"]);
+    let output = command.args(names).output().map_err(|e| client.no_client(e))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let trouble = said.lines().find(|line| !line.to_lowercase().contains("no such"));
+    if let Some(trouble) = trouble.filter(|_| !output.status.success()) {
+        return Err(wrong(&trouble.trim()));
     }
     let inspected: Vec<Inspected> =
-        serde_json::from_slice(&output.stdout).map_err(|e| wrong(e.to_string()))?;
-    let Some(image) = inspected.into_iter().next() else { return Ok(None) };
-    Ok(Some(EngineImage {
-        id: image
-            .id
-            .parse()
-            .map_err(|e: crate::layout::digest::DigestError| wrong(e.to_string()))?,
-        parent: image.parent.parse().ok(),
-        tags: image.repo_tags.unwrap_or_default(),
-        layers: image.root_fs.and_then(|r| r.layers).map_or(0, |l| l.len()),
-    }))
+        serde_json::from_slice(&output.stdout).map_err(|e| wrong(&e))?;
+    let image = |image: Inspected| {
+        Ok(EngineImage {
+            id: image.id.parse().map_err(|e: DigestError| wrong(&e))?,
+            parent: image.parent.parse().ok(),
+            tags: image.repo_tags.unwrap_or_default(),
+            layers: image.root_fs.and_then(|r| r.layers).map_or(0, |l| l.len()),
+        })
+    };
+    inspected.into_iter().map(image).collect()
 }

@@ -15,7 +15,7 @@ use std::sync::PoisonError;
 use super::Engine;
 use super::capture::{Captured, Request, Stage};
 use super::error::EngineError;
-use super::images;
+use super::images::Images;
 use super::run::{self, Echo};
 use super::saved;
 use crate::layout::archive::{Archive, ImageNote, Role, StoredImage, write_cache, write_image};
@@ -213,9 +213,10 @@ fn export(
     if carriers.is_empty() {
         return Ok(Vec::new());
     }
+    let mut images = Images::look_at(&engine.client, carriers.iter().map(|c| c.tag.as_str()))?;
     let mut by_id = Vec::new();
     for carrier in carriers {
-        let image = images::look_at(&engine.client, &carrier.tag)?;
+        let image = images.get(&carrier.tag)?;
         // An image without layers is nothing to carry, and engines refuse to export it.
         if image.as_ref().is_none_or(|i| i.layers > 0) {
             by_id.push((image.map(|i| i.id), carrier));

@@ -51,12 +51,10 @@ pub fn buildkit(
         client.command(["build"])
     };
     command.args(words).env("DOCKER_BUILDKIT", "1");
-    if engine.facts.buildx.is_some() && !named {
-        // `docker build` takes the current context's own builder, `docker buildx build` the
-        // selected one; we are the former.
-        let context = client.output(&["context", "inspect", "--format", "{{.Name}}"])?;
-        command.env("BUILDX_BUILDER", context);
-    }
+    // `docker build` takes the current context's own builder, `docker buildx build` the selected
+    // one; we are the former.
+    let own = engine.facts.context.as_ref().filter(|_| engine.facts.buildx.is_some() && !named);
+    command.envs(own.map(|context| ("BUILDX_BUILDER", context)));
     let mut log = BuildkitLog::default();
     let (status, tail) = run(client, command, Stream::Stderr, echo, &mut |line| log.line(line))?;
     Ok(Finished { status, steps: log.into_steps(), images: Vec::new(), tail })

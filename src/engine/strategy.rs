@@ -145,6 +145,7 @@ mod tests {
             server: Version::new(28, 5, 2),
             client: Version::new(client, 0, 0),
             buildx: buildx.then_some(Version::new(0, 29, 1)),
+            context: Some("default".into()),
             store,
             platform: "linux/amd64".into(),
         }
