@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::harness::{
-    Engine, Generation, Project, RegistryServer, RegistrySettings, Server as _, dockercache,
+    Access, Engine, Generation, Project, RegistryServer, RegistrySettings, Server as _, dockercache,
 };
 
 const DOCKERFILE: &str =
@@ -71,7 +71,8 @@ fn the_triggers_of_a_base_count_by_what_it_is() {
 /// the build has pulled the base.
 fn a_pull_changes_no_key(generation: Generation, buildkit: &str) {
     let engine = Engine::shared(generation);
-    let registry = RegistryServer::start(RegistrySettings { public: true, ..Default::default() });
+    let registry =
+        RegistryServer::start(RegistrySettings { access: Access::Public, ..Default::default() });
     let base = format!("{}/base:1", registry.address());
     engine.base_image(&["busybox:1"]);
     image(

@@ -1,38 +1,42 @@
 //! A repository of an OCI registry as a store: the OCI distribution specification.
 //!
 //! Refs are tags. What a descriptor calls an index or a manifest is one in the registry too, so
-//! that any OCI tool reads it; all else is a blob. The protocol is `oci-client`'s, apart from two
-//! requests that it lacks: HEAD with the size, and DELETE.
+//! that any OCI tool reads it; all else is a blob. The protocol is `oci-client`'s, apart from requests
+//! that it lacks: HEAD with the size, DELETE, and a mount with the right to read the other repository.
+
+mod answers;
+mod connection;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, StreamExt as _, future};
-use oci_client::client::{BlobResponse, Certificate, Client, ClientConfig, ClientProtocol};
-use oci_client::errors::{OciDistributionError, OciEnvelope, OciErrorCode};
-use oci_client::secrets::RegistryAuth;
+use oci_client::client::{BlobResponse, Certificate};
+use oci_client::errors::OciDistributionError;
 use oci_client::{Reference, RegistryOperation};
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, HeaderValue, RETRY_AFTER};
-use reqwest::{Method, StatusCode};
-use tokio::sync::{Mutex, OnceCell};
+use reqwest::header::{CONTENT_LENGTH, HeaderValue};
+use reqwest::{Method, Response, StatusCode};
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 
 use super::docker::{self, Login};
 use super::environment::Environment;
 use super::error::{StoreError, absent_as_none, unread};
 use super::pieces::pieces;
-use super::retry::{self, CONNECT, Failure, IDLE, Kind, in_time, retrying};
+use super::retry::{self, Failure, IDLE, Kind, in_time, retrying};
 use super::tls::use_ring;
 use super::url::StoreUrl;
 use super::{Answer, RemoteStore};
 use crate::layout::oci::{DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST};
+use answers::{failure, said};
+use connection::{Connection, Request};
 
 /// What a tag may name.
 const DOCUMENTS: [&str; 4] = [INDEX, MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST];
@@ -44,8 +48,6 @@ const PIECE: u64 = 256 * 1024;
 const TICK: Duration = Duration::from_millis(100);
 /// How long a registry may take to check and move a blob that has all arrived.
 const COMMIT: Duration = Duration::from_mins(5);
-/// How long a token is taken to be good. Registries give out none for less than a minute.
-const TOKEN: Duration = Duration::from_secs(45);
 
 /// A repository of an OCI registry.
 pub struct Registry {
@@ -55,16 +57,8 @@ pub struct Registry {
     login: Login,
     authorities: Vec<Certificate>,
     /// Repositories of the same registry that may have a blob already.
-    mounts: std::sync::Mutex<Vec<String>>,
+    mounts: Mutex<Vec<String>>,
     connection: OnceCell<Connection>,
-}
-
-/// How the registry is spoken to, once it is known.
-struct Connection {
-    client: Client,
-    requests: reqwest::Client,
-    scheme: &'static str,
-    token: Mutex<Option<(Instant, RegistryOperation, Option<String>)>>,
 }
 
 impl Registry {
@@ -82,7 +76,7 @@ impl Registry {
             repository: repository.clone(),
             login,
             authorities: docker::authorities(host, environment),
-            mounts: std::sync::Mutex::default(),
+            mounts: Mutex::default(),
             connection: OnceCell::new(),
         })
     }
@@ -115,7 +109,7 @@ impl Registry {
                 Err(Failure { kind: Kind::Denied, .. })
                     if !denied.swap(true, Ordering::Relaxed) =>
                 {
-                    in_time(IDLE, connection.renew(self, operation)).await?;
+                    connection.renew(&self.tag(""), operation).await?;
                     attempt(connection).await
                 }
                 answer => answer,
@@ -132,13 +126,15 @@ impl Registry {
     /// Finds out how the registry is spoken to. As docker has it, one on this very machine may do
     /// without TLS.
     async fn connect(&self) -> Result<Connection, Failure> {
-        let https = Connection::new("https", ClientProtocol::Https, &self.authorities)?;
+        let host = &self.tag("").resolve_registry().to_owned();
+        let open = |scheme| Connection::open(scheme, host, &self.login.auth, &self.authorities);
+        let https = open("https").await?;
         if !is_loopback(&self.host) {
             return Ok(https);
         }
-        let Err(failure) = https.greet(&self.host).await else { return Ok(https) };
-        let http = Connection::new("http", ClientProtocol::Http, &[])?;
-        match http.greet(&self.host).await {
+        let Err(failure) = https.greet().await else { return Ok(https) };
+        let http = open("http").await?;
+        match http.greet().await {
             Ok(StatusCode::OK | StatusCode::UNAUTHORIZED) => Ok(http),
             Ok(status) if status != StatusCode::BAD_REQUEST => {
                 Err(Failure::status(status.as_u16(), ""))
@@ -207,15 +203,13 @@ impl Registry {
 
     /// Takes the blob over from another repository, if one of them has it and is ours to read.
     async fn mount(&self, blob: &Descriptor) -> bool {
-        let (reference, digest) = (&self.named(blob), blob.digest.as_str());
         let repositories = self.mounts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for repository in repositories.into_iter().filter(|other| *other != self.repository) {
-            let source = &Reference::with_digest(self.host.clone(), repository, digest.to_owned());
-            let mounted = self.ask(RegistryOperation::Push, digest, move |connection| async move {
-                let mount = connection.client.mount_blob(reference, source, digest);
-                in_time(IDLE, mount.map(|answer| answer.map_err(failure))).await
-            });
-            if mounted.await.is_ok() {
+        for other in repositories.into_iter().filter(|other| *other != self.repository) {
+            let path = format!("blobs/uploads/?mount={}&from={other}", blob.digest);
+            let purpose = format!("mount {other}");
+            let answer = self.request(RegistryOperation::Push, Method::POST, &path, &purpose).await;
+            // Where it can't, a registry begins an upload, and forgets it after a while.
+            if answer.is_ok_and(|answer| answer.status() == StatusCode::CREATED) {
                 return true;
             }
         }
@@ -272,52 +266,45 @@ impl Registry {
         Ok(retry::body(without(skip, pieces.boxed()), &self.url, digest))
     }
 
-    /// Sends a request that the library lacks.
+    /// Sends a request about the repository that the library lacks; see [`connection::Request`].
     async fn request(
         &self,
-        connection: &Connection,
         operation: RegistryOperation,
         method: Method,
         path: &str,
-    ) -> Result<reqwest::Response, Failure> {
-        let token = connection.token(self, operation).await?;
-        let host = self.tag("").resolve_registry().to_owned();
-        let url = format!("{}://{host}/v2/{}/{path}", connection.scheme, self.repository);
-        let request = connection.requests.request(method, url).header(ACCEPT, DOCUMENTS.join(", "));
-        let request = match (token, &self.login.auth) {
-            (Some(token), _) => request.bearer_auth(token),
-            (None, RegistryAuth::Basic(user, password)) => request.basic_auth(user, Some(password)),
-            (None, _) => request,
-        };
-        let answer = request.send().map(|answer| answer.map_err(|e| Failure::connection(&e)));
-        let answer = in_time(IDLE, answer).await?;
-        let failure = Failure::status(answer.status().as_u16(), "");
-        let after = answer.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok());
-        match (failure.kind, after.and_then(|after| after.parse().ok())) {
-            (Kind::Passing(_), Some(after)) => {
-                let kind = Kind::Passing(Some(Duration::from_secs(after)));
-                Err(Failure { kind, ..failure })
-            }
-            _ => Ok(answer),
-        }
-    }
-
-    async fn delete(&self, reference: &str) -> Result<(), StoreError> {
-        let path = &format!("manifests/{reference}");
-        self.ask(RegistryOperation::Push, reference, move |connection| async move {
-            let answer =
-                self.request(connection, RegistryOperation::Push, Method::DELETE, path).await?;
-            match answer.status() {
-                status if status.is_success() => Ok(()),
-                StatusCode::METHOD_NOT_ALLOWED => Err(Failure::new(
-                    Kind::Lasting,
-                    "it does not delete: in Docker's registry, REGISTRY_STORAGE_DELETE_ENABLED=true \
-                     lets it",
-                )),
-                status => Err(said(status.as_u16(), &answer.text().await.unwrap_or_default())),
+        purpose: &str,
+    ) -> Result<Response, StoreError> {
+        let what = path.rsplit('/').next().unwrap_or(path);
+        self.ask(operation, what, |connection| {
+            let method = method.clone();
+            let path = format!("{}/{path}", self.repository);
+            async move {
+                let answer = connection.send(Request { method, path, purpose }).await?;
+                match answer.status() {
+                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                        let status = answer.status().as_u16();
+                        Err(said(status, &answer.text().await.unwrap_or_default()))
+                    }
+                    _ => Ok(answer),
+                }
             }
         })
         .await
+    }
+
+    async fn delete(&self, reference: &str) -> Result<(), StoreError> {
+        let path = format!("manifests/{reference}");
+        let answer = self.request(RegistryOperation::Push, Method::DELETE, &path, "delete").await?;
+        let failure = match answer.status() {
+            status if status.is_success() => return Ok(()),
+            StatusCode::METHOD_NOT_ALLOWED => Failure::new(
+                Kind::Lasting,
+                "it does not delete: in Docker's registry, REGISTRY_STORAGE_DELETE_ENABLED=true \
+                 lets it",
+            ),
+            status => said(status.as_u16(), &answer.text().await.unwrap_or_default()),
+        };
+        Err(failure.of(&self.url, reference))
     }
 
     /// Removes a tag and no other. Few registries delete a tag as such, and deleting a manifest
@@ -371,74 +358,6 @@ impl Registry {
     }
 }
 
-impl Connection {
-    fn new(
-        scheme: &'static str,
-        protocol: ClientProtocol,
-        authorities: &[Certificate],
-    ) -> Result<Self, Failure> {
-        let agent = concat!("dockercache/", env!("CARGO_PKG_VERSION"));
-        let client = Client::try_from(ClientConfig {
-            protocol,
-            use_monolithic_push: true,
-            extra_root_certificates: authorities.to_vec(),
-            connect_timeout: Some(CONNECT),
-            user_agent: agent,
-            ..ClientConfig::default()
-        })
-        .map_err(failure)?;
-        let certificates = authorities
-            .iter()
-            .map(|authority| reqwest::Certificate::from_pem(&authority.data))
-            .collect::<Result<Vec<_>, _>>();
-        let requests = certificates
-            .and_then(|certificates| {
-                reqwest::Client::builder()
-                    .tls_certs_merge(certificates)
-                    .connect_timeout(CONNECT)
-                    .user_agent(agent)
-                    .build()
-            })
-            .map_err(|error| Failure::new(Kind::Lasting, retry::innermost(&error)))?;
-        Ok(Self { client, requests, scheme, token: Mutex::default() })
-    }
-
-    /// Asks whether a registry answers in this way.
-    async fn greet(&self, host: &str) -> Result<StatusCode, Failure> {
-        let answer = self.requests.get(format!("{}://{host}/v2/", self.scheme)).send();
-        let answer = answer.map(|answer| answer.map_err(|error| Failure::connection(&error)));
-        Ok(in_time(IDLE, answer).await?.status())
-    }
-
-    /// The token for a request of our own, if the registry uses tokens.
-    async fn token(
-        &self,
-        registry: &Registry,
-        operation: RegistryOperation,
-    ) -> Result<Option<String>, Failure> {
-        if let Some((since, whose, token)) = &*self.token.lock().await
-            && *whose == operation
-            && since.elapsed() < TOKEN
-        {
-            return Ok(token.clone());
-        }
-        self.renew(registry, operation).await
-    }
-
-    /// Gets a new token, for the library too.
-    async fn renew(
-        &self,
-        registry: &Registry,
-        operation: RegistryOperation,
-    ) -> Result<Option<String>, Failure> {
-        let reference = registry.tag("");
-        let answer = self.client.auth(&reference, &registry.login.auth, operation).await;
-        let token = answer.map_err(failure)?;
-        *self.token.lock().await = Some((Instant::now(), operation, token.clone()));
-        Ok(token)
-    }
-}
-
 impl RemoteStore for Registry {
     fn mount_from(&self, images: &[&str]) {
         let own =
@@ -481,21 +400,19 @@ impl RemoteStore for Registry {
     fn has<'a>(&'a self, blob: &'a Descriptor) -> Answer<'a, bool> {
         async move {
             let kind = if blob.is_document() { "manifests" } else { "blobs" };
-            let path = &format!("{kind}/{}", blob.digest);
-            self.ask(RegistryOperation::Pull, blob.digest.as_str(), move |connection| async move {
-                let operation = RegistryOperation::Pull;
-                let answer = self.request(connection, operation, Method::HEAD, path).await?;
-                match answer.status() {
-                    StatusCode::NOT_FOUND => Ok(false),
-                    status if status.is_success() => {
-                        let size = answer.headers().get(CONTENT_LENGTH);
-                        let size = size.and_then(|size| size.to_str().ok()?.parse::<u64>().ok());
-                        Ok(size.is_none_or(|size| size == blob.size))
-                    }
-                    status => Err(Failure::status(status.as_u16(), "")),
+            let path = format!("{kind}/{}", blob.digest);
+            let answer = self.request(RegistryOperation::Pull, Method::HEAD, &path, "pull").await?;
+            match answer.status() {
+                StatusCode::NOT_FOUND => Ok(false),
+                status if status.is_success() => {
+                    let size = answer.headers().get(CONTENT_LENGTH);
+                    let size = size.and_then(|size| size.to_str().ok()?.parse::<u64>().ok());
+                    Ok(size.is_none_or(|size| size == blob.size))
                 }
-            })
-            .await
+                status => {
+                    Err(Failure::status(status.as_u16(), "").of(&self.url, blob.digest.as_str()))
+                }
+            }
         }
         .boxed()
     }
@@ -568,51 +485,6 @@ fn quoted(name: &str) -> String {
     format!("ref `{name}`")
 }
 
-/// What the library's error means for the next attempt.
-fn failure(error: OciDistributionError) -> Failure {
-    use OciDistributionError as Oci;
-    match error {
-        Oci::RequestError(error) => Failure::connection(&error),
-        Oci::IoError(error) => Failure::connection(&error),
-        Oci::ServerError { code, message, .. } => said(code, &message),
-        Oci::UnauthorizedError { .. } => Failure::status(401, ""),
-        Oci::AuthenticationFailure(message) => said(401, &message),
-        Oci::RegistryError { envelope, .. } => refused(400, &envelope),
-        Oci::ImageManifestNotFoundError(_) => Failure::new(Kind::Missing, "there is none"),
-        Oci::DigestError(error) => Failure::new(Kind::Damaged, error.to_string()),
-        // A list or a token that was cut off.
-        Oci::JsonError(_) | Oci::RegistryTokenDecodeError(_) => {
-            Failure::new(Kind::Passing(None), "its answer is no JSON")
-        }
-        error => Failure::new(Kind::Lasting, retry::one_line(&error.to_string())),
-    }
-}
-
-/// What a registry said with a status, as the specification has it or else in its own words.
-fn said(code: u16, message: &str) -> Failure {
-    match serde_json::from_str(message) {
-        Ok(envelope) => refused(code, &envelope),
-        Err(_) => Failure::status(code, message),
-    }
-}
-
-fn refused(code: u16, envelope: &OciEnvelope) -> Failure {
-    let Some(first) = envelope.errors.first() else { return Failure::status(code, "") };
-    // The library keeps the status of some errors to itself.
-    let code = match &first.code {
-        _ if code != 400 => code,
-        OciErrorCode::Unauthorized => 401,
-        OciErrorCode::Denied => 403,
-        OciErrorCode::BlobUnknown
-        | OciErrorCode::ManifestUnknown
-        | OciErrorCode::NameUnknown
-        | OciErrorCode::NotFound => 404,
-        OciErrorCode::Toomanyrequests => 429,
-        _ => code,
-    };
-    Failure::status(code, &first.message)
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::TryStreamExt as _;
@@ -637,26 +509,5 @@ mod tests {
                 without(skip, stream::iter(pieces).boxed()).try_collect().await.unwrap();
             assert_eq!(rest.concat(), b"abcdef"[usize::try_from(skip).unwrap()..]);
         }
-    }
-
-    #[test]
-    fn errors_name_no_url() {
-        let error = OciDistributionError::ServerError {
-            code: 503,
-            url: "https://host/?signature=hunter2".to_owned(),
-            message: "<html>busy</html>".to_owned(),
-        };
-        let failure = failure(error);
-        assert_eq!(failure.reason, "HTTP status 503: <html>busy</html>");
-        assert_eq!(failure.kind, Kind::Passing(None));
-    }
-
-    #[test]
-    fn a_registry_s_words_are_read() {
-        let denied = said(403, r#"{"errors": [{"code": "DENIED", "message": "not yours"}]}"#);
-        assert_eq!(
-            (denied.kind, denied.reason.as_str()),
-            (Kind::Denied, "HTTP status 403: not yours")
-        );
     }
 }

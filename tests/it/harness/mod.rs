@@ -11,6 +11,7 @@ mod machine;
 mod oci_reader;
 mod project;
 mod servers;
+mod tokens;
 
 pub(crate) use build_report::{BuildReport, Outcome};
 pub(crate) use builder::{Builder, on_buildkit, on_every_builder};
@@ -23,5 +24,5 @@ pub(crate) use machine::{Files, Machine};
 pub(crate) use oci_reader::{OciDirectory, skopeo};
 pub(crate) use project::Project;
 pub(crate) use servers::{
-    PASSWORD, RegistryServer, RegistrySettings, S3Server, Server, USER, servers,
+    Access, PASSWORD, RegistryServer, RegistrySettings, S3Server, Server, USER, servers,
 };

@@ -25,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 use super::engine::registry_program;
+use super::tokens::{ISSUER, TokenServer};
 
 /// The account of both servers.
 pub(crate) const USER: &str = "ci";
@@ -57,8 +58,19 @@ pub(crate) trait Server {
 pub(crate) struct RegistrySettings {
     pub(crate) tls: bool,
     pub(crate) keeps_all: bool,
-    /// Whether anyone may use it, such as an engine that pulls an image.
-    pub(crate) public: bool,
+    pub(crate) access: Access,
+}
+
+/// Who may use a registry.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Who sends the password.
+    #[default]
+    Password,
+    /// Who sends a token that the password was given for, as with most registries.
+    Tokens,
+    /// Anyone, such as an engine that pulls an image.
+    Public,
 }
 
 /// A docker-registry with one account.
@@ -67,6 +79,7 @@ pub(crate) struct RegistryServer {
     process: Child,
     directory: TempDir,
     authority: Option<String>,
+    _tokens: Option<TokenServer>,
 }
 
 impl RegistryServer {
@@ -88,7 +101,16 @@ impl RegistryServer {
             },
             "http": http,
         });
-        if !settings.public {
+        let tokens =
+            (settings.access == Access::Tokens).then(|| TokenServer::start(&at("tokens.crt")));
+        if let Some(tokens) = &tokens {
+            config["auth"] = json!({"token": {
+                "realm": tokens.realm(),
+                "service": ISSUER,
+                "issuer": ISSUER,
+                "rootcertbundle": at("tokens.crt"),
+            }});
+        } else if settings.access == Access::Password {
             config["auth"] = json!({"htpasswd": {"realm": "test", "path": at("htpasswd")}});
         }
         fs::write(at("config.yml"), config.to_string()).expect("a written file");
@@ -102,7 +124,7 @@ impl RegistryServer {
             .spawn()
             .expect("a started registry");
         let address = listens(&mut process);
-        Self { address, process, directory, authority }
+        Self { address, process, directory, authority, _tokens: tokens }
     }
 
     /// A docker configuration that knows the account at `address`, and the authority.

@@ -17,7 +17,9 @@ use tempfile::NamedTempFile;
 use tokio::runtime::Runtime;
 
 use super::faults::{Fault, Proxy};
-use crate::harness::{PASSWORD, RegistryServer, RegistrySettings, S3Server, Server, servers};
+use crate::harness::{
+    Access, PASSWORD, RegistryServer, RegistrySettings, S3Server, Server, servers,
+};
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 /// Lets this test binary run one test again, as the client that is measured.
@@ -213,6 +215,16 @@ fn a_registry_with_its_own_authority_is_a_store() {
         tls: true,
         ..RegistrySettings::default()
     }));
+}
+
+#[test]
+fn a_registry_that_wants_tokens_is_a_store() {
+    let settings = RegistrySettings { access: Access::Tokens, ..RegistrySettings::default() };
+    let server = RegistryServer::start(settings);
+    check_all(&server);
+    let stranger = server.open_at(server.address(), "hunter2").unwrap();
+    let error = run(stranger.refs()).unwrap_err();
+    assert!(matches!(error, StoreError::Denied { .. }), "{error}");
 }
 
 #[test]
@@ -415,9 +427,8 @@ fn a_registry_that_keeps_all_says_so_and_keeps_the_tag() {
     });
 }
 
-#[test]
-fn a_blob_of_another_repository_is_mounted() {
-    let server = RegistryServer::start(RegistrySettings::default());
+fn a_mount(settings: RegistrySettings) {
+    let server = RegistryServer::start(settings);
     let proxy = Proxy::start(server.address(), |_, _| None);
     let blob = Blob::layer(80, 100_000);
     let source = server.repository(proxy.address(), "team/images");
@@ -432,6 +443,16 @@ fn a_blob_of_another_repository_is_mounted() {
         assert_eq!(uploads(), 1);
         assert!(get(&target, &blob.descriptor, 0).await.unwrap() == noise(80, 100_000));
     });
+}
+
+#[test]
+fn a_blob_of_another_repository_is_mounted() {
+    a_mount(RegistrySettings::default());
+}
+
+#[test]
+fn a_mount_gets_a_token_for_both_repositories() {
+    a_mount(RegistrySettings { access: Access::Tokens, ..RegistrySettings::default() });
 }
 
 /// The most memory that this process ever had, in KiB.

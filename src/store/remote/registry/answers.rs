@@ -1,0 +1,76 @@
+//! What a registry's answers, and the library's errors, mean for the next attempt.
+
+use oci_client::errors::{OciDistributionError, OciEnvelope, OciErrorCode};
+
+use crate::store::remote::retry::{self, Failure, Kind};
+
+/// What the library's error means for the next attempt.
+pub(super) fn failure(error: OciDistributionError) -> Failure {
+    use OciDistributionError as Oci;
+    match error {
+        Oci::RequestError(error) => Failure::connection(&error),
+        Oci::IoError(error) => Failure::connection(&error),
+        Oci::ServerError { code, message, .. } => said(code, &message),
+        Oci::UnauthorizedError { .. } => Failure::status(401, ""),
+        Oci::AuthenticationFailure(message) => said(401, &message),
+        Oci::RegistryError { envelope, .. } => refused(400, &envelope),
+        Oci::ImageManifestNotFoundError(_) => Failure::new(Kind::Missing, "there is none"),
+        Oci::DigestError(error) => Failure::new(Kind::Damaged, error.to_string()),
+        // A list or a token that was cut off.
+        Oci::JsonError(_) | Oci::RegistryTokenDecodeError(_) => {
+            Failure::new(Kind::Passing(None), "its answer is no JSON")
+        }
+        error => Failure::new(Kind::Lasting, retry::one_line(&error.to_string())),
+    }
+}
+
+/// What a registry said with a status, as the specification has it or else in its own words.
+pub(super) fn said(code: u16, message: &str) -> Failure {
+    match serde_json::from_str(message) {
+        Ok(envelope) => refused(code, &envelope),
+        Err(_) => Failure::status(code, message),
+    }
+}
+
+fn refused(code: u16, envelope: &OciEnvelope) -> Failure {
+    let Some(first) = envelope.errors.first() else { return Failure::status(code, "") };
+    // The library keeps the status of some errors to itself.
+    let code = match &first.code {
+        _ if code != 400 => code,
+        OciErrorCode::Unauthorized => 401,
+        OciErrorCode::Denied => 403,
+        OciErrorCode::BlobUnknown
+        | OciErrorCode::ManifestUnknown
+        | OciErrorCode::NameUnknown
+        | OciErrorCode::NotFound => 404,
+        OciErrorCode::Toomanyrequests => 429,
+        _ => code,
+    };
+    Failure::status(code, &first.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_no_url() {
+        let error = OciDistributionError::ServerError {
+            code: 503,
+            url: "https://host/?signature=hunter2".to_owned(),
+            message: "<html>busy</html>".to_owned(),
+        };
+        let failure = failure(error);
+        assert_eq!(failure.reason, "HTTP status 503: <html>busy</html>");
+        assert_eq!(failure.kind, Kind::Passing(None));
+    }
+
+    #[test]
+    fn a_registry_s_words_are_read() {
+        let denied = said(403, r#"{"errors": [{"code": "DENIED", "message": "not yours"}]}"#);
+        assert_eq!(
+            (denied.kind, denied.reason.as_str()),
+            (Kind::Denied, "HTTP status 403: not yours")
+        );
+    }
+}

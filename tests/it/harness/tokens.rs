@@ -1,0 +1,117 @@
+//! Who gives out tokens for a registry: for what was asked, and for nothing else.
+
+use std::convert::Infallible;
+use std::fs;
+use std::future::ready;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use hyper::body::Incoming;
+use hyper::header::AUTHORIZATION;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+use super::servers::{PASSWORD, USER};
+
+/// Who gives the tokens, and for which registry: the same in its configuration.
+pub(super) const ISSUER: &str = "tokens";
+
+/// A server of tokens, as the distribution project specifies them.
+pub(super) struct TokenServer {
+    address: String,
+    _runtime: Runtime,
+}
+
+/// What signs tokens.
+struct Signer {
+    key: EcdsaKeyPair,
+    certificate: Vec<u8>,
+}
+
+impl TokenServer {
+    /// Starts a server; a registry that has its certificate takes its tokens.
+    pub(super) fn start(certificate: &Path) -> Self {
+        let signer = Arc::new(Signer::new(certificate));
+        let runtime = Runtime::new().expect("threads");
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        runtime.spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let signer = Arc::clone(&signer);
+                let service =
+                    service_fn(move |request| ready(Ok::<_, Infallible>(signer.answer(&request))));
+                let socket = TokioIo::new(socket);
+                tokio::spawn(http1::Builder::new().serve_connection(socket, service));
+            }
+        });
+        Self { address, _runtime: runtime }
+    }
+
+    pub(super) fn realm(&self) -> String {
+        format!("http://{}/token", self.address)
+    }
+}
+
+impl Signer {
+    fn new(certificate: &Path) -> Self {
+        let pair = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let signed = params.self_signed(&pair).expect("a certificate");
+        fs::write(certificate, signed.pem()).expect("a written file");
+        let (algorithm, random) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new());
+        let key = EcdsaKeyPair::from_pkcs8(algorithm, &pair.serialize_der(), &random);
+        Self { key: key.expect("a key"), certificate: signed.der().to_vec() }
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<String> {
+        let login = format!("Basic {}", BASE64_STANDARD.encode(format!("{USER}:{PASSWORD}")));
+        if request.headers().get(AUTHORIZATION).is_none_or(|given| *given != login) {
+            let mut refused = Response::new(String::new());
+            *refused.status_mut() = StatusCode::UNAUTHORIZED;
+            return refused;
+        }
+        let query = request.uri().query().unwrap_or_default().replace("%3A", ":");
+        let scopes = query.replace("%2F", "/").replace("%2C", ",");
+        let access: Vec<Value> = scopes.split('&').filter_map(access).collect();
+        Response::new(json!({"token": self.token(&access)}).to_string())
+    }
+
+    fn token(&self, access: &[Value]) -> String {
+        let encode = |json: Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.as_ref().map_or(0, Duration::as_secs);
+        let header = encode(json!({
+            "typ": "JWT",
+            "alg": "ES256",
+            "x5c": [BASE64_STANDARD.encode(&self.certificate)],
+        }));
+        let claims = encode(json!({
+            "iss": ISSUER, "aud": ISSUER, "sub": USER, "jti": "1",
+            "iat": now - 60, "nbf": now - 60, "exp": now + 300,
+            "access": access,
+        }));
+        let text = format!("{header}.{claims}");
+        let signature = self.key.sign(&SystemRandom::new(), text.as_bytes()).expect("a signature");
+        format!("{text}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
+/// Reads `scope=repository:NAME:ACTION,ACTION`.
+fn access(parameter: &str) -> Option<Value> {
+    let mut parts = parameter.strip_prefix("scope=")?.splitn(3, ':');
+    let (kind, name, actions) = (parts.next()?, parts.next()?, parts.next()?);
+    let actions: Vec<&str> = actions.split(',').collect();
+    Some(json!({"type": kind, "name": name, "actions": actions}))
+}
