@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
+use std::time::Duration;
 
 use dockercache::engine::facts::Version;
 use tempfile::TempDir;
@@ -90,17 +91,28 @@ impl Engine {
         }
     }
 
-    /// Returns the process's engine of this generation, empty, once no other test holds it.
+    /// Returns an engine of this generation, empty, that no other test holds.
     ///
-    /// Tests on one generation run one after the other, tests on different ones side by side. The
-    /// engine outlives the tests and is stopped when the process ends.
+    /// Two of a generation are kept, so that a long test does not hold up all others. They outlive
+    /// the tests and are stopped when the process ends.
     pub(crate) fn shared(generation: Generation) -> MutexGuard<'static, Self> {
-        static ENGINES: [OnceLock<Mutex<Engine>>; 4] = [const { OnceLock::new() }; 4];
-        let mut engine = ENGINES[generation as usize]
-            .get_or_init(|| Mutex::new(Self::start(generation)))
-            .lock()
-            // A test that failed leaves the engine in any state: it is emptied all the same.
-            .unwrap_or_else(PoisonError::into_inner);
+        static ENGINES: [[OnceLock<Mutex<Engine>>; 2]; 4] =
+            [const { [const { OnceLock::new() }; 2] }; 4];
+        let mut engine = loop {
+            let free = ENGINES[generation as usize].iter().find_map(|engine| {
+                let engine = engine.get_or_init(|| Mutex::new(Self::start(generation)));
+                match engine.try_lock() {
+                    Ok(engine) => Some(engine),
+                    // A test that failed leaves the engine in any state: it is emptied all the same.
+                    Err(TryLockError::Poisoned(engine)) => Some(engine.into_inner()),
+                    Err(TryLockError::WouldBlock) => None,
+                }
+            });
+            match free {
+                Some(engine) => break engine,
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
         if engine.used {
             engine.wipe();
         }
