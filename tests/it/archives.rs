@@ -9,8 +9,9 @@ use std::process::Command;
 use dockercache::layout::codec::{Codec, decoder};
 use dockercache::layout::digest::Digest;
 use tar::{EntryType, Header};
+use tempfile::TempDir;
 
-use crate::harness::{Cache, Engine, Generation, Invocation, Project};
+use crate::harness::{BUILD, Builder, Carried, Generation, Invocation, Machine};
 
 const DOCKERFILE: &str = "\
 FROM busybox:1 AS build
@@ -25,15 +26,16 @@ const GIB: u64 = 1 << 30;
 
 #[test]
 fn are_refused_and_the_archive_before_stays() {
-    let engine = Engine::shared(Generation::V28_5);
-    engine.base_image(&["busybox:1"]);
-    let cache = Cache::new();
-    let project = Project::new(&[("Dockerfile", DOCKERFILE)]);
-    cache.build(&engine, &project).success();
-    let good = cache.beside("good.tar");
-    cache.command(&engine, ["save", "--archive", good.to_str().expect("UTF-8")]).run().success();
+    let files = [("Dockerfile", DOCKERFILE)];
+    let machine = Machine::new(Builder::Buildkit(Generation::V28_5), &files);
+    machine.run(BUILD).success();
+    let carried = &machine.carried;
+    let good = carried.file("good.tar");
+    machine.run(["save", "--archive", good.to_str().expect("UTF-8")]).success();
     let good = fs::read(good).expect("an archive");
-    let attempt = Attempt { before: cache.files(), outside: outside(&cache), cache, good };
+    let (before, outside) = (carried.files(), outside(carried));
+    let temporary = tempfile::tempdir().expect("a directory");
+    let attempt = Attempt { carried, temporary, good, before, outside };
 
     attempt.damaged_bytes();
     attempt.strange_entries();
@@ -41,47 +43,45 @@ fn are_refused_and_the_archive_before_stays() {
     attempt.bombs();
 
     // The good archive is still good, in each of its forms, and so is what it holds.
-    let Attempt { cache, good, .. } = attempt;
+    let good = attempt.good;
     for (name, codec) in
         [("a.tar", Codec::Uncompressed), ("a.tar.gz", Codec::Gzip), ("a.tar.zst", Codec::Zstd)]
     {
-        let path = cache.beside(name);
+        let path = carried.file(name);
         fs::write(&path, pack(codec, good.as_slice())).expect("an archive");
-        fs::remove_dir_all(cache.path()).expect("no archive");
-        engine.wipe();
-        engine.base_image(&["busybox:1"]);
-        let args = ["restore", "--archive", path.to_str().expect("UTF-8")];
-        cache.command(&engine, args).run().success();
-        cache.assert_clean();
+        machine.replace_without_cache();
+        machine.run(["restore", "--archive", path.to_str().expect("UTF-8")]).success();
+        carried.assert_clean();
     }
-    cache.build(&engine, &project).success().build_report().assert_all_cached();
+    machine.run(BUILD).success().build_report().assert_all_cached();
 }
 
-struct Attempt {
-    cache: Cache,
+struct Attempt<'a> {
+    carried: &'a Carried,
+    temporary: TempDir,
     good: Vec<u8>,
     before: std::collections::BTreeMap<std::path::PathBuf, String>,
     outside: Vec<String>,
 }
 
-impl Attempt {
+impl Attempt<'_> {
     /// Restores a hostile archive. It needs no engine, and little memory.
     fn refused(&self, what: &str, archive: &[u8], words: &str) {
-        let path = self.cache.beside("hostile");
+        let path = self.carried.file("hostile");
         fs::write(&path, archive).expect("an archive");
         let mut command = Command::new("prlimit");
         command
             .arg("--as=400000000")
             .arg(env!("CARGO_BIN_EXE_dockercache"))
             .env_clear()
-            .env("DOCKERCACHE_DIR", self.cache.path())
-            .env("TMPDIR", self.cache.beside("tmp"));
+            .env("DOCKERCACHE_DIR", self.carried.archive())
+            .env("TMPDIR", self.temporary.path());
         let args = ["restore", "--archive", path.to_str().expect("UTF-8")];
         let run = Invocation::new(command).args(args).run();
         assert!(run.code(3).stderr.contains(words), "{what}: {}", run.stderr);
         fs::remove_file(path).expect("no hostile archive");
-        assert_eq!(self.cache.files(), self.before, "{what} changed the archive");
-        assert_eq!(outside(&self.cache), self.outside, "{what} touched something outside");
+        assert_eq!(self.carried.files(), self.before, "{what} changed the archive");
+        assert_eq!(outside(self.carried), self.outside, "{what} touched something outside");
     }
 
     fn damaged_bytes(&self) {
@@ -105,7 +105,7 @@ impl Attempt {
     }
 
     fn strange_entries(&self) {
-        let escape = self.cache.beside("escape");
+        let escape = self.carried.file("escape");
         for name in [
             "../escape",
             "blobs/sha256/../../../escape",
@@ -142,7 +142,7 @@ impl Attempt {
         let other = name(&Digest::of(b"other"));
         self.refused("a blob of other content", &self.with(&[entry(&other, b"x")]), "the digest");
         // Taken for its content, a blob that is alive would be removed.
-        for (_, blob) in self.cache.blobs() {
+        for (_, blob) in self.carried.blobs() {
             let content = fs::read(blob).expect("a blob");
             let archive = self.with(&[entry(&other, &content)]);
             self.refused("a live blob under another name", &archive, "the digest");
@@ -192,9 +192,8 @@ impl Attempt {
     }
 }
 
-fn outside(cache: &Cache) -> Vec<String> {
-    let dir = cache.path();
-    let beside = fs::read_dir(dir.parent().expect("a parent")).expect("a directory");
+fn outside(carried: &Carried) -> Vec<String> {
+    let beside = fs::read_dir(carried.file("")).expect("a directory");
     let mut names: Vec<_> = beside
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
         .chain([fs::read_to_string("/etc/passwd").expect("a file that links point at")])

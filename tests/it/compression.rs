@@ -11,9 +11,7 @@ on_buildkit! {
 
 /// How the layers are compressed that the cache lists.
 fn compressions(machine: &Machine) -> BTreeSet<String> {
-    let listed = machine.dockercache(["inspect", "--format", "json"]).run();
-    let inspected: serde_json::Value =
-        serde_json::from_str(&listed.success().stdout).expect("JSON of `inspect`");
+    let inspected: serde_json::Value = machine.run(["inspect", "--format", "json"]).json();
     let blobs = inspected["blobs"].as_array().expect("blobs").iter();
     let types = blobs.filter_map(|blob| blob["media_type"].as_str());
     let layers = types.filter(|t| t.contains("layer") || t.contains("rootfs"));
@@ -70,6 +68,6 @@ fn what_the_engine_fails_on_is_not_written_20_10() {
 #[test]
 fn a_compression_that_is_none_is_wrong_usage_28_5() {
     let machine = Machine::new(Builder::Buildkit(Generation::V28_5), FILES);
-    let run = machine.dockercache(["save", "--compression", "zstd:99"]).run();
+    let run = machine.run(["save", "--compression", "zstd:99"]);
     assert!(run.code(2).stderr.contains("`99` is no level of zstd: they go from 1 to 19"));
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use crate::harness::{Cache, Engine, Generation, Project};
+use crate::harness::{BUILD, Builder, Engine, Generation, Job, Machine};
 
 const DOCKERFILE: &str = "\
 FROM busybox:1 AS build
@@ -28,137 +28,132 @@ const LAST_STAGE: [&str; 3] = [
 
 #[test]
 fn graph_driver() {
-    let engine = Engine::shared(Generation::V28_5);
-    let (cache, project) = saved(&engine);
-    let good = cache.beside("good");
-    cache.copy_to(&good);
+    let machine = saved(Job::new(Builder::Buildkit(Generation::V28_5)));
+    let carried = &machine.carried;
+    let good = carried.file("good");
+    carried.copy_to(&good);
 
     // Each is left out, and said so; with --strict that is a failure.
     let manifest = |_: u64, text: &[u8]| contains(text, b"image.config.v1") && starts(text);
     let config = |_: u64, text: &[u8]| contains(text, b"\"rootfs\"") && starts(text);
     for is_it in [&final_layer as &dyn Fn(u64, &[u8]) -> bool, &big_layer, &manifest, &config] {
         for damage in [flip, truncate, remove] {
-            cache.copy_from(&good);
-            damage(&cache.blob(is_it));
-            let run = cache.command(&engine, ["restore", "--strict"]).run();
+            carried.copy_from(&good);
+            damage(&carried.blob(is_it));
+            let run = machine.run(["restore", "--strict"]);
             assert!(run.code(1).stderr.contains("is left out"), "{}", run.stderr);
-            cache.restore(&engine).success();
-            cache.assert_clean();
+            machine.run(["restore"]).success();
+            carried.assert_clean();
         }
     }
     // The cache's own records are made again from the images: everything hits.
-    cache.copy_from(&good);
-    flip(&cache.blob(records));
-    assert!(cache.restore(&engine).success().stderr.contains("is left out"));
-    fresh(&engine);
-    cache.build(&engine, &project).success().build_report().assert_all_cached();
+    carried.copy_from(&good);
+    flip(&carried.blob(records));
+    assert!(machine.run(["restore"]).success().stderr.contains("is left out"));
+    machine.replace();
+    machine.run(BUILD).success().build_report().assert_all_cached();
 
-    partial_hits(&engine, &cache, &project, &good);
+    partial_hits(&machine, &good);
 
-    broken_indexes(&engine, &cache, &project, &good);
+    broken_indexes(&machine, &good);
 }
 
 /// Such an engine makes the steps anew by itself, after it has tried to read the layer for minutes:
 /// hence an engine of this test's own, beside which others go on.
 #[test]
 fn altered_after_the_check_on_a_graph_driver() {
-    let engine = Engine::start(Generation::V28_5);
-    let (cache, project) = saved(&engine);
-    fresh(&engine);
-    cache.restore(&engine).success();
-    flip_unseen(&cache.blob(final_layer));
-    cache.build(&engine, &project).success();
+    let own = Box::new(Engine::start(Generation::V28_5));
+    let machine = saved(Job::on(own, Builder::Buildkit(Generation::V28_5)));
+    machine.replace();
+    machine.run(["restore"]).success();
+    flip_unseen(&machine.carried.blob(final_layer));
+    machine.run(BUILD).success();
 }
 
 #[test]
 fn containerd_store() {
-    let engine = Engine::shared(Generation::V28_5Containerd);
-    let (cache, project) = saved(&engine);
-    let good = cache.beside("good");
-    cache.copy_to(&good);
+    let machine = saved(Job::new(Builder::Buildkit(Generation::V28_5Containerd)));
+    let carried = &machine.carried;
+    let good = carried.file("good");
+    carried.copy_to(&good);
 
     // Here the records can't be made again: a miss, but no more than that.
-    flip(&cache.blob(records));
-    let run = cache.command(&engine, ["restore", "--strict"]).run();
+    flip(&carried.blob(records));
+    let run = machine.run(["restore", "--strict"]);
     assert!(run.code(1).stderr.contains("is left out"));
-    assert!(cache.restore(&engine).success().stderr.contains("miss"));
+    assert!(machine.run(["restore"]).success().stderr.contains("miss"));
 
-    partial_hits(&engine, &cache, &project, &good);
+    partial_hits(&machine, &good);
 
     // This builder fails on a layer that was altered behind our back, so it is run once more.
-    cache.copy_from(&good);
-    fresh(&engine);
-    cache.restore(&engine).success();
-    flip_unseen(&cache.blob(final_layer));
-    let run = cache.build(&engine, &project);
+    carried.copy_from(&good);
+    machine.replace();
+    machine.run(["restore"]).success();
+    flip_unseen(&carried.blob(final_layer));
+    let run = machine.run(BUILD);
     assert!(run.success().stderr.contains("it runs again without"), "{}", run.stderr);
 
     // An instruction that fails is the user's own affair, whatever it prints.
     let failing = "RUN echo ERROR: failed to copy: blob sha256:0 content store; exit 3\n";
-    project.write("Dockerfile", format!("{DOCKERFILE}{failing}"));
-    let run = cache.build(&engine, &project);
+    machine.project.write("Dockerfile", format!("{DOCKERFILE}{failing}"));
+    let run = machine.run(BUILD);
     assert!(!run.code(1).stderr.contains("it runs again without"), "{}", run.stderr);
 }
 
 /// A bad layer of the last stage costs that stage; one that only the first stage has costs
 /// nothing, since nobody needs it. `build` finds out by itself, without `restore`.
-fn partial_hits(engine: &Engine, cache: &Cache, project: &Project, good: &Path) {
-    cache.copy_from(good);
-    truncate(&cache.blob(final_layer));
-    fresh(engine);
-    let run = cache.build(engine, project);
+fn partial_hits(machine: &Machine, good: &Path) {
+    let carried = &machine.carried;
+    carried.copy_from(good);
+    truncate(&carried.blob(final_layer));
+    machine.replace();
+    let run = machine.run(BUILD);
     assert!(run.success().stderr.contains("is left out"), "{}", run.stderr);
     assert_eq!(run.build_report().ran(), LAST_STAGE);
     assert_eq!(run.build_report().cached().len(), 3, "{:?}", run.build_report());
 
-    cache.copy_from(good);
-    remove(&cache.blob(big_layer));
-    fresh(engine);
-    cache.build(engine, project).success().build_report().assert_all_cached();
+    carried.copy_from(good);
+    remove(&carried.blob(big_layer));
+    machine.replace();
+    machine.run(BUILD).success().build_report().assert_all_cached();
 }
 
-fn broken_indexes(engine: &Engine, cache: &Cache, project: &Project, good: &Path) {
+fn broken_indexes(machine: &Machine, good: &Path) {
+    let carried = &machine.carried;
     let deep = [b"[".repeat(1 << 20), b"]".repeat(1 << 20)].concat();
     let whole = fs::read(good.join("index.json")).expect("an index");
     let half = whole[..whole.len() / 2].to_vec();
     for bytes in [b"".to_vec(), b"no JSON".to_vec(), b"{\"manifests\":7}".to_vec(), deep, half] {
-        cache.copy_from(good);
-        fs::write(cache.path().join("index.json"), &bytes).expect("a broken index");
-        let run = cache.restore(engine);
+        carried.copy_from(good);
+        fs::write(carried.archive().join("index.json"), &bytes).expect("a broken index");
+        let run = machine.run(["restore"]);
         assert!(run.code(3).stderr.contains("index.json is not an OCI index"), "{}", run.stderr);
     }
-    let run = cache.build(engine, project);
+    let run = machine.run(BUILD);
     assert!(run.success().stderr.contains("the build runs without cache"), "{}", run.stderr);
 
     // A file of 1 GiB is refused without being read.
-    let index = fs::File::create(cache.path().join("index.json")).expect("an index");
+    let index = fs::File::create(carried.archive().join("index.json")).expect("an index");
     index.set_len(1 << 30).expect("a sparse file");
-    let run = cache.restore(engine);
+    let run = machine.run(["restore"]);
     assert!(run.code(3).stderr.contains("larger than"), "{}", run.stderr);
 
     // A later version's archive is none of ours to judge.
-    cache.copy_from(good);
+    carried.copy_from(good);
     let index = String::from_utf8(whole).expect("UTF-8");
     assert!(index.contains(r#"\"format\":1"#), "{index}");
     let newer = index.replace(r#"\"format\":1"#, r#"\"format\":99"#);
-    fs::write(cache.path().join("index.json"), newer).expect("an index");
-    assert!(cache.restore(engine).success().stderr.contains("newer dockercache"));
-    cache.command(engine, ["restore", "--strict"]).run().code(1);
+    fs::write(carried.archive().join("index.json"), newer).expect("an index");
+    assert!(machine.run(["restore"]).success().stderr.contains("newer dockercache"));
+    machine.run(["restore", "--strict"]).code(1);
 }
 
-fn saved(engine: &Engine) -> (Cache, Project) {
-    engine.base_image(&["busybox:1"]);
-    let cache = Cache::new();
-    let project = Project::new(&[("Dockerfile", DOCKERFILE), ("input", "text")]);
-    cache.build(engine, &project).success();
-    cache.save(engine).success();
-    cache.assert_clean();
-    (cache, project)
-}
-
-fn fresh(engine: &Engine) {
-    engine.wipe();
-    engine.base_image(&["busybox:1"]);
+fn saved(job: Job) -> Machine {
+    let machine = Machine::with(job, &[("Dockerfile", DOCKERFILE), ("input", "text")]);
+    machine.run(BUILD).success();
+    machine.run(["save"]).success();
+    machine.carried.assert_clean();
+    machine
 }
 
 fn final_layer(size: u64, _: &[u8]) -> bool {

@@ -1,7 +1,9 @@
 //! An archive that was made on one engine is offered to another: it hits fully where that is
 //! possible, and is otherwise a miss that says why. No build is ever broken by it.
 
-use crate::harness::{Carried, DockerBuild, Engine, Generation, Job, Project};
+use serde_json::Value;
+
+use crate::harness::{Builder, Carried, Generation, Job, Project};
 
 const DOCKERFILE: &str = "\
 FROM busybox:1 AS build
@@ -37,10 +39,9 @@ fn from_the_containerd_store_to_28_5() {
 /// 20.10 makes other keys for some steps: the rest hits, and the save after is of the new engine.
 #[test]
 fn from_20_10_to_28_5() {
-    let (carried, project) = made_on(Generation::V20_10, DockerBuild::Buildkit);
-    let engine = Engine::shared(Generation::V28_5);
-    let job = Job::fresh(&engine, DockerBuild::Buildkit);
-    job.restore(&carried).assert_hit();
+    let (carried, project) = made_on(Builder::Buildkit(Generation::V20_10));
+    let job = Job::new(Builder::Buildkit(Generation::V28_5));
+    job.restore(&carried);
     let report = job.build(&carried, &project);
     assert!(!report.cached().is_empty(), "{report:?}");
     save_and_hit(&job, &carried, &project);
@@ -48,36 +49,31 @@ fn from_20_10_to_28_5() {
 
 #[test]
 fn a_cache_that_20_10_would_fail_on_is_a_miss_there() {
-    let (carried, project) = made_on(Generation::V28_5, DockerBuild::Buildkit);
-    let engine = Engine::shared(Generation::V20_10);
-    misses(&engine, DockerBuild::Buildkit, &carried, &project, "zstd");
+    let (carried, project) = made_on(Builder::Buildkit(Generation::V28_5));
+    misses(Builder::Buildkit(Generation::V20_10), &carried, &project, "zstd");
 }
 
 #[test]
 fn what_the_containerd_store_exported_breaks_no_build_on_20_10() {
-    let (carried, project) = made_on(Generation::V28_5Containerd, DockerBuild::Buildkit);
-    let engine = Engine::shared(Generation::V20_10);
-    let job = Job::fresh(&engine, DockerBuild::Buildkit);
-    job.restore(&carried);
+    let (carried, project) = made_on(Builder::Buildkit(Generation::V28_5Containerd));
+    let job = Job::new(Builder::Buildkit(Generation::V20_10));
+    job.dockercache(&carried, ["restore"]).run().success();
     job.build(&carried, &project);
     save_and_hit(&job, &carried, &project);
 }
 
 #[test]
 fn the_cache_of_one_builder_is_a_miss_for_the_other() {
-    for (generation, from, to, reason) in [
-        (Generation::V28_5, DockerBuild::Classic, DockerBuild::Buildkit, "no BuildKit cache"),
-        (
-            Generation::V28_5Containerd,
-            DockerBuild::Buildkit,
-            DockerBuild::Classic,
-            "BuildKit's cache",
-        ),
-        (Generation::V28_5, DockerBuild::Buildkit, DockerBuild::Classic, "BuildKit's cache"),
+    let classic = Builder::Classic(Generation::V28_5);
+    let buildkit = Builder::Buildkit(Generation::V28_5);
+    let containerd = Builder::Buildkit(Generation::V28_5Containerd);
+    for (from, to, reason) in [
+        (classic, buildkit, "no BuildKit cache"),
+        (containerd, classic, "BuildKit's cache"),
+        (buildkit, classic, "BuildKit's cache"),
     ] {
-        let (carried, project) = made_on(generation, from);
-        let engine = Engine::shared(Generation::V28_5);
-        misses(&engine, to, &carried, &project, reason);
+        let (carried, project) = made_on(from);
+        misses(to, &carried, &project, reason);
     }
 }
 
@@ -87,10 +83,10 @@ fn images_of_the_classic_builder_break_no_build_of_another_generation() {
     for (from, to) in
         [(Generation::V20_10, Generation::V28_5), (Generation::V28_5, Generation::V20_10)]
     {
-        let (carried, project) = made_on(from, DockerBuild::Classic);
-        let engine = Engine::shared(to);
-        let job = Job::empty(&engine, DockerBuild::Classic);
-        job.restore(&carried).assert_hit();
+        let (carried, project) = made_on(Builder::Classic(from));
+        let job = Job::new(Builder::Classic(to));
+        job.replace();
+        job.restore(&carried);
         let report = job.build(&carried, &project);
         assert!(report.cached().contains(&"WORKDIR /src"), "{report:?}");
         save_and_hit(&job, &carried, &project);
@@ -98,42 +94,36 @@ fn images_of_the_classic_builder_break_no_build_of_another_generation() {
 }
 
 fn hits_fully(from: Generation, to: Generation) {
-    let (carried, project) = made_on(from, DockerBuild::Buildkit);
-    let engine = Engine::shared(to);
-    let job = Job::fresh(&engine, DockerBuild::Buildkit);
-    job.restore(&carried).assert_hit();
+    let (carried, project) = made_on(Builder::Buildkit(from));
+    let job = Job::new(Builder::Buildkit(to));
+    job.restore(&carried);
     job.build(&carried, &project).assert_all_cached();
     save_and_hit(&job, &carried, &project);
 }
 
-fn misses(
-    engine: &Engine,
-    builder: DockerBuild,
-    carried: &Carried,
-    project: &Project,
-    reason: &str,
-) {
-    let job = Job::fresh(engine, builder);
-    job.restore(carried).assert_miss(reason);
+fn misses(builder: Builder, carried: &Carried, project: &Project, reason: &str) {
+    let job = Job::new(builder);
+    let restored: Value = job.dockercache(carried, ["restore", "--format", "json"]).run().json();
+    assert_eq!(restored["hit"], false, "{restored}");
+    assert!(restored["reason"].as_str().is_some_and(|r| r.contains(reason)), "{restored}");
     assert_eq!(job.build(carried, project).cached(), [""; 0]);
     save_and_hit(&job, carried, project);
 }
 
 /// The save after the move leaves an archive that is whole, and hits where it was made.
-fn save_and_hit(job: &Job<'_>, carried: &Carried, project: &Project) {
-    job.save(carried).assert_no_warnings();
+fn save_and_hit(job: &Job, carried: &Carried, project: &Project) {
+    job.save(carried);
     carried.reader().assert_exact();
-    let again = Job::fresh(job.engine(), job.builder());
-    again.restore(carried).assert_hit();
-    again.build(carried, project).assert_all_cached();
+    job.replace();
+    job.restore(carried);
+    job.build(carried, project).assert_all_cached();
 }
 
-fn made_on(generation: Generation, builder: DockerBuild) -> (Carried, Project) {
+fn made_on(builder: Builder) -> (Carried, Project) {
     let carried = Carried::nothing();
     let project = Project::new(&[("Dockerfile", DOCKERFILE), ("main.txt", "text\n")]);
-    let engine = Engine::shared(generation);
-    let job = Job::fresh(&engine, builder);
+    let job = Job::new(builder);
     job.build(&carried, &project);
-    job.save(&carried).assert_no_warnings();
+    job.save(&carried);
     (carried, project)
 }

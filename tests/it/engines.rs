@@ -1,6 +1,6 @@
 //! The engines themselves: real, of the generation asked for, and empty when they say so.
 
-use crate::harness::{BuildReport, Engine, Generation, Project, dockercache};
+use crate::harness::{BUILD, BuildReport, Builder, Engine, Generation, Project, dockercache};
 
 const DOCKERFILE: &str = "\
 FROM busybox:1 AS build
@@ -50,8 +50,8 @@ fn starts_builds_and_is_empty_again(generation: Generation) {
     let release = generation.name().trim_end_matches("-containerd");
     assert!(version.success().stdout.starts_with(&format!("{release}.")), "{version:?}");
 
-    for buildkit in ["1", "0"] {
-        if buildkit == "0" && !generation.has_classic_builder() {
+    for builder in [Builder::Buildkit(generation), Builder::Classic(generation)] {
+        if !builder.is_buildkit() && !generation.has_classic_builder() {
             continue;
         }
         engine.wipe();
@@ -61,22 +61,22 @@ fn starts_builds_and_is_empty_again(generation: Generation) {
         let base = engine.image_id("busybox:1");
 
         let project = Project::new(&[("Dockerfile", DOCKERFILE), ("input", "text")]);
-        let cold = build(&engine, &project, buildkit);
+        let cold = build(&engine, &project, builder);
         assert_eq!(cold.cached(), [""; 0]);
         assert_eq!(cold.ran().len(), 5, "{cold:?}");
-        let again = build(&engine, &project, buildkit);
+        let again = build(&engine, &project, builder);
         again.assert_all_cached();
         assert_eq!(again.steps.len(), 5, "{again:?}");
 
         // The mode counts; the last stage copies the same bytes all the same.
         project.chmod("input", 0o755);
-        let after = build(&engine, &project, buildkit);
+        let after = build(&engine, &project, builder);
         assert_eq!(after.ran(), ["COPY input .", "RUN tr a-z A-Z < input > output"]);
         project.chmod("input", 0o644);
         project.edit("input", "text", "longer text");
         project.write("ignored", "by every instruction");
         project.remove("ignored");
-        let after = build(&engine, &project, buildkit);
+        let after = build(&engine, &project, builder);
         assert_eq!(after.cached(), ["WORKDIR /src"]);
         assert_eq!(after.ran().len(), 4, "{after:?}");
         let size = engine.docker(["run", "--rm", "app", "cat", "/size"]).run();
@@ -86,16 +86,11 @@ fn starts_builds_and_is_empty_again(generation: Generation) {
         assert_eq!(engine.image_ids(), [""; 0]);
         engine.base_image(&["busybox:1"]);
         assert_eq!(engine.image_id("busybox:1"), base, "the base image has another ID");
-        assert_eq!(build(&engine, &project, buildkit).cached(), [""; 0]);
+        assert_eq!(build(&engine, &project, builder).cached(), [""; 0]);
     }
 }
 
-fn build(engine: &Engine, project: &Project, buildkit: &str) -> BuildReport {
-    let run = engine
-        .docker(["build", "--tag", "app", "."])
-        .in_dir(project.path())
-        .env("DOCKER_BUILDKIT", buildkit)
-        .env("BUILDKIT_PROGRESS", "plain")
-        .run();
-    run.success().build_report()
+fn build(engine: &Engine, project: &Project, builder: Builder) -> BuildReport {
+    let run = builder.choose(engine.docker(BUILD)).in_dir(project.path());
+    run.env("BUILDKIT_PROGRESS", "plain").run().success().build_report()
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use crate::harness::{Cache, Engine, Generation, Invocation, Project, dockercache};
+use crate::harness::{BUILD, Builder, Generation, Invocation, Machine, Run};
 
 const DOCKERFILE: &str = "\
 FROM busybox:1
@@ -28,11 +28,9 @@ fn wrong_usage_is_2() {
 
 #[test]
 fn without_an_engine_it_is_4() {
-    let engine = Engine::shared(Generation::V28_5);
-    let cache = Cache::new();
-    let project = Project::new(&[("Dockerfile", DOCKERFILE), ("input", "text")]);
+    let machine = machine(Generation::V28_5);
     for args in [&["restore"][..], &["save", "-t", "app", "."], &["save"], &["build", "."]] {
-        let command = || cache.command(&engine, args.iter().copied()).in_dir(project.path());
+        let command = || machine.dockercache(args.iter().copied());
         let run = command().env("DOCKER_HOST", "unix:///nowhere/docker.sock").run();
         assert!(run.code(4).stderr.contains("engine is not reachable"), "{}", run.stderr);
         assert!(run.stderr.contains("hint: check `docker version`"), "{}", run.stderr);
@@ -43,20 +41,18 @@ fn without_an_engine_it_is_4() {
 
 #[test]
 fn a_directory_that_refuses_is_5() {
-    let engine = Engine::shared(Generation::V28_5);
-    engine.base_image(&["busybox:1"]);
-    let cache = Cache::new();
-    let project = Project::new(&[("Dockerfile", DOCKERFILE), ("input", "text")]);
-    cache.build(&engine, &project).success();
-    let file = cache.beside("good.tar.zst");
-    cache.command(&engine, ["save", "--archive", file.to_str().expect("UTF-8")]).run().success();
-    let before = cache.files();
-    let dir = cache.path();
+    let machine = machine(Generation::V28_5);
+    let carried = &machine.carried;
+    machine.run(BUILD).success();
+    let file = carried.file("good.tar.zst");
+    machine.run(["save", "--archive", file.to_str().expect("UTF-8")]).success();
+    let before = carried.files();
+    let dir = carried.archive();
     let dir = dir.to_str().expect("UTF-8");
 
     // Another user's directory. Root may read everything, so an ordinary user must try.
     let as_nobody = |args: &[&str]| {
-        let program = cache.beside("dockercache");
+        let program = carried.file("dockercache");
         fs::copy(env!("CARGO_BIN_EXE_dockercache"), &program).expect("a program for everyone");
         let mode = |mode| fs::Permissions::from_mode(mode);
         fs::set_permissions(program.parent().expect("a directory"), mode(0o755)).expect("a mode");
@@ -74,38 +70,35 @@ fn a_directory_that_refuses_is_5() {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("a mode");
 
     // A read-only directory: nothing can be saved, but builds hit.
-    engine.wipe();
-    engine.base_image(&["busybox:1"]);
+    machine.replace();
     let read_only = format!("mount --bind {dir} {dir} && mount -o remount,bind,ro {dir}");
-    let run = mounted(&engine, &cache, &project, &read_only, &["build", "--tag", "app", "."]);
+    let run = mounted(&machine, &read_only, &BUILD);
     run.success().build_report().assert_all_cached();
-    let run = mounted(&engine, &cache, &project, &read_only, &["restore"]);
+    let run = mounted(&machine, &read_only, &["restore"]);
     run.success();
-    project.edit("input", "text", "other text");
-    cache.build(&engine, &project).success();
-    let run = mounted(&engine, &cache, &project, &read_only, &["save"]);
+    machine.project.edit("input", "text", "other text");
+    machine.run(BUILD).success();
+    let run = mounted(&machine, &read_only, &["save"]);
     assert!(run.code(5).stderr.contains("hint: choose another directory"), "{}", run.stderr);
-    assert_eq!(cache.files(), before);
+    assert_eq!(carried.files(), before);
 }
 
 #[test]
 fn no_space_is_5_and_the_old_archive_stays() {
     for generation in [Generation::V28_5, Generation::V28_5Containerd] {
-        let engine = Engine::shared(generation);
-        engine.base_image(&["busybox:1"]);
-        let cache = Cache::new();
-        let project = Project::new(&[("Dockerfile", DOCKERFILE), ("input", "text")]);
-        cache.build(&engine, &project).success();
-        cache.save(&engine).success();
-        let old = cache.beside("old");
-        cache.copy_to(&old);
+        let machine = machine(generation);
+        let carried = &machine.carried;
+        machine.run(BUILD).success();
+        machine.run(["save"]).success();
+        let old = carried.file("old");
+        carried.copy_to(&old);
         let old_index = fs::read(old.join("index.json")).expect("an index");
-        project.edit("Dockerfile", "3000000", "3000001");
-        cache.build(&engine, &project).success();
+        machine.project.edit("Dockerfile", "3000000", "3000001");
+        machine.run(BUILD).success();
 
         // What was there and half of what is to come fit.
-        let size: u64 = cache.blobs().iter().map(|(size, _)| size).sum();
-        let (dir, after) = (cache.path(), cache.beside("after"));
+        let size: u64 = carried.blobs().iter().map(|(size, _)| size).sum();
+        let (dir, after) = (carried.archive(), carried.file("after"));
         let small = format!(
             "mount -t tmpfs -o size={} none {dir} && cp -a {old}/. {dir}/",
             size + 1_500_000,
@@ -114,9 +107,7 @@ fn no_space_is_5_and_the_old_archive_stays() {
         );
         let program = env!("CARGO_BIN_EXE_dockercache");
         let run = shell(
-            &engine,
-            &cache,
-            &project,
+            &machine,
             &format!(
                 "{small}\n{program} save\ncode=$?\ncp -a {} {}\nexit $code",
                 dir.display(),
@@ -124,30 +115,26 @@ fn no_space_is_5_and_the_old_archive_stays() {
             ),
         );
         assert!(run.code(5).stderr.contains("hint: free some space"), "{}", run.stderr);
-        cache.copy_from(&after);
-        cache.assert_clean();
+        carried.copy_from(&after);
+        carried.assert_clean();
         assert_eq!(fs::read(after.join("index.json")).expect("an index"), old_index);
-        assert!(cache.restore(&engine).success().stderr.contains("hit"));
+        assert!(machine.run(["restore"]).success().stderr.contains("hit"));
 
         // A temporary directory without space is no reason not to build.
-        let full = format!(
-            "mount -t tmpfs -o size=64k none {tmp} && head -c 1000000 /dev/zero > {tmp}/full\n",
-            tmp = cache.beside("tmp").display()
-        );
-        let run = shell(&engine, &cache, &project, &format!("{full}{program} build --tag app ."));
+        let full = "mount -t tmpfs -o size=64k none $TMPDIR && \
+                    head -c 1000000 /dev/zero > $TMPDIR/full";
+        let run = shell(&machine, &format!("{full}\n{program} build --tag app ."));
         assert!(run.success().stderr.contains("failed to note"), "{}", run.stderr);
-        cache.save(&engine).success();
-        cache.assert_clean();
+        machine.run(["save"]).success();
+        carried.assert_clean();
     }
 }
 
 #[test]
 fn podman_builds_without_cache_and_is_told_so() {
-    let engine = Engine::shared(Generation::V28_5);
-    let cache = Cache::new();
-    let project = Project::new(&[("Dockerfile", DOCKERFILE), ("input", "text")]);
+    let machine = machine(Generation::V28_5);
     // As `docker` is where the package podman-docker is installed; the answers are podman's.
-    let bin = cache.beside("bin");
+    let bin = machine.carried.file("bin");
     fs::create_dir(&bin).expect("a directory");
     let docker = bin.join("docker");
     let script = r#"#!/bin/sh
@@ -162,34 +149,31 @@ esac
     fs::write(&docker, script).expect("a program");
     fs::set_permissions(&docker, fs::Permissions::from_mode(0o755)).expect("a mode");
     let path = format!("{}:/usr/bin:/bin", bin.display());
-    let command = |args: &[&str]| {
-        cache.command(&engine, args.iter().copied()).env("PATH", &path).in_dir(project.path()).run()
-    };
-    let run = command(&["build", "--tag", "app", "."]);
+    let command =
+        |args: &[&str]| machine.dockercache(args.iter().copied()).env("PATH", &path).run();
+    let run = command(&BUILD);
     assert!(run.success().stderr.contains("warning: the build runs without cache"));
     assert!(run.stderr.contains("podman"), "{}", run.stderr);
     assert!(run.stdout.contains("built with build --tag app ."), "{}", run.stdout);
     assert!(command(&["restore"]).code(2).stderr.contains("podman"));
-    dockercache(&engine, ["--version"]).run().success();
+    machine.run(["--version"]).success();
+}
+
+fn machine(generation: Generation) -> Machine {
+    let files = [("Dockerfile", DOCKERFILE), ("input", "text")];
+    Machine::new(Builder::Buildkit(generation), &files)
 }
 
 /// Runs the program after `mount` in a mount namespace of its own.
-fn mounted(
-    engine: &Engine,
-    cache: &Cache,
-    project: &Project,
-    mount: &str,
-    args: &[&str],
-) -> crate::harness::Run {
+fn mounted(machine: &Machine, mount: &str, args: &[&str]) -> Run {
     let program = env!("CARGO_BIN_EXE_dockercache");
-    shell(engine, cache, project, &format!("{mount}\nexec {program} {}", args.join(" ")))
+    shell(machine, &format!("{mount}\nexec {program} {}", args.join(" ")))
 }
 
-fn shell(engine: &Engine, cache: &Cache, project: &Project, script: &str) -> crate::harness::Run {
-    Invocation::new(engine.command("/usr/bin/unshare"))
+fn shell(machine: &Machine, script: &str) -> Run {
+    Invocation::new(machine.job.engine.command("/usr/bin/unshare"))
         .args(["--mount", "sh", "-c", script])
-        .env("DOCKERCACHE_DIR", cache.path())
-        .env("TMPDIR", cache.beside("tmp"))
-        .in_dir(project.path())
+        .env("DOCKERCACHE_DIR", machine.carried.archive())
+        .in_dir(machine.project.path())
         .run()
 }

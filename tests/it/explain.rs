@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Engine, Generation, Project, dockercache};
+use crate::harness::{Builder, Generation, Machine};
 
 const DOCKERFILE: &str = "\
 FROM busybox:1 AS build
@@ -17,23 +17,12 @@ COPY --from=build /program /program
 
 const BUILD: [&str; 5] = ["--build-arg", "TOKEN=hunter2", "-t", "app", "."];
 
-fn explains(generation: Generation, buildkit: &str) {
-    let engine = Engine::shared(generation);
-    engine.base_image(&["busybox:1"]);
+fn explains(builder: Builder) {
     let files = [("Dockerfile", DOCKERFILE), ("src/main.c", "int"), ("src/util.c", "char")];
-    let project = Project::new(&files);
-    let cache = tempfile::tempdir().expect("a directory");
-    let run = |words: &[&str]| {
-        dockercache(&engine, words.iter().copied())
-            .in_dir(project.path())
-            .env("DOCKERCACHE_DIR", cache.path())
-            .env("DOCKER_BUILDKIT", buildkit)
-            .run()
-    };
-    let explained = || {
-        let run = run(&[&["explain", "--format", "json"], &BUILD[..]].concat());
-        serde_json::from_str::<Value>(&run.success().stdout).expect("JSON")
-    };
+    let machine = Machine::new(builder, &files);
+    let run = |words: &[&str]| machine.run(words.iter().copied());
+    let explained =
+        || run(&[&["explain", "--format", "json"], &BUILD[..]].concat()).json::<Value>();
 
     let nothing = run(&[&["explain"], &BUILD[..]].concat());
     assert!(nothing.success().stderr.contains("there is no archive of ours"), "{nothing:?}");
@@ -43,7 +32,7 @@ fn explains(generation: Generation, buildkit: &str) {
     let again = run(&[&["build"], &BUILD[..]].concat());
     assert!(again.success().stderr.contains("explain: nothing that counts has changed"));
 
-    project.write("src/main.c", "long");
+    machine.project.write("src/main.c", "long");
     let found = explained();
     let step = |stage: usize, line: u64| {
         let steps = found["stages"][stage]["steps"].as_array().expect("steps");
@@ -77,21 +66,22 @@ fn explains(generation: Generation, buildkit: &str) {
         let explained = run(&[&["explain"], &words[..], &["."]].concat());
         assert!(explained.success().stdout.contains("argument `TOKEN`"), "{explained:?}");
     }
-    let index = std::fs::read_to_string(cache.path().join("index.json")).expect("an index");
+    let index =
+        std::fs::read_to_string(machine.carried.archive().join("index.json")).expect("an index");
     assert!(index.contains("variable TOKEN") && !index.contains("hunter2"), "{index}");
 }
 
 #[test]
 fn docker_28_5() {
-    explains(Generation::V28_5, "1");
+    explains(Builder::Buildkit(Generation::V28_5));
 }
 
 #[test]
 fn docker_28_5_containerd() {
-    explains(Generation::V28_5Containerd, "1");
+    explains(Builder::Buildkit(Generation::V28_5Containerd));
 }
 
 #[test]
 fn docker_28_5_classic() {
-    explains(Generation::V28_5, "0");
+    explains(Builder::Classic(Generation::V28_5));
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::harness::{Carried, DockerBuild, Engine, Generation, Job, Project, noise};
+use crate::harness::{Builder, Carried, Generation, Job, Project, noise};
 
 const DOCKERFILE: &str = "\
 FROM busybox:1 AS deps
@@ -87,63 +87,62 @@ const EDITS: [Edit; 20] = [
 
 #[test]
 fn buildkit_on_docker_28_5() {
-    live_through_them(Generation::V28_5, DockerBuild::Buildkit);
+    live_through_them(Builder::Buildkit(Generation::V28_5));
 }
 
 #[test]
 fn buildkit_on_docker_28_5_containerd() {
-    live_through_them(Generation::V28_5Containerd, DockerBuild::Buildkit);
+    live_through_them(Builder::Buildkit(Generation::V28_5Containerd));
 }
 
 #[test]
 fn classic_on_docker_28_5() {
-    live_through_them(Generation::V28_5, DockerBuild::Classic);
+    live_through_them(Builder::Classic(Generation::V28_5));
 }
 
 #[test]
 fn classic_on_docker_20_10() {
-    live_through_them(Generation::V20_10, DockerBuild::Classic);
+    live_through_them(Builder::Classic(Generation::V20_10));
 }
 
-fn live_through_them(generation: Generation, builder: DockerBuild) {
-    let engine = Engine::shared(generation);
+fn live_through_them(builder: Builder) {
     let carried = Carried::nothing();
     let project = Project::new(&[("Dockerfile", DOCKERFILE)]);
     source(&project, 1);
     dependency(&project, 1);
-    let job = Job::fresh(&engine, builder);
+    let job = Job::new(builder);
     assert_eq!(job.build(&carried, &project).cached(), [""; 0]);
-    job.save(&carried).assert_no_warnings();
+    job.save(&carried);
 
     for (number, (what, edit, touched)) in (1..).zip(EDITS) {
         eprintln!("generation {number}: {what}");
         edit(&project);
-        let job = Job::fresh(&engine, builder);
-        job.restore(&carried).assert_hit();
+        job.replace();
+        job.restore(&carried);
         let report = job.build(&carried, &project);
         let dockerfile = project.read("Dockerfile");
         assert_eq!(report.ran(), dependents(&dockerfile, touched), "generation {number}: {what}");
-        job.save(&carried).assert_no_warnings();
+        job.save(&carried);
         carried.reader().assert_exact();
     }
 
     let archive = carried.reader();
     archive.assert_exact_for_skopeo();
-    let job = Job::fresh(&engine, builder);
-    job.restore(&carried).assert_hit();
+    job.replace();
+    job.restore(&carried);
     job.build(&carried, &project).assert_all_cached();
-    assert!(!job.save(&carried).changed(), "there was nothing to save");
+    assert!(!job.save(&carried).changed, "there was nothing to save");
 
     let first = Carried::nothing();
-    let job = Job::fresh(&engine, builder);
+    job.replace_for_cold_build();
     job.build(&first, &project);
-    job.save(&first).assert_no_warnings();
+    job.save(&first);
     let first = first.reader();
     assert_eq!(archive.stages(), first.stages());
     assert_eq!(archive.blobs().len(), first.blobs().len());
     let (aged, fresh) = (archive.bytes(), first.bytes());
     assert!(aged.abs_diff(fresh) * 50 <= fresh, "{aged} bytes, a first save has {fresh}");
-    if builder == DockerBuild::Buildkit {
+    if builder.is_buildkit() {
         assert_eq!(archive.cache_records(), first.cache_records());
     }
 }

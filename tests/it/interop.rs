@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::harness::{Carried, DockerBuild, Engine, Generation, Job, Project, skopeo};
+use crate::harness::{Builder, Carried, Engine, Generation, Job, Project, skopeo};
 
 const DOCKERFILE: &str = "\
 FROM busybox:1 AS deps
@@ -28,27 +28,27 @@ const FILES: [&str; 3] = ["cache.tar", "cache.tar.gz", "cache.tar.zst"];
 
 #[test]
 fn docker_load_reads_the_file_of_buildkit_28_5() {
-    every_engine_loads_what_is_made_on(Generation::V28_5, DockerBuild::Buildkit);
+    every_engine_loads_what_is_made_on(Builder::Buildkit(Generation::V28_5));
 }
 
 #[test]
 fn docker_load_reads_the_file_of_classic_28_5() {
-    every_engine_loads_what_is_made_on(Generation::V28_5, DockerBuild::Classic);
+    every_engine_loads_what_is_made_on(Builder::Classic(Generation::V28_5));
 }
 
 #[test]
 fn docker_load_reads_the_file_of_buildkit_20_10() {
-    every_engine_loads_what_is_made_on(Generation::V20_10, DockerBuild::Buildkit);
+    every_engine_loads_what_is_made_on(Builder::Buildkit(Generation::V20_10));
 }
 
 #[test]
 fn docker_load_reads_the_file_of_classic_20_10() {
-    every_engine_loads_what_is_made_on(Generation::V20_10, DockerBuild::Classic);
+    every_engine_loads_what_is_made_on(Builder::Classic(Generation::V20_10));
 }
 
-fn every_engine_loads_what_is_made_on(generation: Generation, builder: DockerBuild) {
+fn every_engine_loads_what_is_made_on(builder: Builder) {
     let carried = Carried::nothing();
-    make_files(generation, builder, &carried, &FILES);
+    make_files(builder, &carried, &FILES);
     for loader in [Generation::V20_10, Generation::V28_5, Generation::V28_5Containerd] {
         let engine = Engine::shared(loader);
         for file in FILES {
@@ -64,82 +64,72 @@ fn every_engine_loads_what_is_made_on(generation: Generation, builder: DockerBui
 #[test]
 fn skopeo_reads_every_stage_of_the_directory_and_makes_an_image_to_load_of_it() {
     let carried = Carried::nothing();
-    make_files(Generation::V28_5, DockerBuild::Buildkit, &carried, &[]);
+    make_files(Builder::Buildkit(Generation::V28_5), &carried, &[]);
     carried.reader().assert_exact_for_skopeo();
     let engine = Engine::shared(Generation::V28_5);
-    let job = Job::empty(&engine, DockerBuild::Buildkit);
     for (stage, path, content) in STAGES {
         let source = format!("oci:{}:{stage}", carried.archive().display());
-        let inspected = skopeo(["inspect", &source]).run();
-        let inspected: serde_json::Value =
-            serde_json::from_str(&inspected.success().stdout).unwrap();
+        let inspected: serde_json::Value = skopeo(["inspect", &source]).run().json();
         assert_eq!(inspected["Os"], "linux");
         let file = carried.file("skopeo.tar");
         let image = format!("from-skopeo:{stage}");
         let target = format!("docker-archive:{}:{image}", file.display());
         skopeo(["copy", "--quiet", &source, &target]).run().success();
-        load(job.engine(), &file);
-        assert_runs(job.engine(), &image, path, content);
+        load(&engine, &file);
+        assert_runs(&engine, &image, path, content);
         fs::remove_file(file).unwrap();
     }
 }
 
 #[test]
 fn a_file_brings_the_whole_cache_back_on_28_5() {
-    one_file_is_enough(Generation::V28_5, DockerBuild::Buildkit, &FILES);
+    one_file_is_enough(Builder::Buildkit(Generation::V28_5), &FILES);
 }
 
 #[test]
 fn a_file_brings_the_whole_cache_back_on_28_5_containerd() {
-    one_file_is_enough(Generation::V28_5Containerd, DockerBuild::Buildkit, &FILES);
+    one_file_is_enough(Builder::Buildkit(Generation::V28_5Containerd), &FILES);
 }
 
 #[test]
 fn a_file_brings_the_whole_cache_back_on_classic_28_5() {
-    one_file_is_enough(Generation::V28_5, DockerBuild::Classic, &["cache.tar.zst"]);
+    one_file_is_enough(Builder::Classic(Generation::V28_5), &["cache.tar.zst"]);
 }
 
 #[test]
 fn a_file_brings_the_whole_cache_back_on_20_10() {
-    one_file_is_enough(Generation::V20_10, DockerBuild::Classic, &["cache.tar.gz"]);
-    one_file_is_enough(Generation::V20_10, DockerBuild::Buildkit, &["cache.tar.zst"]);
+    one_file_is_enough(Builder::Classic(Generation::V20_10), &["cache.tar.gz"]);
+    one_file_is_enough(Builder::Buildkit(Generation::V20_10), &["cache.tar.zst"]);
 }
 
-fn one_file_is_enough(generation: Generation, builder: DockerBuild, files: &[&str]) {
+fn one_file_is_enough(builder: Builder, files: &[&str]) {
     let carried = Carried::nothing();
-    let project = make_files(generation, builder, &carried, files);
-    let engine = Engine::shared(generation);
+    let (job, project) = make_files(builder, &carried, files);
     for file in files {
-        fs::remove_dir_all(carried.archive()).unwrap();
-        let job = Job::fresh(&engine, builder);
+        carried.forget();
+        job.replace();
         let path = carried.file(file);
         let words = ["restore", "--strict", "--archive", path.to_str().unwrap()];
         job.dockercache(&carried, words).run().success();
         carried.reader().assert_exact();
         job.build(&carried, &project).assert_all_cached();
-        assert!(!job.save(&carried).changed(), "there was nothing to save");
+        assert!(!job.save(&carried).changed, "there was nothing to save");
     }
 }
 
 /// Builds and saves, the one-file forms too.
-fn make_files(
-    generation: Generation,
-    builder: DockerBuild,
-    carried: &Carried,
-    files: &[&str],
-) -> Project {
+fn make_files(builder: Builder, carried: &Carried, files: &[&str]) -> (Job, Project) {
     let project =
         Project::new(&[("Dockerfile", DOCKERFILE), ("deps.txt", "deps\n"), ("main.txt", "main\n")]);
-    let engine = Engine::shared(generation);
-    let job = Job::fresh(&engine, builder);
+    let job = Job::new(builder);
     job.build(carried, &project);
-    job.save(carried).assert_no_warnings();
+    job.save(carried);
     for file in files {
         let path = carried.file(file);
         let save = job.dockercache(carried, ["save", "--archive", path.to_str().unwrap()]);
         save.run().success();
     }
-    project
+    (job, project)
 }
 
 /// `docker load --input`. Docker 20.10 knows no zstd: there it is `zstd -dc FILE | docker load`.

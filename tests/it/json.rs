@@ -6,7 +6,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::harness::{Engine, Generation, Project, dockercache};
+use crate::harness::{BUILD, Builder, Generation, Machine};
 
 const DOCKERFILE: &str = "\
 FROM busybox:1 AS build
@@ -20,29 +20,20 @@ COPY --from=build /src/capitals /capitals
 
 #[test]
 fn the_examples_have_the_fields_that_are_printed() {
-    let engine = Engine::shared(Generation::V28_5);
-    engine.base_image(&["busybox:1"]);
-    let project = Project::new(&[("Dockerfile", DOCKERFILE), ("words", "some words")]);
-    let cache = tempfile::tempdir().unwrap();
-    let prepared = |words: &[&str]| {
-        dockercache(&engine, words.iter().copied())
-            .in_dir(project.path())
-            .env("DOCKERCACHE_DIR", cache.path())
-    };
-    let json = ["--format", "json"];
-    let print = |verb: &str, more: &[&str]| {
-        let run = prepared(&[&[verb], &json[..], more].concat()).run();
-        serde_json::from_str::<Value>(&run.success().stdout).expect("JSON on standard output")
+    let files = [("Dockerfile", DOCKERFILE), ("words", "some words")];
+    let machine = Machine::new(Builder::Buildkit(Generation::V28_5), &files);
+    let print = |verb: &str, more: &[&str]| -> Value {
+        machine.run([&[verb, "--format", "json"], more].concat()).json()
     };
 
     let missed = print("restore", &[]);
     let key = print("key", &["-t", "app", "."]);
-    prepared(&["build", "-t", "app", "."]).run().success();
+    machine.run(BUILD).success();
     let saved = print("save", &[]);
     let restored = print("restore", &[]);
     let inspected = print("inspect", &[]);
     let pruned = print("prune", &[]);
-    project.write("words", "other words");
+    machine.project.write("words", "other words");
     let explained = print("explain", &["-t", "app", "."]);
 
     let text = reference();

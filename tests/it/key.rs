@@ -3,7 +3,8 @@
 use std::fs;
 
 use crate::harness::{
-    Access, Engine, Generation, Project, RegistryServer, RegistrySettings, Server as _, dockercache,
+    Access, Builder, Engine, Generation, Project, RegistryServer, RegistrySettings, Server as _,
+    dockercache,
 };
 
 const DOCKERFILE: &str =
@@ -69,8 +70,8 @@ fn the_triggers_of_a_base_count_by_what_it_is() {
 
 /// A job asks for keys before its build, on an empty engine, and again when it saves. Between them
 /// the build has pulled the base.
-fn a_pull_changes_no_key(generation: Generation, buildkit: &str) {
-    let engine = Engine::shared(generation);
+fn a_pull_changes_no_key(builder: Builder) {
+    let engine = Engine::shared(builder.generation());
     let registry =
         RegistryServer::start(RegistrySettings { access: Access::Public, ..Default::default() });
     let base = format!("{}/base:1", registry.address());
@@ -88,9 +89,7 @@ fn a_pull_changes_no_key(generation: Generation, buildkit: &str) {
     project.write("Dockerfile", &dockerfile);
     let keys = |words: &[&str]| {
         let words = [&["key"], words, &["."]].concat();
-        let run =
-            dockercache(&engine, words).in_dir(project.path()).env("DOCKER_BUILDKIT", buildkit);
-        let run = run.run();
+        let run = builder.choose(dockercache(&engine, words)).in_dir(project.path()).run();
         assert!(!run.success().stderr.contains("warning"), "{run:?}");
         run.stdout
     };
@@ -104,17 +103,17 @@ fn a_pull_changes_no_key(generation: Generation, buildkit: &str) {
 
 #[test]
 fn a_pull_changes_no_key_of_docker_28_5() {
-    a_pull_changes_no_key(Generation::V28_5, "1");
+    a_pull_changes_no_key(Builder::Buildkit(Generation::V28_5));
 }
 
 #[test]
 fn a_pull_changes_no_key_of_docker_28_5_containerd() {
-    a_pull_changes_no_key(Generation::V28_5Containerd, "1");
+    a_pull_changes_no_key(Builder::Buildkit(Generation::V28_5Containerd));
 }
 
 #[test]
 fn a_pull_changes_no_key_of_docker_28_5_classic() {
-    a_pull_changes_no_key(Generation::V28_5, "0");
+    a_pull_changes_no_key(Builder::Classic(Generation::V28_5));
 }
 
 #[test]

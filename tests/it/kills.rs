@@ -1,10 +1,10 @@
 //! `kill -9` at any moment of a save or a restore leaves a usable archive: the old or the new.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Cache, Engine, Generation, Project, Run, dockercache};
+use crate::harness::{BUILD, Builder, Carried, Generation, Machine, Run};
 
 /// Random bytes, so that nothing is small when it is compressed.
 const OLD: &str = "\
@@ -20,113 +20,101 @@ RUN wc -c < /final > /size && echo it was run
 /// Moments, spread over the time that the command takes, its end included.
 const KILLS: u32 = 8;
 
+/// Names the build, so that the journal of what was saved doesn't count.
+const SAVE: [&str; 4] = ["save", "--tag", "app", "."];
+
 #[test]
 fn of_a_save_on_a_graph_driver() {
-    saves_survive(&Engine::shared(Generation::V28_5), "1");
+    saves_survive(Builder::Buildkit(Generation::V28_5));
 }
 
 #[test]
 fn of_a_save_on_the_containerd_store() {
-    saves_survive(&Engine::shared(Generation::V28_5Containerd), "1");
+    saves_survive(Builder::Buildkit(Generation::V28_5Containerd));
 }
 
 #[test]
 fn of_a_save_with_the_classic_builder() {
-    saves_survive(&Engine::shared(Generation::V28_5), "0");
+    saves_survive(Builder::Classic(Generation::V28_5));
 }
 
-fn saves_survive(engine: &Engine, buildkit: &str) {
-    engine.base_image(&["busybox:1"]);
-    let (cache, project) = (Cache::new(), Project::new(&[("Dockerfile", OLD)]));
-    let command = |args: &[&str]| {
-        let command = cache.command(engine, args.iter().copied()).in_dir(project.path());
-        command.env("DOCKER_BUILDKIT", buildkit)
-    };
-    let build = || command(&["build", "--tag", "app", "."]).run();
-    build().success();
-    command(&["save"]).run().success();
-    let old = cache.beside("old");
-    cache.copy_to(&old);
+fn saves_survive(builder: Builder) {
+    let (machine, old) = saved(builder);
+    let Machine { project, carried, .. } = &machine;
 
     // Everything is new, so that the kill meets each phase of a save.
     project.edit("Dockerfile", "40000000", "40000001");
     project.edit("Dockerfile", "2000000", "2000001");
-    build().success();
-    let took = command(&["save"]).run().success().took;
-    let (archive, new) = (cache.beside("archive.tar.zst"), cache.beside("new"));
-    cache.copy_to(&new);
+    machine.run(BUILD).success();
+    let took = machine.run(["save"]).success().took;
+    let (archive, new) = (carried.file("archive.tar.zst"), carried.file("new"));
+    carried.copy_to(&new);
 
     let mut survived = [0, 0];
     for kill in 0..KILLS {
-        cache.copy_from(&old);
+        carried.copy_from(&old);
         // Without arguments, `save` would know of the one that was saved above.
         let save = ["save", "--archive", archive.to_str().expect("UTF-8"), "--tag", "app", "."];
-        killed(command(&save).into_command(), took * kill * 3 / (KILLS * 2));
-        let index = std::fs::read(cache.path().join("index.json")).expect("an index");
+        killed(machine.dockercache(save).into_command(), took * kill * 3 / (KILLS * 2));
+        let index = std::fs::read(carried.archive().join("index.json")).expect("an index");
         let is_old = index == std::fs::read(old.join("index.json")).expect("an index");
         survived[usize::from(is_old)] += 1;
-        assert_all_blobs_are_good(&cache);
+        assert_all_blobs_are_good(carried);
     }
     eprintln!("{survived:?} of {KILLS} kills left the new and the old archive; took {took:?}");
     assert!(survived[1] > 0, "no kill came before the end");
-    let killed_early = cache.beside("killed");
-    cache.copy_from(&old);
-    killed(command(&["save", "--tag", "app", "."]).into_command(), took / 2);
-    cache.copy_to(&killed_early);
+    let killed_early = carried.file("killed");
+    carried.copy_from(&old);
+    killed(machine.dockercache(SAVE).into_command(), took / 2);
+    carried.copy_to(&killed_early);
 
     // The next save succeeds, and leaves nothing of those that were killed.
-    command(&["save", "--tag", "app", "."]).run().success();
-    cache.assert_clean();
-    let inspected = command(&["inspect", "--format", "json"]).run().success().stdout.clone();
-    let inspected: serde_json::Value = serde_json::from_str(&inspected).expect("JSON");
+    machine.run(SAVE).success();
+    carried.assert_clean();
+    let inspected: serde_json::Value = machine.run(["inspect", "--format", "json"]).json();
     assert_eq!(inspected["dead"]["blobs"], 0);
 
     // What is left hits.
-    fresh(engine);
-    command(&["restore"]).run().success();
-    assert_nothing_ran(&build());
-    cache.copy_from(&killed_early);
-    let index = std::fs::read(cache.path().join("index.json")).expect("an index");
+    machine.replace();
+    machine.run(["restore"]).success();
+    assert_nothing_ran(&machine.run(BUILD));
+    carried.copy_from(&killed_early);
+    let index = std::fs::read(carried.archive().join("index.json")).expect("an index");
     if index == std::fs::read(old.join("index.json")).expect("an index") {
         project.write("Dockerfile", OLD);
     }
-    fresh(engine);
-    command(&["restore", "--strict"]).run().success();
-    assert_nothing_ran(&build());
+    machine.replace();
+    machine.restore();
+    assert_nothing_ran(&machine.run(BUILD));
 }
 
 #[test]
 fn of_a_restore_from_a_file() {
-    let engine = Engine::shared(Generation::V28_5);
-    engine.base_image(&["busybox:1"]);
-    let (cache, project) = (Cache::new(), Project::new(&[("Dockerfile", OLD)]));
-    cache.build(&engine, &project).success();
-    cache.save(&engine).success();
-    let old = cache.beside("old");
-    cache.copy_to(&old);
+    let (machine, old) = saved(Builder::Buildkit(Generation::V28_5));
+    let Machine { project, carried, .. } = &machine;
     project.edit("Dockerfile", "40000000", "40000001");
-    cache.build(&engine, &project).success();
-    let file = cache.beside("new.tar.zst");
+    machine.run(BUILD).success();
+    let file = carried.file("new.tar.zst");
     let file = file.to_str().expect("UTF-8");
-    cache.command(&engine, ["save", "--archive", file]).run().success();
+    machine.run(["save", "--archive", file]).success();
 
     // Without an engine: unpacking comes first, and is all that is of interest here.
     let restore = || {
-        let command = cache.command(&engine, ["restore", "--archive", file]);
+        let command = machine.dockercache(["restore", "--archive", file]);
         command.env("DOCKER_HOST", "unix:///nowhere/docker.sock")
     };
-    cache.copy_from(&old);
+    carried.copy_from(&old);
     let took = restore().run().code(4).took;
     for kill in 0..KILLS {
-        cache.copy_from(&old);
+        carried.copy_from(&old);
         killed(restore().into_command(), took * kill / KILLS);
-        assert_all_blobs_are_good(&cache);
+        assert_all_blobs_are_good(carried);
     }
-    cache.copy_from(&old);
+    carried.copy_from(&old);
     killed(restore().into_command(), took / 3);
-    cache.command(&engine, ["restore", "--strict", "--archive", file]).run().success();
-    cache.assert_clean();
-    dockercache(&engine, ["prune"]).env("DOCKERCACHE_DIR", cache.path()).run().success();
+    machine.run(["restore", "--strict", "--archive", file]).success();
+    carried.assert_clean();
+    machine.run(["prune"]).success();
 }
 
 /// By what the steps print. BuildKit now and then leaves out `CACHED` for a step whose layers it
@@ -139,9 +127,14 @@ fn assert_nothing_ran(build: &Run) {
     assert!(ran.is_empty(), "{ran:?}");
 }
 
-fn fresh(engine: &Engine) {
-    engine.wipe();
-    engine.base_image(&["busybox:1"]);
+/// A machine that has saved the old version, and a copy of that archive.
+fn saved(builder: Builder) -> (Machine, PathBuf) {
+    let machine = Machine::new(builder, &[("Dockerfile", OLD)]);
+    machine.run(BUILD).success();
+    machine.run(["save"]).success();
+    let old = machine.carried.file("old");
+    machine.carried.copy_to(&old);
+    (machine, old)
 }
 
 /// Starts the program and kills it after this time.
@@ -155,11 +148,11 @@ fn killed(mut command: Command, after: Duration) {
 }
 
 /// All that the index names is there and whole: `prune` keeps just that.
-fn assert_all_blobs_are_good(cache: &Cache) {
-    let copy = cache.beside("looked-at");
+fn assert_all_blobs_are_good(carried: &Carried) {
+    let copy = carried.file("looked-at");
     let _ = std::fs::remove_dir_all(&copy);
-    cache.copy_to(&copy);
-    let layout = dockercache::layout::directory::Layout::at(Path::new(&copy));
+    carried.copy_to(&copy);
+    let layout = dockercache::layout::directory::Layout::at(&copy);
     let reach = dockercache::layout::archive::reach(&layout).expect("an index");
     assert!(reach.blobs.len() > 4, "{reach:?}");
     let bad = dockercache::layout::verify::verify(&layout, &reach, |_| false, &|_| {});

@@ -13,7 +13,7 @@ on_buildkit! {
 fn a_full_hit_reads_only_the_final_stages_layers(builder: Builder) {
     let (machine, first) = Machine::after_first_build(builder, FILES);
     let flags = machine.restore();
-    let removed = machine.remove_layers_except(&first.layers());
+    let removed = machine.carried.remove_layers_except(&first.layers());
     // deps has four, build another four, and tools three.
     assert_eq!(removed.len(), 11);
     let mut command = vec!["buildx", "build"];
@@ -43,5 +43,5 @@ fn an_edit_of_the_final_stage_leaves_the_others_where_they_are(builder: Builder)
     // A change on top of it does read it: the search above would have found it.
     machine.project.edit("src/a", "of", "OF");
     machine.build();
-    assert_eq!(machine.engine.files_named("toolchain").len(), 1);
+    assert_eq!(machine.job.engine.files_named("toolchain").len(), 1);
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use crate::harness::{
-    BuildReport, Carried, DockerBuild, Engine, Generation, Job, OciDirectory, Project, noise,
+    BuildReport, Builder, Carried, Generation, Job, OciDirectory, Project, noise,
 };
 
 const DOCKERFILE: &str = "\
@@ -22,11 +22,10 @@ COPY --from=build /src/program /program
 
 #[test]
 fn after_ten_exports_what_buildx_left_behind_goes_and_the_rest_still_hits() {
-    let engine = Engine::shared(Generation::V28_5Containerd);
     let carried = Carried::nothing();
     let dirs = ["manifest", "index", "tags"];
     let project = Project::new(&[("Dockerfile", DOCKERFILE)]);
-    let job = Job::fresh(&engine, DockerBuild::Buildkit);
+    let job = Job::new(Builder::Buildkit(Generation::V28_5Containerd));
     for round in 0..10 {
         project.write("main.txt", format!("round {round}\n"));
         project.write("deps.txt", noise(round / 3, 40));
@@ -57,24 +56,23 @@ fn after_ten_exports_what_buildx_left_behind_goes_and_the_rest_still_hits() {
     }
 
     for (dir, option) in [("manifest", ""), ("index", ""), ("tags", ",tag=feature")] {
-        let job = Job::fresh(&engine, DockerBuild::Buildkit);
+        job.replace();
         let import = format!("--cache-from=type=local,src={}{option}", carried.file(dir).display());
         buildx(&job, &project, [import.as_str()]).assert_all_cached();
     }
     project.write("main.txt", "round 8\n");
     project.write("deps.txt", noise(8 / 3, 40));
-    let job = Job::fresh(&engine, DockerBuild::Buildkit);
+    job.replace();
     let import = format!("--cache-from=type=local,src={},tag=main", carried.file("tags").display());
     buildx(&job, &project, [import.as_str()]).assert_all_cached();
 }
 
 #[test]
 fn nothing_is_deleted_while_a_document_is_unreadable() {
-    let engine = Engine::shared(Generation::V28_5Containerd);
     let carried = Carried::nothing();
     let project = Project::new(&[("Dockerfile", DOCKERFILE), ("main.txt", "one\n")]);
     project.write("deps.txt", noise(1, 4));
-    let job = Job::fresh(&engine, DockerBuild::Buildkit);
+    let job = Job::new(Builder::Buildkit(Generation::V28_5Containerd));
     let dir = carried.file("cache");
     let export = format!("--cache-to=type=local,mode=max,dest={}", dir.display());
     buildx(&job, &project, [export.as_str()]);
@@ -108,7 +106,7 @@ fn nothing_is_deleted_while_a_document_is_unreadable() {
 }
 
 fn buildx<'a>(
-    job: &Job<'_>,
+    job: &Job,
     project: &Project,
     flags: impl IntoIterator<Item = &'a str>,
 ) -> BuildReport {
@@ -117,10 +115,9 @@ fn buildx<'a>(
     run.run().success().build_report()
 }
 
-fn prune(job: &Job<'_>, carried: &Carried, dir: &Path) -> serde_json::Value {
+fn prune(job: &Job, carried: &Carried, dir: &Path) -> serde_json::Value {
     let words = ["prune", "--format", "json", dir.to_str().unwrap()];
-    let run = job.dockercache(carried, words).run();
-    serde_json::from_str(&run.success().stdout).unwrap()
+    job.dockercache(carried, words).run().json()
 }
 
 /// The files of a layout, their sizes and times; lock files are no content.

@@ -1,7 +1,7 @@
 //! The recipes of 2018, for the classic builder: save a tagged image with its history, or what a
 //! build's log names.
 
-use crate::harness::{Carried, DockerBuild, Engine, Generation, Job, Project};
+use crate::harness::{Builder, Carried, Engine, Generation, Job, Project};
 
 const DOCKERFILE: &str = "\
 FROM busybox:1 AS build
@@ -27,28 +27,27 @@ fn a_tagged_image_comes_back_with_its_tag_and_its_history_on_28_5() {
 }
 
 fn a_tagged_image_comes_back(generation: Generation) {
-    let engine = Engine::shared(generation);
     let carried = Carried::nothing();
     let project = project();
-    let job = Job::fresh(&engine, DockerBuild::Classic);
+    let job = Job::new(Builder::Classic(generation));
     job.docker(["build", "-t", "app:1", "-t", "other", "."]).in_dir(project.path()).run().success();
-    let id = engine.image_id("app:1");
+    let id = job.engine.image_id("app:1");
     job.dockercache(&carried, ["save", "--image", "app:1"]).run().success();
     carried.reader().assert_exact();
 
-    let job = Job::empty(&engine, DockerBuild::Classic);
-    job.restore(&carried).assert_hit();
-    assert_eq!(engine.image_id("app:1"), id);
-    assert_eq!(tags(&engine), ["app:1", "busybox:1"], "tags that were not named");
+    job.replace();
+    job.restore(&carried);
+    assert_eq!(job.engine.image_id("app:1"), id);
+    assert_eq!(tags(&job.engine), ["app:1", "busybox:1"], "tags that were not named");
     // Only this image's stage was saved: the stage before it runs again, with the same outcome.
     let report = job.build(&carried, &project);
     assert_eq!(report.cached(), LAST_STAGE);
 
     // The next generation goes by the same recipe.
     job.dockercache(&carried, ["save", "--image", "app:1", "--image", "app"]).run().success();
-    let job = Job::empty(&engine, DockerBuild::Classic);
-    job.restore(&carried).assert_hit();
-    assert_eq!(tags(&engine), ["app:1", "app:latest", "busybox:1"]);
+    job.replace();
+    job.restore(&carried);
+    assert_eq!(tags(&job.engine), ["app:1", "app:latest", "busybox:1"]);
 }
 
 #[test]
@@ -62,14 +61,13 @@ fn what_a_log_names_comes_back_with_every_stage_on_28_5() {
 }
 
 fn what_a_log_names_comes_back(generation: Generation) {
-    let engine = Engine::shared(generation);
     let project = project();
     for from_stdin in [false, true] {
         let carried = Carried::nothing();
-        let job = Job::fresh(&engine, DockerBuild::Classic);
+        let job = Job::new(Builder::Classic(generation));
         let log = job.docker(["build", "-t", "app", "."]).in_dir(project.path()).run();
         let log = log.success().stdout.clone();
-        let id = engine.image_id("app");
+        let id = job.engine.image_id("app");
         if from_stdin {
             job.dockercache(&carried, ["save", "--from-log", "-"]).stdin(log).run().success();
         } else {
@@ -82,21 +80,20 @@ fn what_a_log_names_comes_back(generation: Generation) {
         let (noted, _) = carried.reader().stages();
         assert_eq!(noted.into_iter().collect::<Vec<_>>(), ["build", "stage-1"]);
 
-        let job = Job::empty(&engine, DockerBuild::Classic);
-        job.restore(&carried).assert_hit();
-        assert_eq!(tags(&engine), ["busybox:1"], "a base needs its tag, and only a base");
+        job.replace();
+        job.restore(&carried);
+        assert_eq!(tags(&job.engine), ["busybox:1"], "a base needs its tag, and only a base");
         job.build(&carried, &project).assert_all_cached();
-        assert_eq!(engine.image_id("app"), id);
+        assert_eq!(job.engine.image_id("app"), id);
     }
 }
 
 #[test]
 fn on_buildkit_they_say_why_they_cant_and_what_to_use() {
     for generation in [Generation::V20_10, Generation::V28_5, Generation::V28_5Containerd] {
-        let engine = Engine::shared(generation);
         let carried = Carried::nothing();
         let project = project();
-        let job = Job::fresh(&engine, DockerBuild::Buildkit);
+        let job = Job::new(Builder::Buildkit(generation));
         let build = job.docker(["build", "-t", "app", "."]).in_dir(project.path());
         let log = build.run().success().stderr.clone();
         for run in [
@@ -113,9 +110,8 @@ fn on_buildkit_they_say_why_they_cant_and_what_to_use() {
 
 #[test]
 fn an_image_that_is_not_there_is_named() {
-    let engine = Engine::shared(Generation::V28_5);
     let carried = Carried::nothing();
-    let job = Job::fresh(&engine, DockerBuild::Classic);
+    let job = Job::new(Builder::Classic(Generation::V28_5));
     let run = job.dockercache(&carried, ["save", "--image", "absent:1"]).run();
     assert!(run.code(2).stderr.contains("`absent:1`"), "{run:?}");
 }

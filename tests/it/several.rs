@@ -1,7 +1,7 @@
 //! Several images of one job in one archive: what they share is there once, and what a job no
 //! longer builds goes.
 
-use crate::harness::{BuildReport, Builder, Generation, Machine, OciDirectory, on_every_builder};
+use crate::harness::{BuildReport, Builder, Generation, Machine, on_every_builder};
 
 on_every_builder! {
     two_images_have_one_archive,
@@ -56,12 +56,12 @@ fn machine(builder: Builder) -> Machine {
 
 fn build(machine: &Machine, name: &str) -> BuildReport {
     let image = format!("acme/{name}:1");
-    machine.dockercache(["build", "--tag", &image, name]).run().success().build_report()
+    machine.run(["build", "--tag", &image, name]).success().build_report()
 }
 
 /// How many blobs weigh this much, and less than what is heavier by a half.
 fn blobs_of(machine: &Machine, size: u64) -> usize {
-    let reader = OciDirectory::at(machine.cache().to_owned());
+    let reader = machine.carried.reader();
     reader.assert_exact();
     reader.blobs().values().filter(|bytes| (size..size + size / 10).contains(bytes)).count()
 }
@@ -86,7 +86,7 @@ fn after_both(builder: Builder) -> Machine {
 
 fn two_images_have_one_archive(builder: Builder) {
     let machine = after_both(builder);
-    let files = machine.cache_files();
+    let files = machine.carried.files();
     machine.restore();
     build(&machine, "app").assert_all_cached();
     build(&machine, "worker").assert_all_cached();
@@ -94,7 +94,7 @@ fn two_images_have_one_archive(builder: Builder) {
     assert!(!saved.changed, "{saved:?}");
     assert_eq!(saved.taken, [""; 0]);
     assert_eq!(saved.kept.len(), 6);
-    assert!(machine.cache_files() == files, "a job without changes writes nothing");
+    assert_eq!(machine.carried.files(), files, "a job without changes writes nothing");
     if builder.is_buildkit() {
         machine.assert_nowhere("toolchain");
     }
@@ -125,7 +125,7 @@ fn an_image_that_is_no_longer_built_goes(builder: Builder) {
     let machine = after_both(builder);
     machine.restore();
     build(&machine, "app").assert_all_cached();
-    let run = machine.dockercache(["save"]).run();
+    let run = machine.run(["save"]);
     let told = "dropped build `acme/worker`";
     assert!(run.success().stderr.contains(told), "{}", run.stderr);
     assert_eq!([SHARED, OF_APP, OF_WORKER].map(|size| blobs_of(&machine, size)), [1, 1, 0]);
@@ -162,7 +162,7 @@ fn plain_builds_go_through_one_file(builder: Builder) {
 
     let text = |verb: &str| {
         let words = [&[verb][..], if verb == "inspect" { &[] } else { &named[..] }].concat();
-        machine.dockercache(words).run().success().stdout.clone()
+        machine.run(words).success().stdout.clone()
     };
     for verb in ["explain", "inspect"] {
         for stage in ["base of acme/app", "build of acme/worker"] {
@@ -181,9 +181,8 @@ fn plain_builds_go_through_one_file(builder: Builder) {
     });
     machine.project.write("worker/job", "job\n");
 
-    machine.replace();
-    machine.forget_cache();
-    machine.dockercache(["restore", "--strict", "--archive", &file]).run().success();
+    machine.replace_without_cache();
+    machine.run(["restore", "--strict", "--archive", &file]).success();
     for image in ["app", "worker"] {
         build(&machine, image).assert_all_cached();
     }

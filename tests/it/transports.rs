@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Cache, Engine, Generation, Invocation, Project, need_programs};
+use crate::harness::{BUILD, Builder, Engine, Generation, Machine, need_programs};
 
 const DOCKERFILE: &str = "\
 FROM busybox:1 AS build
@@ -21,7 +21,8 @@ RUN wc -c < /big > /size
 #[test]
 fn tcp_with_tls() {
     need_programs(&["openssl=openssl", "socat=socat"]);
-    let engine = Engine::shared(Generation::V28_5);
+    let machine = machine();
+    let engine = &machine.job.engine;
     let dir = tempfile::tempdir().expect("a directory");
     certificates(dir.path());
     let port = free_port();
@@ -33,23 +34,23 @@ fn tcp_with_tls() {
                 "OPENSSL-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork,cert={certificates}/cert.pem,\
                  key={certificates}/key.pem,cafile={certificates}/ca.pem,verify=1"
             ))
-            .arg(format!("UNIX-CONNECT:{}", socket(&engine))),
+            .arg(format!("UNIX-CONNECT:{}", socket(engine))),
     );
     let host = format!("tcp://127.0.0.1:{port}");
     let path = dir.path().to_str().expect("UTF-8");
     whole_job(
-        &engine,
+        &machine,
         &[("DOCKER_HOST", &host), ("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", path)],
     );
     // Without the client's certificate there is no engine.
-    let run = Cache::new().command(&engine, ["restore"]).env("DOCKER_HOST", host).run();
-    run.code(4);
+    machine.dockercache(["restore"]).env("DOCKER_HOST", host).run().code(4);
 }
 
 #[test]
 fn ssh() {
     need_programs(&["ssh=openssh-client", "sshd=openssh-server"]);
-    let engine = Engine::shared(Generation::V28_5);
+    let machine = machine();
+    let engine = &machine.job.engine;
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().display();
     for key in ["host", "user"] {
@@ -83,12 +84,13 @@ fn ssh() {
     sshd.arg("-D").arg("-e").arg("-f").arg(dir.path().join("sshd_config"));
     let _server = Server::start(port, &mut sshd);
     let programs = format!("{path}:{}:/usr/bin:/bin", engine.bin().display());
-    whole_job(&engine, &[("DOCKER_HOST", "ssh://127.0.0.1"), ("PATH", &programs)]);
+    whole_job(&machine, &[("DOCKER_HOST", "ssh://127.0.0.1"), ("PATH", &programs)]);
 }
 
 #[test]
 fn docker_contexts() {
-    let engine = Engine::shared(Generation::V28_5);
+    let machine = machine();
+    let engine = &machine.job.engine;
     let dir = tempfile::tempdir().expect("a directory");
     let plugins = dir.path().join("cli-plugins");
     fs::create_dir(&plugins).expect("a directory");
@@ -103,36 +105,30 @@ fn docker_contexts() {
     let host = format!("host={}", engine.docker_host());
     docker(&["context", "create", "elsewhere", "--docker", &host]).success();
     whole_job(
-        &engine,
+        &machine,
         &[("DOCKER_CONFIG", config), ("DOCKER_HOST", ""), ("DOCKER_CONTEXT", "elsewhere")],
     );
     docker(&["context", "use", "elsewhere"]).success();
-    whole_job(&engine, &[("DOCKER_CONFIG", config), ("DOCKER_HOST", "")]);
+    machine.replace_without_cache();
+    whole_job(&machine, &[("DOCKER_CONFIG", config), ("DOCKER_HOST", "")]);
 }
 
-fn whole_job(engine: &Engine, environment: &[(&str, &str)]) {
-    let (cache, project) = (Cache::new(), Project::new(&[("Dockerfile", DOCKERFILE)]));
-    let command = |args: &[&str]| {
-        let command = cache.command(engine, args.iter().copied()).in_dir(project.path());
-        environment
-            .iter()
-            .fold(command, |command: Invocation, (key, value)| command.env(key, value))
+fn machine() -> Machine {
+    Machine::new(Builder::Buildkit(Generation::V28_5), &[("Dockerfile", DOCKERFILE)])
+}
+
+fn whole_job(machine: &Machine, environment: &[(&str, &str)]) {
+    let run = |words: &[&str]| {
+        machine.dockercache(words.iter().copied()).envs(environment.iter().copied()).run()
     };
-    let build = ["build", "--tag", "app", "."];
-    fresh(engine);
-    assert!(command(&["restore"]).run().success().stderr.contains("miss"));
-    command(&build).run().success();
-    let image = engine.image_id("app");
-    command(&["save"]).run().success();
-    fresh(engine);
-    assert!(command(&["restore"]).run().success().stderr.contains("hit"));
-    command(&build).run().success().build_report().assert_all_cached();
-    assert_eq!(engine.image_id("app"), image);
-}
-
-fn fresh(engine: &Engine) {
-    engine.wipe();
-    engine.base_image(&["busybox:1"]);
+    assert!(run(&["restore"]).success().stderr.contains("miss"));
+    run(&BUILD).success();
+    let image = machine.job.engine.image_id("app");
+    run(&["save"]).success();
+    machine.replace();
+    assert!(run(&["restore"]).success().stderr.contains("hit"));
+    run(&BUILD).success().build_report().assert_all_cached();
+    assert_eq!(machine.job.engine.image_id("app"), image);
 }
 
 fn socket(engine: &Engine) -> &str {

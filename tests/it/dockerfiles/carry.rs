@@ -25,8 +25,8 @@ struct Built {
     instructions: Vec<String>,
 }
 
-/// A machine with an engine on which a case is built.
-struct Machine<'a> {
+/// A case that is built on an engine.
+struct Trial<'a> {
     engine: &'a Engine,
     builder: Builder,
     case: &'a Case,
@@ -54,7 +54,7 @@ pub(super) fn all(builder: Builder) {
     let engine = Engine::start(builder.generation());
     engine.docker(["load"]).stdin(bases.clone()).run().success();
     let (built, mut failures) =
-        each(&cases, |case| Machine::new(&engine, builder, case, caches).first());
+        each(&cases, |case| Trial::new(&engine, builder, case, caches).first());
     engine.wipe();
     engine.docker(["load"]).stdin(bases).run().success();
     let carried: Vec<_> = cases
@@ -62,7 +62,7 @@ pub(super) fn all(builder: Builder) {
         .filter_map(|case| Some((case, built.iter().find(|(name, _)| *name == case.name)?)))
         .collect();
     let (_, failed) = each(&carried, |(case, (_, built))| {
-        Machine::new(&engine, builder, case, caches).second(built);
+        Trial::new(&engine, builder, case, caches).second(built);
     });
     failures.extend(failed);
     assert!(failures.is_empty(), "{} cases failed:\n\n{}", failures.len(), failures.join("\n\n"));
@@ -115,7 +115,7 @@ fn message(panic: &(dyn Any + Send)) -> &str {
     owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic")
 }
 
-impl<'a> Machine<'a> {
+impl<'a> Trial<'a> {
     fn new(engine: &'a Engine, builder: Builder, case: &'a Case, caches: &Path) -> Self {
         let cache = caches.join(case.tag()).join(case.cache);
         Self { engine, builder, case, project: case.project(), cache }
@@ -178,7 +178,7 @@ impl<'a> Machine<'a> {
     fn save(&self, changed: bool) {
         let run = self.dockercache(&["save", "--strict", "--format", "json"]);
         unwarned(&run);
-        let saved: Value = serde_json::from_str(&run.stdout).expect("JSON");
+        let saved: Value = run.json();
         // A log without steps doesn't say that all were cached: the builder exports them again.
         let unknown = self.case.is(Peculiarity::Silent) && self.builder == CONTAINERD_28_5;
         assert!(saved["changed"] == changed || unknown, "{saved:#}");
@@ -197,8 +197,7 @@ impl<'a> Machine<'a> {
             .in_dir(&self.project.path().join(self.case.directory))
             .env("DOCKERCACHE_DIR", &self.cache)
             .stdin(self.case.stdin.clone());
-        let run = self.builder.choose(run);
-        self.case.environment.iter().fold(run, |run, (name, value)| run.env(name, value)).run()
+        self.builder.choose(run).envs(self.case.environment.iter().copied()).run()
     }
 
     /// What is the same for equal images: the ID; on the containerd store, which counts how layers

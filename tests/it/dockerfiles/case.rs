@@ -184,10 +184,7 @@ impl Case {
 
     /// What comes after `build`.
     pub(super) fn build_arguments(&self, builder: Builder) -> Vec<String> {
-        // An attestation holds the time of the build.
-        let flags: &[_] =
-            if builder == builders::CONTAINERD_28_5 { &["--provenance=false"] } else { &[] };
-        let own = self.arguments.iter().chain(flags).map(|&word| word.to_owned());
+        let own = self.arguments.iter().chain(builder.unattested()).map(|&word| word.to_owned());
         let words = ["--tag".to_owned(), self.tag()].into_iter().chain(own);
         words.chain([self.context.to_owned()]).collect()
     }

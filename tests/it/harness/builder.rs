@@ -39,6 +39,15 @@ impl Builder {
         }
     }
 
+    /// The flags of a build whose image can be compared: an attestation has the time in it.
+    pub(crate) fn unattested(self) -> &'static [&'static str] {
+        if self == Self::Buildkit(Generation::V28_5Containerd) {
+            &["--provenance=false"]
+        } else {
+            &[]
+        }
+    }
+
     /// Those of a Dockerfile's instructions that are steps for this builder, sorted as a
     /// [`BuildReport`](super::BuildReport) has them: BuildKit has none for what only changes the
     /// image's configuration.

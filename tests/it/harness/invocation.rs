@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
+
 use super::build_report::BuildReport;
 use super::engine::Engine;
 
@@ -45,6 +47,15 @@ impl Invocation {
     /// Sets an environment variable.
     pub(crate) fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(key, value);
+        self
+    }
+
+    /// Sets environment variables.
+    pub(crate) fn envs<'a, V: AsRef<OsStr>>(
+        mut self,
+        variables: impl IntoIterator<Item = (&'a str, V)>,
+    ) -> Self {
+        self.command.envs(variables);
         self
     }
 
@@ -129,6 +140,12 @@ impl Run {
     pub(crate) fn code(&self, code: i32) -> &Self {
         assert_eq!(self.code, Some(code), "unexpected exit code of {}", self.transcript());
         self
+    }
+
+    /// Reads what a program that succeeded printed as JSON.
+    #[track_caller]
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> T {
+        serde_json::from_str(&self.success().stdout).expect("JSON on standard output")
     }
 
     /// Reads both outputs as a build log: builders differ in which one they write to.

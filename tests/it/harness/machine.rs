@@ -1,138 +1,96 @@
-//! A CI machine with a project: it starts with an empty engine and is thrown away after the job.
-//! Only the cache directory is carried to the next one.
+//! A job with one project and one archive, as nearly every test needs it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
-use tempfile::TempDir;
-use walkdir::WalkDir;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use super::build_report::BuildReport;
 use super::builder::Builder;
+use super::carried::Carried;
 use super::engine::Engine;
 use super::image::Image;
-use super::invocation::{Invocation, dockercache};
+use super::invocation::{Invocation, Run};
+use super::job::{Job, SAVE, Saved};
 use super::project::Project;
 
-/// Files by their path in a directory.
-pub(crate) type Files = BTreeMap<PathBuf, Vec<u8>>;
-
-/// A machine, and what outlives it: the project and the cache directory.
-#[derive(Debug)]
+/// A machine, and what outlives it: the project and what is carried.
 pub(crate) struct Machine {
-    pub(crate) engine: MutexGuard<'static, Engine>,
+    pub(crate) job: Job,
     pub(crate) project: Project,
-    builder: Builder,
-    cache: TempDir,
-}
-
-/// What `dockercache save --format json` says.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Saved {
-    pub(crate) changed: bool,
-    pub(crate) strategy: String,
-    pub(crate) taken: Vec<String>,
-    pub(crate) kept: Vec<String>,
-    pub(crate) warnings: Vec<String>,
+    pub(crate) carried: Carried,
 }
 
 impl Machine {
     /// A machine with nothing on it but this project.
     pub(crate) fn new(builder: Builder, files: &[(&str, &str)]) -> Self {
-        let machine = Self {
-            engine: Engine::shared(builder.generation()),
-            project: Project::new(files),
-            builder,
-            cache: tempfile::tempdir().expect("a cache directory"),
-        };
-        machine.engine.base_image(&["busybox:1"]);
-        machine
+        Self::with(Job::new(builder), files)
+    }
+
+    pub(crate) fn with(job: Job, files: &[(&str, &str)]) -> Self {
+        Self { job, project: Project::new(files), carried: Carried::nothing() }
     }
 
     /// A new machine on which the cache of the project's first build was put; gives that build's
-    /// image as well. The first build is made once for all tests that begin so.
+    /// image as well. Tests that begin so share first builds.
     pub(crate) fn after_first_build(builder: Builder, files: &[(&str, &str)]) -> (Self, Image) {
-        type FirstBuild = (Builder, Files, Image);
+        type FirstBuild = (Builder, BTreeMap<PathBuf, Vec<u8>>, Image);
         static FIRST_BUILDS: Mutex<Vec<FirstBuild>> = Mutex::new(Vec::new());
-        let known = || {
-            let builds = FIRST_BUILDS.lock().unwrap_or_else(PoisonError::into_inner);
-            builds.iter().find(|(of, ..)| *of == builder).cloned()
-        };
-        // The engine is held from here on, so no other test is about to make the same build.
-        let engine = Engine::shared(builder.generation());
-        let cache = tempfile::tempdir().expect("a cache directory");
-        let machine = Self { engine, project: Project::new(files), builder, cache };
-        if let Some((_, cache, image)) = known() {
-            for (name, bytes) in cache {
-                let path = machine.cache.path().join(name);
-                fs::create_dir_all(path.parent().expect("a directory")).expect("directories");
-                fs::write(path, bytes).expect("a written file");
-            }
-            machine.add_base();
+        let known = || FIRST_BUILDS.lock().unwrap_or_else(PoisonError::into_inner);
+        let engine = Box::new(Engine::shared(builder.generation()));
+        let machine = Self::with(Job { engine, builder }, files);
+        let first = known().iter().find(|(of, ..)| *of == builder).cloned();
+        if let Some((_, contents, image)) = first {
+            machine.carried.write(contents);
+            machine.job.add_base();
             return (machine, image);
         }
-        machine.engine.base_image(&["busybox:1"]);
+        machine.job.engine.base_image(&["busybox:1"]);
         assert_eq!(machine.build().cached(), [""; 0]);
         machine.save();
         let image = machine.image();
-        FIRST_BUILDS.lock().unwrap_or_else(PoisonError::into_inner).push((
-            builder,
-            machine.cache_files(),
-            image.clone(),
-        ));
+        known().push((builder, machine.carried.contents(), image.clone()));
         machine.replace();
         (machine, image)
     }
 
     /// Goes on on another machine: an empty engine, and no trace of the last job.
     pub(crate) fn replace(&self) {
-        self.engine.wipe();
-        self.add_base();
+        self.job.replace();
     }
 
-    /// Puts the base image where a registry would be. A cache for the classic builder brings it.
-    fn add_base(&self) {
-        if self.builder.is_buildkit() {
-            self.engine.base_image(&["busybox:1"]);
-        }
+    /// Goes on on another machine, and nothing is carried to it.
+    pub(crate) fn replace_without_cache(&self) {
+        self.carried.forget();
+        self.job.replace_for_cold_build();
     }
 
     /// Prepares a run of our program in the project's directory.
-    pub(crate) fn dockercache<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Invocation {
-        self.prepare(dockercache(&self.engine, args)).env("DOCKERCACHE_DIR", self.cache())
+    pub(crate) fn dockercache<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Invocation {
+        self.job.dockercache(&self.carried, words).in_dir(self.project.path())
+    }
+
+    /// Runs our program in the project's directory.
+    pub(crate) fn run<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Run {
+        self.dockercache(words).run()
     }
 
     /// Prepares a run of the client in the project's directory.
-    pub(crate) fn docker<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Invocation {
-        self.prepare(self.engine.docker(args)).env("BUILDKIT_PROGRESS", "plain")
+    pub(crate) fn docker<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Invocation {
+        self.job.docker(words).in_dir(self.project.path())
     }
 
-    fn prepare(&self, invocation: Invocation) -> Invocation {
-        self.builder.choose(invocation.in_dir(self.project.path()))
-    }
-
-    /// The arguments of the user's build. An attestation has the time of the build in it, so
-    /// where one would be made, there is none: the images shall be comparable.
+    /// The arguments of a build whose image can be compared.
     pub(crate) fn arguments(&self) -> Vec<&'static str> {
-        let attests = self.builder.strategy() == "buildkit-local";
-        let flag = attests.then_some("--provenance=false");
-        flag.into_iter().chain(["--tag", "app", "."]).collect()
+        [self.job.builder.unattested(), &["--tag", "app", "."]].concat()
     }
 
     /// Restores, which must be a hit; gives the flags for a plain build.
     #[track_caller]
     pub(crate) fn restore(&self) -> Vec<String> {
-        let run = self.dockercache(["restore", "--strict"]).run();
-        let flags = &run.success().stdout;
-        flags.split_whitespace().map(str::to_owned).collect()
+        self.job.restore(&self.carried)
     }
 
-    /// Builds through our program.
+    /// Builds through our program an image that can be compared.
     #[track_caller]
     pub(crate) fn build(&self) -> BuildReport {
         let run = self.dockercache(["build"]).args(self.arguments()).run();
@@ -155,19 +113,13 @@ impl Machine {
     /// Saves the build with these arguments.
     #[track_caller]
     pub(crate) fn save_build(&self, arguments: &[&str]) -> Saved {
-        let run = self
-            .dockercache(["save", "--strict", "--format", "json"])
-            .args(arguments.iter().copied())
-            .run();
-        let saved: Saved = serde_json::from_str(&run.success().stdout).expect("JSON of `save`");
-        assert_eq!(saved.warnings, [""; 0]);
-        assert_eq!(saved.strategy, self.builder.strategy());
-        saved
+        let words = SAVE.iter().chain(arguments).copied();
+        self.job.saved(&self.run(words))
     }
 
     /// The image that the build has made.
     pub(crate) fn image(&self) -> Image {
-        Image::of(&self.engine, "app")
+        Image::of(&self.job.engine, "app")
     }
 
     /// What the image prints when it runs.
@@ -179,66 +131,7 @@ impl Machine {
     /// Asserts that no layer with this file in it has come to the engine.
     #[track_caller]
     pub(crate) fn assert_nowhere(&self, name: &str) {
-        let found = self.engine.files_named(name);
+        let found = self.job.engine.files_named(name);
         assert!(found.is_empty(), "the engine has read a layer for nothing: {found:?}");
     }
-
-    /// The cache directory.
-    pub(crate) fn cache(&self) -> &Path {
-        self.cache.path()
-    }
-
-    /// All of the cache directory, byte for byte.
-    pub(crate) fn cache_files(&self) -> Files {
-        WalkDir::new(self.cache())
-            .into_iter()
-            .map(|entry| entry.expect("a readable directory"))
-            .filter(|entry| entry.file_type().is_file())
-            .map(|entry| {
-                let name = entry.path().strip_prefix(self.cache()).expect("inside").to_owned();
-                (name, fs::read(entry.path()).expect("a readable file"))
-            })
-            .collect()
-    }
-
-    /// Empties the cache directory.
-    pub(crate) fn forget_cache(&self) {
-        for name in self.cache_files().into_keys() {
-            fs::remove_file(self.cache().join(name)).expect("a removed file");
-        }
-    }
-
-    /// Deletes all layers from the cache directory but those with these digests, which are those
-    /// of the uncompressed layers; gives the digests of the deleted blobs.
-    pub(crate) fn remove_layers_except(&self, needed: &[String]) -> BTreeSet<String> {
-        let mut removed = BTreeSet::new();
-        for (name, bytes) in self.cache_files() {
-            let Some(layer) = decompressed(&bytes) else { continue };
-            let digest = format!("sha256:{}", hex(&Sha256::digest(layer)));
-            if !needed.contains(&digest) {
-                fs::remove_file(self.cache().join(&name)).expect("a removed file");
-                removed.insert(format!("sha256:{}", name.file_name().expect("a name").display()));
-            }
-        }
-        removed
-    }
-}
-
-/// A layer's tar; `None` for what is no compressed layer.
-fn decompressed(blob: &[u8]) -> Option<Vec<u8>> {
-    if blob.starts_with(&[0x1f, 0x8b]) {
-        let mut tar = Vec::new();
-        flate2::read::MultiGzDecoder::new(blob).read_to_end(&mut tar).expect("a gzip stream");
-        return Some(tar);
-    }
-    let is_zstd = blob.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
-    is_zstd.then(|| zstd::decode_all(blob).expect("a zstd stream"))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a string takes everything");
-        text
-    })
 }

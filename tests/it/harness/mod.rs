@@ -2,7 +2,7 @@
 
 mod build_report;
 mod builder;
-mod cache;
+mod carried;
 mod engine;
 mod image;
 mod invocation;
@@ -15,14 +15,14 @@ mod tokens;
 
 pub(crate) use build_report::{BuildReport, Outcome};
 pub(crate) use builder::{Builder, on_buildkit, on_every_builder};
-pub(crate) use cache::Cache;
+pub(crate) use carried::Carried;
 pub(crate) use engine::{Engine, Generation, busybox_tree, need_programs};
 pub(crate) use image::Image;
 pub(crate) use invocation::{Invocation, Run, dockercache};
-pub(crate) use job::{Carried, DockerBuild, Job, noise};
-pub(crate) use machine::{Files, Machine};
+pub(crate) use job::{BUILD, Job};
+pub(crate) use machine::Machine;
 pub(crate) use oci_reader::{OciDirectory, skopeo};
-pub(crate) use project::Project;
+pub(crate) use project::{Project, noise};
 pub(crate) use servers::{
     Access, PASSWORD, RegistryServer, RegistrySettings, S3Server, Server, USER, servers,
 };

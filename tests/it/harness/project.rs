@@ -1,5 +1,6 @@
 //! A directory of files to build.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -56,4 +57,17 @@ impl Project {
     fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
+}
+
+/// Text of about `kilobytes` that hardly compresses, another one for each seed.
+pub(crate) fn noise(seed: u64, kilobytes: usize) -> String {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut text = String::new();
+    while text.len() < kilobytes * 1024 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let _ = writeln!(text, "{state:016x}");
+    }
+    text
 }

@@ -7,91 +7,85 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Carried, DockerBuild, Engine, Generation, Invocation, Job, Project, Run};
+use crate::harness::{BUILD, Builder, Carried, Engine, Generation, Machine, Run};
 use crate::harness::{PASSWORD, RegistryServer, RegistrySettings, S3Server, Server, USER};
 use crate::words::{FILES, OUTPUT};
 
 /// The step whose layer has 5 MB.
-const LARGE: u64 = 5_000_000;
+const LARGE: usize = 5_000_000;
 
 #[test]
 fn a_registry_is_read_by_the_builder_itself() {
     let store = Store::registry();
-    let engine = Engine::shared(Generation::V28_5);
-    let read = job_after_job(&engine, DockerBuild::Buildkit, &store);
+    let read = job_after_job(Builder::Buildkit(Generation::V28_5), &store);
     assert!(read < LARGE / 10, "{read} bytes were fetched");
 }
 
 #[test]
 fn a_builder_that_exports_by_itself_exports_to_the_registry() {
     let store = Store::registry();
-    let engine = Engine::shared(Generation::V28_5Containerd);
-    let read = job_after_job(&engine, DockerBuild::Buildkit, &store);
+    let read = job_after_job(Builder::Buildkit(Generation::V28_5Containerd), &store);
     assert!(read < LARGE / 10, "{read} bytes were fetched");
 }
 
 #[test]
 fn an_old_builder_gets_what_it_needs_of_a_registry() {
     let store = Store::registry();
-    let engine = Engine::shared(Generation::V20_10);
-    let read = job_after_job(&engine, DockerBuild::Buildkit, &store);
+    let read = job_after_job(Builder::Buildkit(Generation::V20_10), &store);
     assert!(read < LARGE, "{read} bytes were fetched");
 }
 
 #[test]
 fn of_a_bucket_only_what_the_build_needs_is_fetched() {
     let store = Store::s3();
-    let engine = Engine::shared(Generation::V28_5);
-    let read = job_after_job(&engine, DockerBuild::Buildkit, &store);
+    let read = job_after_job(Builder::Buildkit(Generation::V28_5), &store);
     assert!(read < LARGE, "{read} bytes were fetched");
 }
 
 #[test]
 fn a_builder_that_exports_by_itself_has_its_cache_in_a_bucket() {
     let store = Store::s3();
-    let engine = Engine::shared(Generation::V28_5Containerd);
-    job_after_job(&engine, DockerBuild::Buildkit, &store);
+    job_after_job(Builder::Buildkit(Generation::V28_5Containerd), &store);
 }
 
 #[test]
 fn the_classic_builder_has_its_images_in_a_bucket() {
     let store = Store::s3();
-    let engine = Engine::shared(Generation::V28_5);
-    job_after_job(&engine, DockerBuild::Classic, &store);
+    job_after_job(Builder::Classic(Generation::V28_5), &store);
 }
 
 /// A job that only reads; one that trusts signed caches only; one whose store is down.
 #[test]
 fn trust_and_trouble_never_fail_a_build() {
     let store = Store::s3();
-    let engine = Engine::shared(Generation::V28_5);
-    let project = Project::new(FILES);
-    let here = Machine::fresh(&engine, DockerBuild::Buildkit, &store);
-    let run = |machine: &Machine<'_>, words: &[&str], more: &[(&str, &str)]| {
-        machine.prepare(words, more).in_dir(project.path()).run()
+    let machine = Machine::new(Builder::Buildkit(Generation::V28_5), FILES);
+    let run = |words: &[&str], more: &[(&str, &str)]| store.run(&machine, words, more);
+    // The same machine with an empty directory.
+    let run_in = |empty: &Carried, words: &[&str], more: &[(&str, &str)]| {
+        let dir = empty.archive();
+        run(words, &[&[("DOCKERCACHE_DIR", dir.to_str().expect("UTF-8"))], more].concat())
     };
     let restore =
-        |more: &[(&str, &str)]| run(&Machine::on(&here), &["restore", "-t", "app", "."], more);
-    let build = ["build", "-t", "app", "."];
+        |more: &[(&str, &str)]| run_in(&Carried::nothing(), &["restore", "-t", "app", "."], more);
 
     let read_only = [("DOCKERCACHE_READ_ONLY", "1")];
-    run(&here, &build, &read_only).success();
-    assert!(run(&here, &["save"], &read_only).success().stderr.contains("read only"));
+    run(&BUILD, &read_only).success();
+    assert!(run(&["save"], &read_only).success().stderr.contains("read only"));
     let empty = restore(&[]);
     assert!(empty.success().stderr.contains("no cache of this project"), "{}", empty.stderr);
 
     // A cache without a signature is for those who don't ask for one.
-    run(&here, &["save", "-t", "app", "."], &[]).success();
+    run(&["save", "-t", "app", "."], &[]).success();
     let refused = restore(&[("DOCKERCACHE_VERIFY_KEY", FOREIGN_KEY)]);
     assert!(
         refused.success().stderr.contains("is not used: it is not signed"),
         "{}",
         refused.stderr
     );
-    run(&here, &build, &[]).success();
-    project.edit("run.sh", "words", "WORDS");
-    run(&here, &build, &[]).success();
-    let signed = run(&here, &["save"], &[("DOCKERCACHE_SIGNING_KEY", SIGNING_KEY)]);
+    run(&BUILD, &[]).success();
+    machine.project.edit("run.sh", "words", "WORDS");
+    run(&BUILD, &[]).success();
+    let signed = run(&["save"], &[("DOCKERCACHE_SIGNING_KEY", SIGNING_KEY)]);
     assert!(!signed.success().stderr.contains(SIGNING_KEY));
     let key = signed.stderr.split_once("DOCKERCACHE_VERIFY_KEY=").map(|(_, key)| key.trim());
     let key = key.and_then(|rest| rest.lines().next()).expect("the public key");
@@ -101,58 +95,56 @@ fn trust_and_trouble_never_fail_a_build() {
     assert!(foreign.success().stderr.contains("not trusted"), "{}", foreign.stderr);
 
     let gone = [("AWS_ENDPOINT_URL", "http://127.0.0.1:1")];
-    let alone = Machine::on(&here);
-    let ran = run(&alone, &build, &gone);
+    let alone = Carried::nothing();
+    let ran = run_in(&alone, &BUILD, &gone);
     assert!(ran.success().stderr.contains("the store is left out"), "{}", ran.stderr);
-    let kept = run(&alone, &["save", "--strict"], &gone);
+    let kept = run_in(&alone, &["save", "--strict"], &gone);
     assert!(kept.code(1).stderr.contains("the cache is not in the store"), "{}", kept.stderr);
     let wrong = [("AWS_SECRET_ACCESS_KEY", "hunter2")];
-    let denied = run(&Machine::on(&here), &build, &wrong);
+    let denied = run_in(&Carried::nothing(), &BUILD, &wrong);
     assert!(denied.success().stderr.contains("denies access"), "{}", denied.stderr);
     assert!(!denied.stderr.contains("hunter2") && !denied.stderr.contains(PASSWORD));
 }
 
 #[test]
 fn a_store_that_has_lost_layers_costs_time_only() {
-    let engine = Engine::shared(Generation::V28_5);
     for store in [Store::registry(), Store::s3()] {
-        let project = Project::new(FILES);
-        let first = Machine::fresh(&engine, DockerBuild::Buildkit, &store);
-        first.build(&project).success();
-        first.save().success();
+        let machine = Machine::new(Builder::Buildkit(Generation::V28_5), FILES);
+        store.run(&machine, &BUILD, &[]).success();
+        store.run(&machine, &["save"], &[]).success();
         store.server.lose_layers();
-        let second = Machine::fresh(&engine, DockerBuild::Buildkit, &store);
-        let built = second.build(&project);
+        machine.replace_without_cache();
+        let built = store.run(&machine, &BUILD, &[]);
+        built.success();
         let told = ["layers: they are left out", "is left out: "];
         assert!(told.iter().any(|words| built.stderr.contains(words)), "{}", built.stderr);
-        second.save().success();
-        let output = second.job.docker(["run", "--rm", "app"]).run();
-        assert_eq!(output.success().stdout, OUTPUT);
+        store.run(&machine, &["save"], &[]).success();
+        assert_eq!(machine.output(), OUTPUT);
         // The save has brought them back.
-        let third = Machine::fresh(&engine, DockerBuild::Buildkit, &store);
-        third.build(&project).build_report().assert_all_cached();
+        machine.replace_without_cache();
+        store.run(&machine, &BUILD, &[]).success().build_report().assert_all_cached();
     }
 }
 
 /// What is too old goes by its names; what no name reaches goes when it is older than the grace.
 #[test]
 fn what_is_too_old_is_collected() {
-    let engine = Engine::shared(Generation::V28_5);
     for store in [Store::registry(), Store::s3()] {
-        let project = Project::new(FILES);
-        let machine = Machine::fresh(&engine, DockerBuild::Buildkit, &store);
-        machine.build(&project).success();
-        machine.save().success();
-        let gc = |words: &[&str]| machine.run(&[&["gc", "--format", "json"], words].concat(), None);
-        let report =
-            |run: &Run| -> Value { serde_json::from_str(&run.success().stdout).expect("JSON") };
+        let machine = Machine::new(Builder::Buildkit(Generation::V28_5), FILES);
+        let run = |words: &[&str]| store.run(&machine, words, &[]);
+        run(&BUILD).success();
+        run(&["save"]).success();
+        let gc = |words: &[&str]| run(&[&["gc", "--format", "json"], words].concat());
         gc(&["--grace", "10s"]).code(2);
-        let kept = report(&gc(&[]));
+        let kept: Value = gc(&[]).json();
         assert_eq!(kept["deleted_refs"], json!([]), "{kept}");
-        let planned = report(&gc(&["--max-age", "0s", "--dry-run"]));
+        let planned: Value = gc(&["--max-age", "0s", "--dry-run"]).json();
         assert!(planned["deleted_refs"].as_array().is_some_and(|refs| refs.len() > 2), "{planned}");
-        assert_eq!(report(&gc(&["--max-age", "0s"]))["deleted_refs"], planned["deleted_refs"]);
-        let found = machine.run(&["restore", "-t", "app", "."], Some(project.path()));
+        assert_eq!(
+            gc(&["--max-age", "0s"]).json::<Value>()["deleted_refs"],
+            planned["deleted_refs"]
+        );
+        let found = run(&["restore", "-t", "app", "."]);
         assert!(found.success().stderr.contains("no cache of this project"), "{}", found.stderr);
     }
 }
@@ -163,88 +155,38 @@ const FOREIGN_KEY: &str = "HxwdGhscGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
 
 /// A first build, one without change, one with an edit, and one more: gives how many bytes lay in
 /// the directory after the second.
-fn job_after_job(engine: &Engine, builder: DockerBuild, store: &Store) -> u64 {
-    let project = Project::new(FILES);
-    let first = Machine::fresh(engine, builder, store);
-    assert_eq!(first.build(&project).build_report().cached(), [""; 0]);
-    let image = engine.image_id("app");
-    assert!(first.save().success().stderr.contains(" pushed to "));
+fn job_after_job(builder: Builder, store: &Store) -> usize {
+    let machine = Machine::new(builder, FILES);
+    let build = || store.run(&machine, &BUILD, &[]);
+    let save = || store.run(&machine, &["save"], &[]);
+    let image_id = || machine.job.engine.image_id("app");
+    assert_eq!(build().success().build_report().cached(), [""; 0]);
+    let image = image_id();
+    assert!(save().success().stderr.contains(" pushed to "));
 
-    let second = Machine::fresh(engine, builder, store);
-    let built = second.build(&project);
-    built.build_report().assert_all_cached();
-    assert!(built.stderr.contains("store: exact cache in "), "{}", built.stderr);
+    machine.replace_without_cache();
+    let hit = build();
+    hit.success().build_report().assert_all_cached();
+    assert!(hit.stderr.contains("store: exact cache in "), "{}", hit.stderr);
     // Elsewhere the ID covers the attestation, which says when the image was built.
-    if engine.generation() != Generation::V28_5Containerd {
-        assert_eq!(engine.image_id("app"), image);
+    if builder.generation() != Generation::V28_5Containerd {
+        assert_eq!(image_id(), image);
     }
-    let fetched = second.carried_bytes();
-    let saved = second.save();
+    let fetched = machine.carried.contents().values().map(Vec::len).sum();
+    let saved = save();
     assert!(!saved.success().stderr.contains(" pushed to "), "{}", saved.stderr);
 
-    project.edit("src/a", "of", "OF");
-    let third = Machine::fresh(engine, builder, store);
-    let built = third.build(&project).build_report();
-    assert!(built.ran().contains(&"COPY src src"), "{built:?}");
-    assert!(!built.ran().iter().any(|step| step.contains("urandom")), "{built:?}");
-    third.save().success();
+    machine.project.edit("src/a", "of", "OF");
+    machine.replace_without_cache();
+    let edited = build().success().build_report();
+    assert!(edited.ran().contains(&"COPY src src"), "{edited:?}");
+    assert!(!edited.ran().iter().any(|step| step.contains("urandom")), "{edited:?}");
+    save().success();
 
-    let fourth = Machine::fresh(engine, builder, store);
-    fourth.build(&project).build_report().assert_all_cached();
-    let output = fourth.job.docker(["run", "--rm", "app"]).run();
-    assert_eq!(output.success().stdout, OUTPUT.replace("of", "OF"));
+    machine.replace_without_cache();
+    build().success().build_report().assert_all_cached();
+    assert_eq!(machine.output(), OUTPUT.replace("of", "OF"));
     fetched
-}
-
-/// A machine without anything, whose jobs know a store.
-struct Machine<'a> {
-    job: Job<'a>,
-    store: &'a Store,
-    carried: Carried,
-}
-
-impl<'a> Machine<'a> {
-    fn fresh(engine: &'a Engine, builder: DockerBuild, store: &'a Store) -> Self {
-        Self { job: Job::fresh(engine, builder), store, carried: Carried::nothing() }
-    }
-
-    /// The same machine with an empty directory.
-    fn on(other: &Self) -> Self {
-        let job = Job::beside(&other.job);
-        Self { job, store: other.store, carried: Carried::nothing() }
-    }
-
-    fn build(&self, project: &Project) -> Run {
-        let run = self.run(&["build", "-t", "app", "."], Some(project.path()));
-        run.success();
-        run
-    }
-
-    fn save(&self) -> Run {
-        self.run(&["save"], None)
-    }
-
-    fn run(&self, words: &[&str], dir: Option<&Path>) -> Run {
-        let run = self.prepare(words, &[]);
-        match dir {
-            Some(dir) => run.in_dir(dir).run(),
-            None => run.run(),
-        }
-    }
-
-    /// Prepares a run that knows the store, and more.
-    fn prepare(&self, words: &[&str], more: &[(&str, &str)]) -> Invocation {
-        let known = self.store.environment(self.job.engine());
-        let known = known.iter().map(|(name, value)| (*name, value.as_str()));
-        let run = self.job.dockercache(&self.carried, words.iter().copied());
-        known.chain(more.iter().copied()).fold(run, |run, (name, value)| run.env(name, value))
-    }
-
-    /// What lies in the directory.
-    fn carried_bytes(&self) -> u64 {
-        let files = walkdir::WalkDir::new(self.carried.archive()).into_iter();
-        files.map(|f| f.expect("a file").metadata().expect("its size").len()).sum()
-    }
 }
 
 /// A real store, and what a job must know of it.
@@ -265,6 +207,12 @@ impl Store {
         let server = S3Server::start();
         let url = "s3://cache-bucket/team/app".to_owned();
         Self { server: Box::new(server), url, home: tempfile::tempdir().expect("a directory") }
+    }
+
+    /// Runs the program on a machine that knows the store, and more.
+    fn run(&self, machine: &Machine, words: &[&str], more: &[(&str, &str)]) -> Run {
+        let run = machine.dockercache(words.iter().copied());
+        run.envs(self.environment(&machine.job.engine)).envs(more.iter().copied()).run()
     }
 
     fn environment(&self, engine: &Engine) -> Vec<(&'static str, String)> {
