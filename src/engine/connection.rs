@@ -3,15 +3,18 @@
 
 use std::io::{self, Read};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bollard::API_DEFAULT_VERSION;
 use bollard::models::SystemInfo;
 use bollard::query_parameters::ImportImageOptionsBuilder;
-use bollard::{API_DEFAULT_VERSION, BollardRequest};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use hyper::Response;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{HOST, HeaderValue};
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -40,9 +43,9 @@ impl Connection {
             .enable_all()
             .build()
             .map_err(EngineError::io("start threads"))?;
-        let dialler = client.clone();
+        let line = Line { client: client.clone(), idle: Arc::default() };
         let api = bollard::Docker::connect_with_custom_transport(
-            move |request| dial(dialler.clone(), request),
+            move |request| line.clone().send(request),
             Some("http://docker"),
             TRANSFER_TIMEOUT_SECONDS,
             API_DEFAULT_VERSION,
@@ -100,35 +103,64 @@ impl Connection {
     }
 }
 
-/// Sends one request over a connection of its own.
-async fn dial(
+/// Where requests with bodies of type `B` go out.
+struct Line<B> {
     client: Client,
-    request: BollardRequest,
-) -> Result<Response<Incoming>, bollard::errors::Error> {
-    let mut command = tokio::process::Command::from(client.command(["system", "dial-stdio"]));
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .kill_on_drop(true)
-        .spawn()?;
-    let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-        return Err(io::Error::other("`docker system dial-stdio` has no pipes").into());
-    };
-    let stream = TokioIo::new(tokio::io::join(output, input));
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
-    tokio::spawn(async move {
-        // The child must live as long as the response's body is being read.
-        let _child = child;
-        let _ = connection.await;
-    });
-    let (mut parts, body) = request.into_parts();
-    parts.headers.insert(hyper::header::HOST, hyper::header::HeaderValue::from_static("docker"));
-    // A server wants the path only.
-    if let Some(path) = parts.uri.path_and_query().cloned() {
-        parts.uri = path.into();
+    /// The last connection, which can be used again once its answer has been read: each start of
+    /// the client takes a while.
+    idle: Arc<Mutex<Option<SendRequest<B>>>>,
+}
+
+impl<B> Clone for Line<B> {
+    fn clone(&self) -> Self {
+        Self { client: self.client.clone(), idle: Arc::clone(&self.idle) }
     }
-    Ok(sender.send_request(BollardRequest::from_parts(parts, body)).await?)
+}
+
+impl<B> Line<B>
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    async fn send(self, request: Request<B>) -> Result<Response<Incoming>, bollard::errors::Error> {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = idle().take().filter(SendRequest::is_ready);
+        let mut sender = match last {
+            Some(sender) => sender,
+            None => self.dial().await?,
+        };
+        let (mut parts, body) = request.into_parts();
+        parts.headers.insert(HOST, HeaderValue::from_static("docker"));
+        // A server wants the path only.
+        if let Some(path) = parts.uri.path_and_query().cloned() {
+            parts.uri = path.into();
+        }
+        let answer = sender.send_request(Request::from_parts(parts, body)).await?;
+        *idle() = Some(sender);
+        Ok(answer)
+    }
+
+    async fn dial(&self) -> Result<SendRequest<B>, bollard::errors::Error> {
+        let command = self.client.command(["system", "dial-stdio"]);
+        let mut child = tokio::process::Command::from(command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true)
+            .spawn()?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(io::Error::other("`docker system dial-stdio` has no pipes").into());
+        };
+        let stream = TokioIo::new(tokio::io::join(output, input));
+        let (sender, connection) = http1::handshake(stream).await?;
+        tokio::spawn(async move {
+            // The child must live as long as answers are being read.
+            let _child = child;
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
 }
 
 /// Reads what a task of the runtime sends.
