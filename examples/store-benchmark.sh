@@ -11,9 +11,10 @@
 # Bytes are what went over the loopback interface, on which nothing else speaks; both directions
 # and the protocol's own count. Seconds of a build include what it reads of its cache.
 #
-# The script fails when dockercache executes a step that it should not, or moves more than 64 KiB more
-# than the other: what an export to a registry by BuildKit costs more with us is an index and its
-# names. The other's steps are only shown: recipe D does not always hit.
+# The script fails when dockercache executes a step that it should not, or moves more than the other by
+# 64 KiB and half a percent: what an export to a registry by BuildKit costs more with us is an index and
+# its names, and the protocol's own share differs from run to run. The other's steps are only shown:
+# recipe D does not always hit.
 #
 # Environment: DOCKERCACHE_BIN, KEEP, as for demo.sh.
 # shellcheck disable=SC2317,SC2329 # functions are called by name
@@ -141,7 +142,7 @@ for phase in "first:save, the first:-" "restore:build on a new machine, no chang
     figures+=("$(human "${bytes["$who $key"]}")" "${seconds["$who $key"]}" "${executed["$who $key"]}")
   done
   row "$title" "${figures[@]}"
-  if [ "${bytes["ours $key"]}" -gt $((bytes["$theirs $key"] + 65536)) ]; then
+  if [ "${bytes["ours $key"]}" -gt $((bytes["$theirs $key"] * 201 / 200 + 65536)) ]; then
     echo "broken: more bytes than $other: $title" >&2
     broken=1
   fi
