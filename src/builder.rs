@@ -5,8 +5,10 @@ use crate::dockerfile::Image;
 use crate::engine::Engine;
 use crate::engine::bases::{self, BaseImage};
 use crate::engine::client::Client;
-use crate::engine::facts::{ImageStore, Version};
+use crate::engine::connection::Connection;
+use crate::engine::facts::ImageStore;
 use crate::engine::strategy::Strategy;
+use crate::engine::version::Version;
 use crate::key::Rules;
 
 /// The builder that a project is read for.
@@ -19,7 +21,7 @@ pub struct Builder {
     /// The engine's version, if one answers.
     server: Option<Version>,
     /// Reaches the engine that has images of its own, if there is one.
-    images: Option<Client>,
+    images: Option<Connection>,
     /// Reaches registries, if base images shall count by what they are.
     registries: Option<Client>,
 }
@@ -51,8 +53,8 @@ impl Builder {
         let beside =
             strategy == Strategy::BuildkitLocal && engine.facts.store == ImageStore::GraphDriver;
         Self {
-            images: (!beside).then(|| engine.client.clone()),
-            ..Self::new(strategy, engine.facts.platform.clone(), engine.facts.server)
+            images: (!beside).then(|| engine.connection.clone()),
+            ..Self::new(strategy, engine.facts.platform.clone(), engine.facts.version)
         }
     }
 
@@ -78,7 +80,7 @@ impl Builder {
 
     /// Looks an external image up; says why it is not found, where it should be.
     pub fn base(&self, image: &Image) -> Result<Option<FoundBase>, String> {
-        let local = self.images.as_ref().and_then(|client| bases::local(client, image));
+        let local = self.images.as_ref().and_then(|engine| bases::local(engine, image));
         let found = match (local, &self.registries) {
             (Some(found), _) => Some(found),
             (None, Some(client)) => {

@@ -185,6 +185,13 @@ pub struct Builds {
     pub arguments: Vec<OsString>,
 }
 
+impl Builds {
+    /// Whether any build is named.
+    pub fn any(&self) -> bool {
+        self.bake || !self.arguments.is_empty()
+    }
+}
+
 /// `build`
 #[derive(Debug, Args)]
 #[command(override_usage = "dockercache build [any arguments of docker build]")]

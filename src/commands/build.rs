@@ -80,6 +80,7 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
         reporter.info(line);
     }
     if finished.status.success() {
+        journal.client = Some(engine.client.abilities().clone());
         journal.note(NotedBuild {
             arguments,
             directory: std::env::current_dir().unwrap_or_default(),

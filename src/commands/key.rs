@@ -14,8 +14,8 @@ use crate::engine::Engine;
 use crate::engine::arguments::{BuildArguments, ContextSource};
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
-use crate::engine::facts::Version;
 use crate::engine::strategy::{self, Strategy};
+use crate::engine::version::Version;
 use crate::exit::{Exit, Failure};
 use crate::key::{KeyScope, Keys, StageDigest};
 use crate::project::{Detail, Project};
@@ -123,7 +123,7 @@ fn target(
             let strategy =
                 strategy::choose(&engine.facts, &engine.client, arguments, &environment, forced)?;
             Ok(Target {
-                generation: generation(engine.facts.server).to_owned(),
+                generation: generation(engine.facts.version).to_owned(),
                 builder: Builder::of(&engine, strategy),
             })
         }

@@ -162,11 +162,11 @@ fn reason_for_miss(
     }
     let has_zstd =
         reach.blobs.values().any(|d| Codec::from_media_type(&d.media_type) == Some(Codec::Zstd));
-    (has_zstd && !engine.facts.server.reads_zstd()).then(|| {
+    (has_zstd && !engine.facts.version.reads_zstd()).then(|| {
         format!(
             "the archive's layers are compressed with zstd, on which Docker {} fails; the next \
              save here writes gzip",
-            engine.facts.server
+            engine.facts.version
         )
     })
 }

@@ -29,8 +29,8 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let file = args.archive.as_deref().map(one_file).transpose()?;
     let dir = offer::absolute(&args.directory.dir);
     let recipe = Recipe::asked(args)?;
-    let engine = Engine::connect(Client::from_path())?;
     let mut journal = Journal::read(&dir);
+    let engine = Engine::connect(client(args, &journal))?;
     let store = store::open(&args.store, &mut journal)?;
     subject::note_named(args, &mut journal, &engine)?;
     let subject = match recipe {
@@ -115,6 +115,12 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     Ok(if args.speech.strict && soft_failure { Exit::Strict } else { Exit::Ok })
 }
 
+/// The client: that of the builds that were noted, unless others are named.
+fn client(args: &SaveArgs, journal: &Journal) -> Client {
+    let noted = journal.client.as_ref().filter(|_| !args.builds.any());
+    noted.map_or_else(Client::from_path, |abilities| Client::from_path().known(abilities.clone()))
+}
+
 /// How new layers are compressed, if the user says so and the engine reads it.
 fn compression(args: &SaveArgs, engine: &Engine, reporter: Reporter) -> Option<Compression> {
     let asked = args.compression?;
@@ -124,7 +130,7 @@ fn compression(args: &SaveArgs, engine: &Engine, reporter: Reporter) -> Option<C
     reporter.warn(format!(
         "layers are compressed with {}, because Docker {} fails on {}",
         engine.compression().codec,
-        engine.facts.server,
+        engine.facts.version,
         asked.codec
     ));
     None

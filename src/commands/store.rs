@@ -193,8 +193,8 @@ impl Store {
     fn direct(&self, task: &Task<'_>, archive: &Archive) -> Option<String> {
         let StoreUrl::Registry { host, repository, .. } = &self.url else { return None };
         let reads = task.strategy.is_buildkit()
-            && task.engine.facts.buildx.is_some()
-            && task.engine.facts.server.major >= READS_IMAGE_FORM;
+            && task.engine.client.abilities().buildx
+            && task.engine.facts.version.major >= READS_IMAGE_FORM;
         let cache = archive.cache.as_ref().filter(|_| reads)?;
         // By its digest: another job may write the tag meanwhile.
         Some(format!("type=registry,ref={host}/{repository}@{}", cache.digest))
@@ -369,7 +369,7 @@ fn refs(task: &Task<'_>, builds: &[Vec<&str>]) -> Vec<RefName> {
         .find_map(|name| variable(name))
         .unwrap_or_else(|| name_of(Path::new(".")));
     let scope = KeyScope {
-        generation: generation(task.engine.facts.server).to_owned(),
+        generation: generation(task.engine.facts.version).to_owned(),
         strategy: task.strategy.name().to_owned(),
         platform: task.engine.facts.platform.clone(),
         project: project.clone(),

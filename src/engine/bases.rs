@@ -3,9 +3,11 @@
 //! From the engine where it has the image, as the builder does itself, else from the registry by
 //! `docker buildx imagetools`.
 
+use bollard::models::{ImageConfig, ImageInspect};
 use serde::Deserialize;
 
 use super::client::Client;
+use super::connection::Connection;
 use super::error::EngineError;
 use crate::dockerfile::{BaseConfig, Image, Platform};
 use crate::layout::digest::Digest;
@@ -22,18 +24,16 @@ pub struct BaseImage {
     pub config: BaseConfig,
 }
 
-/// The config of an image in the form of both `docker image inspect` and OCI.
+/// An image's config, as far as it counts: the OCI image specification.
 #[derive(Deserialize)]
-struct Inspected {
-    #[serde(default, alias = "Id")]
-    id: Option<String>,
-    #[serde(default, alias = "Os")]
+struct Config {
+    #[serde(default)]
     os: String,
-    #[serde(default, alias = "Architecture")]
+    #[serde(default)]
     architecture: String,
-    #[serde(default, alias = "Config")]
-    config: Option<Settings>,
-    #[serde(default, alias = "RootFS")]
+    #[serde(default, rename = "config")]
+    settings: Option<Settings>,
+    #[serde(default)]
     rootfs: Option<RootFs>,
 }
 
@@ -54,14 +54,31 @@ struct Settings {
 
 #[derive(Deserialize)]
 struct RootFs {
-    #[serde(default, alias = "Layers", alias = "diff_ids")]
-    layers: Option<Vec<String>>,
+    #[serde(default)]
+    diff_ids: Option<Vec<String>>,
 }
 
-impl Inspected {
-    fn into_image(self) -> BaseImage {
-        let layers = self.rootfs.and_then(|r| r.layers).unwrap_or_default();
-        let settings = self.config.unwrap_or_default();
+impl Config {
+    /// What an engine says of an image, in the same form.
+    fn of(image: ImageInspect) -> Self {
+        let settings = |config: ImageConfig| Settings {
+            env: config.env,
+            user: config.user,
+            working_dir: config.working_dir,
+            shell: config.shell,
+            on_build: config.on_build,
+        };
+        Self {
+            os: image.os.unwrap_or_default(),
+            architecture: image.architecture.unwrap_or_default(),
+            settings: image.config.map(settings),
+            rootfs: image.root_fs.map(|root| RootFs { diff_ids: root.layers }),
+        }
+    }
+
+    fn into_image(self, id: Option<String>) -> BaseImage {
+        let layers = self.rootfs.and_then(|r| r.diff_ids).unwrap_or_default();
+        let settings = self.settings.unwrap_or_default();
         let environment = settings
             .env
             .iter()
@@ -71,7 +88,7 @@ impl Inspected {
             .collect();
         BaseImage {
             layers: Digest::of(layers.join(" ").as_bytes()).to_string(),
-            id: self.id,
+            id,
             config: BaseConfig {
                 environment,
                 user: settings.user,
@@ -88,11 +105,11 @@ impl Inspected {
 }
 
 /// Looks an image up in the engine; `None` if it is not there for that platform.
-pub fn local(client: &Client, image: &Image) -> Option<BaseImage> {
-    let output = client.command(["image", "inspect", &image.reference]).output().ok()?;
-    let found: Vec<Inspected> = serde_json::from_slice(&output.stdout).ok()?;
-    let found = found.into_iter().next()?;
-    found.is_for(&image.platform).then(|| found.into_image())
+pub fn local(engine: &Connection, image: &Image) -> Option<BaseImage> {
+    let mut found = engine.image(&image.reference).ok()??;
+    let id = found.id.take();
+    let config = Config::of(found);
+    config.is_for(&image.platform).then(|| config.into_image(id))
 }
 
 /// Looks an image up in its registry.
@@ -109,12 +126,12 @@ pub fn remote(client: &Client, image: &Image) -> Result<BaseImage, EngineError> 
         found = manifest(&document(&sibling(digest))?)?;
     }
     let digest = found.config.ok_or_else(|| not_for_platform(image))?.digest;
-    let config: Inspected =
+    let config: Config =
         serde_json::from_str(&document(&sibling(&digest))?).map_err(|e| not_read(image, &e))?;
     if !config.is_for(&image.platform) {
         return Err(not_for_platform(image));
     }
-    Ok(Inspected { id: Some(digest), ..config }.into_image())
+    Ok(config.into_image(Some(digest)))
 }
 
 /// A manifest, or an index of those for several platforms.
@@ -191,19 +208,16 @@ mod tests {
 
     #[test]
     fn an_image_of_a_registry_is_the_same_as_that_of_the_engine() {
-        let read = |json: &str| serde_json::from_str::<Inspected>(json).unwrap().into_image();
-        let remote = read(ONE);
-        let local = ONE
+        let config: Config = serde_json::from_str(ONE).unwrap();
+        let engine = ONE
             .replace("\"os\"", "\"Os\"")
             .replace("\"architecture\"", "\"Architecture\"")
             .replace("\"config\"", "\"Config\"")
-            .replace("\"rootfs\"", "\"Id\":\"sha256:c\",\"RootFS\"")
+            .replace("\"rootfs\"", "\"RootFS\"")
             .replace("\"type\"", "\"Type\"")
             .replace("\"diff_ids\"", "\"Layers\"");
-        let local = read(&local);
-        assert_eq!(local.layers, remote.layers);
-        assert_eq!(local.config, remote.config);
-        assert_eq!((local.id.as_deref(), remote.id), (Some("sha256:c"), None));
+        let local = Config::of(serde_json::from_str(&engine).unwrap()).into_image(None);
+        assert_eq!(local, config.into_image(None));
         assert_eq!(local.config.environment.get("A"), Some("1=2"));
         assert_eq!(local.config.onbuild, ["RUN x"]);
     }

@@ -89,7 +89,7 @@ pub fn capture_named(
     request: &Request<'_>,
     reporter: Reporter,
 ) -> Result<Captured, EngineError> {
-    let mut images = Images::look_at(&engine.client, names.iter().map(String::as_str))?;
+    let mut images = Images::of(&engine.connection)?;
     let mut wanted = BTreeMap::new();
     for (stage, name) in names.iter().enumerate() {
         let image = images.get(name)?.ok_or_else(|| {
@@ -181,8 +181,7 @@ fn images_of(
     steps: &[ClassicStep],
     request: &Request<'_>,
 ) -> Result<BTreeMap<Digest, Wanted>, EngineError> {
-    let ids = steps.iter().map(|step| step.image.as_str()).filter(|id| !id.is_empty());
-    let mut images = Images::look_at(&engine.client, ids)?;
+    let mut images = Images::of(&engine.connection)?;
     let mut wanted: BTreeMap<Digest, Wanted> = BTreeMap::new();
     let mut made = BTreeSet::new();
     let mut stage = 0;
@@ -328,7 +327,7 @@ fn export(
 
 /// What `--cache-from` must name for a hit; nothing where parent links are enough.
 pub fn offer(engine: &Engine, archive: &Archive) -> Vec<String> {
-    if engine.facts.server.trusts_loaded_parents() {
+    if engine.facts.version.trusts_loaded_parents() {
         return Vec::new();
     }
     // In the order of the stages: the builder takes the first image that has a step, and a stage

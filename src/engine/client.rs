@@ -4,19 +4,69 @@
 
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+
+use serde::{Deserialize, Serialize};
 
 use super::error::EngineError;
+use super::version::Version;
 
 /// The docker command-line client.
 #[derive(Clone, Debug)]
 pub struct Client {
     program: String,
+    abilities: Arc<OnceLock<Abilities>>,
+}
+
+/// What a client can do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Abilities {
+    /// Its version.
+    pub version: Version,
+    /// Whether it has the buildx plugin.
+    pub buildx: bool,
+    /// The name of its context, if it can say.
+    pub context: Option<String>,
 }
 
 impl Client {
     /// The `docker` that is found on the path.
     pub fn from_path() -> Self {
-        Self { program: "docker".to_owned() }
+        Self { program: "docker".to_owned(), abilities: Arc::default() }
+    }
+
+    /// The same client, which need not be asked what it can do.
+    #[must_use]
+    pub fn known(self, abilities: Abilities) -> Self {
+        Self { abilities: Arc::new(abilities.into()), ..self }
+    }
+
+    /// Begins to find out what the client can do, since each start of it takes a while.
+    pub fn ask_ahead(&self) {
+        if self.abilities.get().is_none() {
+            let client = self.clone();
+            thread::spawn(move || {
+                client.abilities();
+            });
+        }
+    }
+
+    /// What the client can do. It is asked once.
+    pub fn abilities(&self) -> &Abilities {
+        self.abilities.get_or_init(|| {
+            let say = |words: &'static [&'static str]| move || self.output(words).ok();
+            thread::scope(|scope| {
+                let buildx = scope.spawn(say(&["buildx", "version"]));
+                let context = scope.spawn(say(&["context", "inspect", "--format", "{{.Name}}"]));
+                let version = say(&["--version"])();
+                Abilities {
+                    version: version.and_then(|said| Version::find(&said)).unwrap_or_default(),
+                    buildx: buildx.join().is_ok_and(|said| said.is_some()),
+                    context: context.join().ok().flatten(),
+                }
+            })
+        })
     }
 
     /// A command with these arguments; standard input is closed.
@@ -41,6 +91,22 @@ impl Client {
                 format!("answer `docker {}`", args.join(" ")),
                 String::from_utf8_lossy(&output.stderr).trim(),
             ))
+        }
+    }
+
+    /// Why no engine answers, in the client's own words; `otherwise` if it knows of no trouble.
+    pub fn trouble(&self, otherwise: EngineError) -> EngineError {
+        // Podman's client speaks to no engine.
+        if self.output(&["--version"]).is_ok_and(|said| said.contains("podman")) {
+            return EngineError::podman();
+        }
+        match self.command(["version"]).output() {
+            Err(error) => self.no_client(error),
+            Ok(output) if output.status.success() => otherwise,
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                EngineError::Unreachable(said.trim().to_owned())
+            }
         }
     }
 }

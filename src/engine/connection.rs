@@ -7,8 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bollard::API_DEFAULT_VERSION;
-use bollard::models::SystemInfo;
-use bollard::query_parameters::ImportImageOptionsBuilder;
+use bollard::errors::Error;
+use bollard::models::{ImageInspect, ImageSummary, SystemInfo, SystemVersion};
+use bollard::query_parameters::{
+    ImportImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptions,
+};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use hyper::body::{Body, Incoming};
@@ -18,6 +21,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::client::Client;
 use super::error::EngineError;
@@ -29,9 +33,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_mins(1);
 /// Chunks that wait between the network and a reader; each has some tens of KiB.
 const CHUNKS_AHEAD: usize = 64;
 
+/// How long a connection may take until it can be used again, before another is dialled.
+const RELEASE: Duration = Duration::from_millis(20);
+
 /// A connection to an engine.
+#[derive(Clone, Debug)]
 pub struct Connection {
-    runtime: Runtime,
+    runtime: Arc<Runtime>,
     api: bollard::Docker,
 }
 
@@ -51,13 +59,12 @@ impl Connection {
             API_DEFAULT_VERSION,
         )
         .map_err(|e| EngineError::Unreachable(e.to_string()))?;
-        let negotiated = runtime.block_on(async {
-            tokio::time::timeout(CONNECT_TIMEOUT, api.negotiate_version()).await
-        });
+        let negotiated =
+            runtime.block_on(async { timeout(CONNECT_TIMEOUT, api.negotiate_version()).await });
         let api = negotiated
             .map_err(|_| EngineError::Unreachable("no answer within a minute".to_owned()))?
             .map_err(|e| EngineError::Unreachable(e.to_string()))?;
-        Ok(Self { runtime, api })
+        Ok(Self { runtime: Arc::new(runtime), api })
     }
 
     /// The engine's own description.
@@ -65,6 +72,39 @@ impl Connection {
         self.runtime
             .block_on(self.api.info())
             .map_err(|e| EngineError::failed("describe itself", e))
+    }
+
+    /// The engine's version, and those of its parts.
+    pub fn version(&self) -> Result<SystemVersion, EngineError> {
+        self.runtime
+            .block_on(self.api.version())
+            .map_err(|e| EngineError::failed("say its version", e))
+    }
+
+    /// Looks at an image by a name, an ID or the start of one; `None` if there is none.
+    pub fn image(&self, name: &str) -> Result<Option<ImageInspect>, EngineError> {
+        match self.runtime.block_on(self.api.inspect_image(name)) {
+            Ok(image) => Ok(Some(image)),
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(e) => Err(EngineError::failed(format!("look at image `{name}`"), e)),
+        }
+    }
+
+    /// All images, those between two steps of the classic builder as well.
+    pub fn images(&self) -> Result<Vec<ImageSummary>, EngineError> {
+        let options = ListImagesOptionsBuilder::default().all(true).build();
+        self.runtime
+            .block_on(self.api.list_images(Some(options)))
+            .map_err(|e| EngineError::failed("list its images", e))
+    }
+
+    /// Removes a name, and what it alone holds.
+    pub fn remove_image(&self, name: &str) -> Result<(), EngineError> {
+        let options = None::<RemoveImageOptions>;
+        match self.runtime.block_on(self.api.remove_image(name, options, None)) {
+            Ok(_) => Ok(()),
+            Err(e) => Err(EngineError::failed(format!("remove image `{name}`"), e)),
+        }
     }
 
     /// Streams `docker save` of these images: a tar.
@@ -123,9 +163,14 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    async fn send(self, request: Request<B>) -> Result<Response<Incoming>, bollard::errors::Error> {
+    async fn send(self, request: Request<B>) -> Result<Response<Incoming>, Error> {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = idle().take().filter(SendRequest::is_ready);
+        let mut last = idle().take();
+        if let Some(sender) = &mut last
+            && !matches!(timeout(RELEASE, sender.ready()).await, Ok(Ok(())))
+        {
+            last = None;
+        }
         let mut sender = match last {
             Some(sender) => sender,
             None => self.dial().await?,
@@ -141,12 +186,13 @@ where
         Ok(answer)
     }
 
-    async fn dial(&self) -> Result<SendRequest<B>, bollard::errors::Error> {
+    async fn dial(&self) -> Result<SendRequest<B>, Error> {
         let command = self.client.command(["system", "dial-stdio"]);
         let mut child = tokio::process::Command::from(command)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            // What it would say, `docker version` says as well.
+            .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {

@@ -48,6 +48,11 @@ impl EngineError {
         move |source| Self::Io { action, source }
     }
 
+    /// There is podman where docker should be.
+    pub fn podman() -> Self {
+        Self::Unsupported("`docker` is podman here, which has no BuildKit cache".to_owned())
+    }
+
     /// The engine's answer to what it was asked.
     pub fn failed(action: impl Into<String>, reason: impl std::fmt::Display) -> Self {
         Self::Failed { action: action.into(), reason: reason.to_string() }

@@ -1,84 +1,10 @@
-//! What an engine and its client are: versions, image store, builder.
+//! What an engine is: its version, its platform, and how it keeps images.
 
-use std::cmp::Ordering;
-use std::fmt;
+use bollard::models::SystemVersion;
 
-use serde::Deserialize;
-
-use super::client::Client;
 use super::connection::Connection;
 use super::error::EngineError;
-
-/// A version of docker or buildx; what follows the third number is left out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version {
-    /// First number.
-    pub major: u32,
-    /// Second number.
-    pub minor: u32,
-    /// Third number.
-    pub patch: u32,
-}
-
-impl Version {
-    /// Makes a version.
-    pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
-        Self { major, minor, patch }
-    }
-
-    /// Reads the first `N.N.N` in a text such as `v0.13.1+ds1` or `20.10.24+dfsg1`.
-    pub fn find(text: &str) -> Option<Self> {
-        text.split_whitespace().find_map(|word| {
-            let word = word.strip_prefix('v').unwrap_or(word);
-            let mut numbers = word.splitn(3, '.').map(|part| {
-                let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
-                part[..digits].parse::<u32>().ok()
-            });
-            let (major, minor) = (numbers.next()??, numbers.next()??);
-            Some(Self { major, minor, patch: numbers.next().flatten().unwrap_or(0) })
-        })
-    }
-
-    /// Whether the classic builder of this engine finds loaded images by their parents: a
-    /// plain build then hits. CVE-2024-24557's fix ended that.
-    pub fn trusts_loaded_parents(self) -> bool {
-        match self.major {
-            0..=22 => true,
-            23 => self.cmp(&Self::new(23, 0, 10)) == Ordering::Less,
-            24 => self.cmp(&Self::new(24, 0, 9)) == Ordering::Less,
-            25 => self.cmp(&Self::new(25, 0, 2)) == Ordering::Less,
-            _ => false,
-        }
-    }
-
-    /// Whether the engine reads layers that are compressed with zstd. Before 23 they fail the
-    /// user's build.
-    pub fn reads_zstd(self) -> bool {
-        self.major >= 23
-    }
-
-    /// Whether the builder knows the files of a wildcard by their names alone, not their paths.
-    pub fn lists_sources_by_name(self) -> bool {
-        self.major < 29
-    }
-
-    /// Whether the builder looks behind every link that a wildcard comes to, even inside of a
-    /// directory, where the link itself is what is copied.
-    pub fn follows_nested_links(self) -> bool {
-        self < Self::new(28, 5, 0)
-    }
-
-    /// Whether the engine exports inline cache without records, by a bug of its own.
-    pub fn loses_inline_records(self) -> bool {
-        (Self::new(27, 0, 0)..=Self::new(27, 1, 2)).contains(&self)
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
-    }
-}
+use super::version::Version;
 
 /// How an engine keeps images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,133 +21,32 @@ pub struct Facts {
     /// Tells engines apart: a fresh engine has a new one.
     pub id: String,
     /// The engine's version.
-    pub server: Version,
-    /// The client's version.
-    pub client: Version,
-    /// The client's buildx plugin, if there is one.
-    pub buildx: Option<Version>,
-    /// The name of the client's context, if it can say.
-    pub context: Option<String>,
+    pub version: Version,
     /// How images are kept.
     pub store: ImageStore,
     /// `linux/amd64`
     pub platform: String,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Versions {
-    client: Component,
-    server: Option<Server>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Component {
-    version: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Server {
-    version: String,
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    arch: String,
-    #[serde(default)]
-    components: Vec<Named>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Named {
-    name: String,
-}
-
 impl Facts {
-    /// Asks the client and the engine.
-    pub fn gather(client: &Client) -> Result<(Self, Connection), EngineError> {
-        // Each start of the client takes a while: some are asked meanwhile.
-        let aside = |words: &'static [&str]| {
-            let client = client.clone();
-            std::thread::spawn(move || client.output(words).ok())
-        };
-        let buildx = aside(&["buildx", "version"]);
-        let context = aside(&["context", "inspect", "--format", "{{.Name}}"]);
-        let versions = ask_versions(client)?;
-        // Podman's own client names no server at all; docker's may speak to podman's socket.
-        let components = versions.server.iter().flat_map(|s| &s.components);
-        let is_podman = components.into_iter().any(|c| c.name.contains("Podman"))
-            || versions.server.is_none() && client.output(&["--version"])?.contains("podman");
-        if is_podman {
-            return Err(EngineError::Unsupported(
-                "`docker` is podman here, which has no BuildKit cache".into(),
-            ));
+    /// Asks an engine.
+    pub fn of(connection: &Connection) -> Result<Self, EngineError> {
+        let SystemVersion { components, version, os, arch, .. } = connection.version()?;
+        // Docker's client may speak to podman's socket.
+        if components.into_iter().flatten().any(|c| c.name.contains("Podman")) {
+            return Err(EngineError::podman());
         }
-        let server = versions.server.ok_or_else(|| {
-            EngineError::Unreachable("the client names no server; is the engine running?".into())
-        })?;
-        let connection = Connection::open(client)?;
         let info = connection.info()?;
         let containerd = info
             .driver_status
             .iter()
             .flatten()
             .any(|pair| pair.iter().any(|v| v.starts_with("io.containerd.snapshotter")));
-        let facts = Self {
+        Ok(Self {
             id: info.id.unwrap_or_default(),
-            server: Version::find(&server.version).unwrap_or_default(),
-            client: Version::find(&versions.client.version).unwrap_or_default(),
-            buildx: buildx.join().ok().flatten().and_then(|said| Version::find(&said)),
-            context: context.join().ok().flatten(),
+            version: version.and_then(|said| Version::find(&said)).unwrap_or_default(),
             store: if containerd { ImageStore::Containerd } else { ImageStore::GraphDriver },
-            platform: format!("{}/{}", server.os, server.arch),
-        };
-        Ok((facts, connection))
-    }
-}
-
-fn ask_versions(client: &Client) -> Result<Versions, EngineError> {
-    let output = client
-        .command(["version", "--format", "{{json .}}"])
-        .output()
-        .map_err(|e| client.no_client(e))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    // Without an engine the client still prints its own half, and fails.
-    if !output.status.success() {
-        return Err(EngineError::Unreachable(said.trim().to_owned()));
-    }
-    serde_json::from_slice(&output.stdout).map_err(|_| {
-        EngineError::Unsupported("`docker version` does not answer as Docker does".into())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_found_in_what_distributions_print() {
-        for (text, version) in [
-            ("20.10.24+dfsg1", Version::new(20, 10, 24)),
-            ("github.com/docker/buildx v0.29.1-desktop.1 abc", Version::new(0, 29, 1)),
-            ("github.com/docker/buildx 0.13.1+ds1 0.13.1+ds1-3", Version::new(0, 13, 1)),
-            ("27.0-rc1", Version::new(27, 0, 0)),
-        ] {
-            assert_eq!(Version::find(text), Some(version), "{text}");
-        }
-        assert_eq!(Version::find("unknown"), None);
-    }
-
-    #[test]
-    fn loaded_parents_are_trusted_until_the_fix_of_cve_2024_24557() {
-        let trusts = |v| Version::find(v).unwrap().trusts_loaded_parents();
-        for old in ["20.10.24", "23.0.9", "24.0.8", "25.0.1"] {
-            assert!(trusts(old), "{old}");
-        }
-        for new in ["23.0.10", "24.0.9", "25.0.2", "26.1.5", "28.5.2"] {
-            assert!(!trusts(new), "{new}");
-        }
+            platform: format!("{}/{}", os.unwrap_or_default(), arch.unwrap_or_default()),
+        })
     }
 }

@@ -20,6 +20,7 @@ pub mod replay;
 pub mod run;
 pub mod saved;
 pub mod strategy;
+pub mod version;
 
 use client::Client;
 use connection::Connection;
@@ -41,13 +42,15 @@ pub struct Engine {
 impl Engine {
     /// Reaches the engine that the user's client is configured for.
     pub fn connect(client: Client) -> Result<Self, EngineError> {
-        let (facts, connection) = Facts::gather(&client)?;
+        client.ask_ahead();
+        let connection = Connection::open(&client).map_err(|error| client.trouble(error))?;
+        let facts = Facts::of(&connection)?;
         Ok(Self { client, connection, facts })
     }
 
     /// Whether layers with this compression can be offered to the engine.
     pub fn reads(&self, codec: Codec) -> bool {
-        codec != Codec::Zstd || self.facts.server.reads_zstd()
+        codec != Codec::Zstd || self.facts.version.reads_zstd()
     }
 
     /// The best compression that the engine reads back.

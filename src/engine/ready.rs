@@ -48,8 +48,8 @@ pub fn load_missing(
     reporter: Reporter,
 ) -> Result<(), EngineError> {
     let Some(tags) = needed_tags(engine, strategy) else { return Ok(()) };
-    let listed = engine.client.output(&["image", "ls", "--all", "--quiet", "--no-trunc"])?;
-    let present: BTreeSet<&str> = listed.lines().collect();
+    let present: BTreeSet<String> =
+        engine.connection.images()?.into_iter().map(|image| image.id).collect();
     let is_missing = |id: &str| !present.contains(id);
     if archive.images.iter().any(|i| is_missing(i.manifest.config.digest.as_str())) {
         load(engine, layout, archive, tags, reporter)?;
@@ -61,7 +61,7 @@ pub fn load_missing(
 fn needed_tags(engine: &Engine, strategy: Strategy) -> Option<Tags> {
     match strategy {
         Strategy::Classic => Some(Tags::Noted),
-        Strategy::BuildkitReplay if engine.facts.buildx.is_none() => Some(Tags::Stages),
+        Strategy::BuildkitReplay if !engine.client.abilities().buildx => Some(Tags::Stages),
         Strategy::BuildkitReplay | Strategy::BuildkitLocal => None,
     }
 }

@@ -15,7 +15,6 @@ use std::sync::PoisonError;
 use super::Engine;
 use super::capture::{Captured, Request, Stage};
 use super::error::EngineError;
-use super::images::Images;
 use super::run::{self, Echo};
 use super::saved;
 use crate::layout::archive::{Archive, ImageNote, Role, StoredImage, write_cache, write_image};
@@ -44,11 +43,9 @@ pub fn capture(
         build_carriers(engine, request, &changed, &mut warnings)?
     };
     let exported = export(engine, layout, old, &carriers, request.compression(engine), reporter);
-    if !carriers.is_empty() {
+    for carrier in &carriers {
         // Left behind, they cost the engine nothing but names.
-        let mut words = vec!["image", "rm"];
-        words.extend(carriers.iter().map(|c| c.tag.as_str()));
-        let _ = engine.client.output(&words);
+        let _ = engine.connection.remove_image(&carrier.tag);
     }
     let exported = exported?;
 
@@ -110,7 +107,7 @@ fn records_warning(engine: &Engine, without: &[String]) -> Option<String> {
     if without.is_empty() {
         return None;
     }
-    let version = engine.facts.server;
+    let version = engine.facts.version;
     let why = if version.loses_inline_records() {
         format!("Docker {version} exports no cache records (a bug of 27.0.0 to 27.1.2): upgrade")
     } else {
@@ -152,7 +149,7 @@ fn build_carriers(
 
     let mut common: Vec<OsString> =
         vec!["--progress=plain".into(), "--build-arg=BUILDKIT_INLINE_CACHE=1".into()];
-    if engine.facts.buildx.is_some() {
+    if engine.client.abilities().buildx {
         common.push("--provenance=false".into());
     }
     common.extend(request.target_stage.map(|s| format!("--build-arg=TARGETSTAGE={s}").into()));
@@ -213,13 +210,12 @@ fn export(
     if carriers.is_empty() {
         return Ok(Vec::new());
     }
-    let mut images = Images::look_at(&engine.client, carriers.iter().map(|c| c.tag.as_str()))?;
     let mut by_id = Vec::new();
     for carrier in carriers {
-        let image = images.get(&carrier.tag)?;
+        let image = engine.connection.image(&carrier.tag)?.unwrap_or_default();
         // An image without layers is nothing to carry, and engines refuse to export it.
-        if image.as_ref().is_none_or(|i| i.layers > 0) {
-            by_id.push((image.map(|i| i.id), carrier));
+        if image.root_fs.and_then(|fs| fs.layers).is_some_and(|layers| !layers.is_empty()) {
+            by_id.push((image.id.unwrap_or_default(), carrier));
         }
     }
     if by_id.is_empty() {
@@ -236,7 +232,7 @@ fn export(
     let saved = saved::ingest(stream, layout, compression, &known, &|n| progress.advance(n))?;
     let mut stored_images = Vec::new();
     for (id, carrier) in by_id {
-        let image = saved.iter().find(|s| Some(&s.id) == id.as_ref()).ok_or_else(|| {
+        let image = saved.iter().find(|s| s.id.as_str() == id).ok_or_else(|| {
             EngineError::failed("export images", format!("stage `{}` is not in it", carrier.name))
         })?;
         let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None };

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::arguments::BuildArguments;
-use super::client::Client;
+use super::client::{Abilities, Client};
 use super::error::EngineError;
 use super::facts::{Facts, ImageStore};
 
@@ -73,7 +73,8 @@ pub fn choose(
     if let Some(strategy) = forced {
         return Ok(strategy);
     }
-    if builder(facts, environment) == Builder::Classic {
+    let Abilities { version, buildx, .. } = client.abilities();
+    if builder(client.abilities(), environment) == Builder::Classic {
         return match facts.store {
             ImageStore::GraphDriver => Ok(Strategy::Classic),
             ImageStore::Containerd => Err(EngineError::Unsupported(
@@ -83,10 +84,10 @@ pub fn choose(
             )),
         };
     }
-    if facts.buildx.is_none() {
+    if !buildx {
         // The client's own BuildKit imports images only, and these only with a graph driver.
         return match facts.store {
-            ImageStore::GraphDriver if facts.client.major < 23 => Ok(Strategy::BuildkitReplay),
+            ImageStore::GraphDriver if version.major < 23 => Ok(Strategy::BuildkitReplay),
             _ => Err(EngineError::Unsupported(
                 "the docker client has no buildx plugin, without which it can't build with \
                  BuildKit; install it (package docker-buildx or docker-buildx-plugin)"
@@ -107,11 +108,11 @@ pub fn choose(
 
 /// Follows the docker client: `DOCKER_BUILDKIT` decides; otherwise BuildKit from client 23 on,
 /// unless there is no buildx, and before that only where buildx was made the default.
-fn builder(facts: &Facts, environment: &dyn Fn(&str) -> Option<String>) -> Builder {
+fn builder(client: &Abilities, environment: &dyn Fn(&str) -> Option<String>) -> Builder {
     match environment("DOCKER_BUILDKIT").as_deref() {
         Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Builder::Classic,
         Some(value) if !value.is_empty() => Builder::Buildkit,
-        _ if facts.client.major >= 23 && facts.buildx.is_some() => Builder::Buildkit,
+        _ if client.version.major >= 23 && client.buildx => Builder::Buildkit,
         _ if is_buildx_alias(environment) => Builder::Buildkit,
         _ => Builder::Classic,
     }
@@ -137,39 +138,38 @@ fn driver_of(inspected: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::facts::Version;
+    use crate::engine::version::Version;
 
-    fn facts(client: u32, buildx: bool, store: ImageStore) -> Facts {
-        Facts {
+    fn chosen(
+        (client, buildx, store): (u32, bool, ImageStore),
+        buildkit: Option<&str>,
+    ) -> Result<Strategy, EngineError> {
+        let facts = Facts {
             id: String::new(),
-            server: Version::new(28, 5, 2),
-            client: Version::new(client, 0, 0),
-            buildx: buildx.then_some(Version::new(0, 29, 1)),
-            context: Some("default".into()),
+            version: Version::new(28, 5, 2),
             store,
             platform: "linux/amd64".into(),
-        }
-    }
-
-    fn chosen(facts: &Facts, buildkit: Option<&str>) -> Result<Strategy, EngineError> {
+        };
+        let version = Version::new(client, 0, 0);
+        let client = Client::from_path().known(Abilities { version, buildx, context: None });
         let environment =
             |name: &str| (name == "DOCKER_BUILDKIT").then(|| buildkit.map(Into::into)).flatten();
-        choose(facts, &Client::from_path(), &BuildArguments::default(), &environment, None)
+        choose(&facts, &client, &BuildArguments::default(), &environment, None)
     }
 
     #[test]
     fn the_builder_is_the_one_that_the_client_would_use() {
         use ImageStore::{Containerd, GraphDriver};
-        let graph = |client, buildx| facts(client, buildx, GraphDriver);
-        assert_eq!(chosen(&graph(28, true), None).unwrap(), Strategy::BuildkitReplay);
-        assert_eq!(chosen(&graph(28, false), None).unwrap(), Strategy::Classic);
-        assert_eq!(chosen(&graph(28, true), Some("0")).unwrap(), Strategy::Classic);
-        assert_eq!(chosen(&graph(20, true), None).unwrap(), Strategy::Classic);
-        assert_eq!(chosen(&graph(20, true), Some("1")).unwrap(), Strategy::BuildkitReplay);
-        let containerd = facts(28, true, Containerd);
-        assert_eq!(chosen(&containerd, None).unwrap(), Strategy::BuildkitLocal);
-        assert!(chosen(&containerd, Some("0")).is_err());
-        assert_eq!(chosen(&graph(20, false), Some("1")).unwrap(), Strategy::BuildkitReplay);
-        assert!(chosen(&graph(28, false), Some("1")).is_err());
+        let graph = |client, buildx| (client, buildx, GraphDriver);
+        assert_eq!(chosen(graph(28, true), None).unwrap(), Strategy::BuildkitReplay);
+        assert_eq!(chosen(graph(28, false), None).unwrap(), Strategy::Classic);
+        assert_eq!(chosen(graph(28, true), Some("0")).unwrap(), Strategy::Classic);
+        assert_eq!(chosen(graph(20, true), None).unwrap(), Strategy::Classic);
+        assert_eq!(chosen(graph(20, true), Some("1")).unwrap(), Strategy::BuildkitReplay);
+        let containerd = (28, true, Containerd);
+        assert_eq!(chosen(containerd, None).unwrap(), Strategy::BuildkitLocal);
+        assert!(chosen(containerd, Some("0")).is_err());
+        assert_eq!(chosen(graph(20, false), Some("1")).unwrap(), Strategy::BuildkitReplay);
+        assert!(chosen(graph(28, false), Some("1")).is_err());
     }
 }

@@ -184,7 +184,7 @@ impl Capture<'_> {
     fn about(&self, strategy: Strategy) -> About {
         About {
             format: FORMAT,
-            engine: self.engine.facts.server.to_string(),
+            engine: self.engine.facts.version.to_string(),
             strategy: strategy.name().to_owned(),
             platform: self.engine.facts.platform.clone(),
             created: timestamp(),

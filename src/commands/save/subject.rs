@@ -120,7 +120,7 @@ impl Recipe {
             None if !args.image.is_empty() => Self::Named(args.image.clone()),
             None => return Ok(None),
         };
-        if args.builds.bake || !args.builds.arguments.is_empty() {
+        if args.builds.any() {
             return Err(Failure::usage("--image and --from-log take no build arguments"));
         }
         Ok(Some(recipe))

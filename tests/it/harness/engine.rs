@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
 use std::time::Duration;
 
-use dockercache::engine::facts::Version;
+use dockercache::engine::version::Version;
 use tempfile::TempDir;
 use walkdir::{DirEntry, WalkDir};
 
