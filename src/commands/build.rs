@@ -26,6 +26,12 @@ use crate::store::journal::{Journal, NotedBuild};
 pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(false);
     let arguments = BuildArguments::parse(args.arguments.iter().cloned());
+    let dir = directory();
+    let mut journal = Journal::read(&dir);
+    let store = store::open(&store::from_environment(), &mut journal).unwrap_or_else(|failure| {
+        reporter.warn(format!("the store is left out: {}", failure.message));
+        None
+    });
     let client = Client::from_path();
     let engine = match Engine::connect(client.clone()) {
         Ok(engine) => engine,
@@ -46,14 +52,8 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
         Err(error) => return uncached(&client, &args.arguments, &error, reporter),
     };
 
-    let dir = directory();
     let layout = Layout::at(&dir);
-    let mut journal = Journal::read(&dir);
     warn_of_cache_in_context(&arguments, &dir, reporter);
-    let store = store::open(&store::from_environment(), &mut journal).unwrap_or_else(|failure| {
-        reporter.warn(format!("the store is left out: {}", failure.message));
-        None
-    });
     // Before the build: it may take long, and files may change meanwhile.
     let project = || {
         let builder = Builder::of(&engine, strategy);

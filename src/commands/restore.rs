@@ -45,6 +45,10 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
         let progress = reporter.progress("unpacking", 0);
         file::restore(&layout, path, &|n| progress.advance(n))?;
     }
+    let mut journal = Journal::read(dir);
+    // A job starts here: what an earlier one built on this machine is not its business.
+    journal.builds.clear();
+    let store = store::open(&args.store, &mut journal)?;
     let engine = Engine::connect(Client::from_path())?;
     let builds = builds::named(&args.builds, &engine.client)?;
     let environment = |name: &str| std::env::var(name).ok();
@@ -55,12 +59,9 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
         &environment,
         args.engine.strategy,
     )?;
-    let mut journal = Journal::read(dir);
-    // A job starts here: what an earlier one built on this machine is not its business.
-    journal.builds.clear();
     let projects = projects(&builds, &Builder::of(&engine, strategy), reporter);
     let mut well = true;
-    if let Some(store) = store::open(&args.store, &mut journal)? {
+    if let Some(store) = store {
         let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };
         well = store.fetch(&task, &projects, &mut journal);
     }

@@ -30,8 +30,8 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let dir = offer::absolute(&args.directory.dir);
     let recipe = Recipe::asked(args)?;
     let mut journal = Journal::read(&dir);
-    let engine = Engine::connect(client(args, &journal))?;
     let store = store::open(&args.store, &mut journal)?;
+    let engine = Engine::connect(client(args, &journal))?;
     subject::note_named(args, &mut journal, &engine)?;
     let subject = match recipe {
         Some(recipe) => Some(Subject::Images(recipe.on(&engine)?)),

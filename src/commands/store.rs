@@ -76,7 +76,7 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Opens the store that is named, if one is. What the journal says of another store is forgotten.
+/// Opens the store that is named, if one is, and begins to connect. What the journal says of another store is forgotten.
 pub(super) fn open(options: &cli::Store, journal: &mut Journal) -> Result<Option<Store>, Failure> {
     let store = named(options)?;
     let url = store.as_ref().map(|store| store.url.to_string());
@@ -90,6 +90,7 @@ fn named(options: &cli::Store) -> Result<Option<Store>, Failure> {
     };
     let url: StoreUrl = text.parse().map_err(Failure::usage)?;
     let remote = Remote::open(&url, &Environment::of_process()).map_err(Failure::from)?;
+    remote.greet_ahead();
     Ok(Some(Store { remote, url, trust: trust()?, read_only: options.read_only }))
 }
 

@@ -30,6 +30,30 @@ pub struct Abilities {
     pub context: Option<String>,
 }
 
+/// What the client says of itself in `docker info`.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct ClientInfo {
+    version: Option<String>,
+    context: Option<String>,
+    plugins: Option<Vec<Plugin>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Plugin {
+    name: String,
+    /// Why it can't be used.
+    #[serde(default)]
+    err: Option<serde_json::Value>,
+}
+
+impl Plugin {
+    fn is_buildx(&self) -> bool {
+        self.name == "buildx" && self.err.is_none()
+    }
+}
+
 impl Client {
     /// The `docker` that is found on the path.
     pub fn from_path() -> Self {
@@ -55,17 +79,17 @@ impl Client {
     /// What the client can do. It is asked once.
     pub fn abilities(&self) -> &Abilities {
         self.abilities.get_or_init(|| {
-            let say = |words: &'static [&'static str]| move || self.output(words).ok();
-            thread::scope(|scope| {
-                let buildx = scope.spawn(say(&["buildx", "version"]));
-                let context = scope.spawn(say(&["context", "inspect", "--format", "{{.Name}}"]));
-                let version = say(&["--version"])();
-                Abilities {
-                    version: version.and_then(|said| Version::find(&said)).unwrap_or_default(),
-                    buildx: buildx.join().is_ok_and(|said| said.is_some()),
-                    context: context.join().ok().flatten(),
-                }
-            })
+            // Says it all in one start, and without a question to the engine from 23 on.
+            let said = self.output(&["info", "--format", "{{json .ClientInfo}}"]);
+            let said = said.ok().and_then(|said| serde_json::from_str(&said).ok());
+            let ClientInfo { version, context, plugins } = said.unwrap_or_default();
+            // Not in what an old client says of itself.
+            let version = version.or_else(|| self.output(&["--version"]).ok());
+            Abilities {
+                version: version.and_then(|said| Version::find(&said)).unwrap_or_default(),
+                buildx: plugins.into_iter().flatten().any(|plugin| plugin.is_buildx()),
+                context,
+            }
         })
     }
 

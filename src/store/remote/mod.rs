@@ -54,6 +54,12 @@ pub trait RemoteStore: Send + Sync {
     /// The store's URL for messages, without credentials.
     fn url(&self) -> &str;
 
+    /// Connects and logs in, as far as that can be done ahead. Trouble is for the first question
+    /// to tell.
+    fn greet(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
     /// The document that a ref names, byte for byte; `None` if there is no such ref.
     fn read_ref<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Vec<u8>>>;
 

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, StreamExt as _, future};
 use oci_client::client::{BlobResponse, Certificate};
@@ -368,6 +369,15 @@ impl RemoteStore for Registry {
 
     fn url(&self) -> &str {
         &self.url
+    }
+
+    fn greet(&self) -> BoxFuture<'_, ()> {
+        async move {
+            if let Ok(connection) = self.connection.get_or_try_init(|| self.connect()).await {
+                let _ = connection.renew(&self.tag(""), RegistryOperation::Pull).await;
+            }
+        }
+        .boxed()
     }
 
     fn read_ref<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Vec<u8>>> {

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
@@ -35,7 +35,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// A store that can be waited for.
 pub struct Remote {
-    store: Box<dyn RemoteStore>,
+    store: Arc<dyn RemoteStore>,
     runtime: Runtime,
     terms: Terms,
 }
@@ -85,7 +85,7 @@ impl Remote {
             .enable_all()
             .build()
             .map_err(|source| StoreError::Io { action: "start threads".to_owned(), source })?;
-        Ok(Self { store, runtime, terms: Terms::default() })
+        Ok(Self { store: store.into(), runtime, terms: Terms::default() })
     }
 
     /// The same store, with other terms: all savers and collectors of a store must have the same.
@@ -102,6 +102,12 @@ impl Remote {
     /// The store's URL for messages.
     pub fn url(&self) -> &str {
         self.store.url()
+    }
+
+    /// Begins to connect, while the caller has other things to do.
+    pub fn greet_ahead(&self) {
+        let store = Arc::clone(&self.store);
+        self.runtime.spawn(async move { store.greet().await });
     }
 
     pub(super) fn store(&self) -> &dyn RemoteStore {
