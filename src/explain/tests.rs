@@ -1,15 +1,18 @@
-//! Each cause, told apart: a project is noted, changed in one place, and compared.
+//! Each cause, told apart: a project is noted, changed in one place, and compared. What the next
+//! build will read is foretold in the same way.
 
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::{Cause, Change, Explanation, explain, notes};
+use super::{Cause, Change, Explanation, explain, needed_layers, notes};
 use crate::builder::Builder;
 use crate::engine::arguments::BuildArguments;
 use crate::engine::strategy::Strategy;
-use crate::layout::archive::About;
+use crate::layout::archive::{About, Archive, ImageNote, Role, StoredImage};
+use crate::layout::codec::Codec;
+use crate::layout::oci::{CONFIG, Descriptor, MANIFEST, Manifest};
 use crate::project::{Detail, Project};
 
 const DOCKERFILE: &str = "\
@@ -36,8 +39,8 @@ fn about(project: &Project) -> About {
     About { stages: notes(project), ..About::default() }
 }
 
-/// Notes a project, changes it, and compares; `words` are build arguments of the second build.
-fn after(change: impl FnOnce(&Path), words: &[&str]) -> Explanation {
+/// A project, and then the same after a change.
+fn twice(change: impl FnOnce(&Path), words: &[&str]) -> (Project, Project) {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path();
     fs::create_dir(dir.join("src")).unwrap();
@@ -46,9 +49,46 @@ fn after(change: impl FnOnce(&Path), words: &[&str]) -> Explanation {
     {
         fs::write(dir.join(name), text).unwrap();
     }
-    let old = about(&read(dir, &[]));
+    let old = read(dir, &[]);
     change(dir);
-    explain(&old, None, &read(dir, words))
+    (old, read(dir, words))
+}
+
+/// Notes a project, changes it, and compares; `words` are build arguments of the second build.
+fn after(change: impl FnOnce(&Path), words: &[&str]) -> Explanation {
+    let (old, new) = twice(change, words);
+    explain(&about(&old), None, &new)
+}
+
+/// An archive of a project in which each stage has an image with one layer.
+fn archive(project: &Project) -> Archive {
+    let mut about = about(project);
+    let mut images = Vec::new();
+    for stage in &mut about.stages {
+        let descriptor = Descriptor::of(MANIFEST, stage.name.as_bytes());
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: None,
+            config: Descriptor::of(CONFIG, b"{}"),
+            layers: vec![layer(&stage.name)],
+        };
+        stage.image = Some(descriptor.digest.clone());
+        let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None };
+        images.push(StoredImage { descriptor, manifest, note });
+    }
+    Archive { about: Some(about), images, ..Archive::default() }
+}
+
+fn layer(stage: &str) -> Descriptor {
+    Descriptor::of(Codec::Zstd.media_type(), format!("layer of {stage}").as_bytes())
+}
+
+/// The stages whose layers a build is foretold to read after a change.
+fn needed(change: impl FnOnce(&Path)) -> Vec<&'static str> {
+    let (old, new) = twice(change, &[]);
+    let layers = needed_layers(&archive(&old), &new).unwrap();
+    let is_needed = |stage: &&str| layers.contains(&layer(stage).digest);
+    ["build", "stage-1"].into_iter().filter(is_needed).collect()
 }
 
 /// The steps that miss, each with its cause.
@@ -213,4 +253,30 @@ fn no_value_is_noted() {
     let json = serde_json::to_string(&about(&project)).unwrap();
     assert!(json.contains("variable TOKEN"), "{json}");
     assert!(!json.contains("hunter2"), "{json}");
+}
+
+#[test]
+fn of_an_unchanged_build_only_the_target_is_read() {
+    assert_eq!(needed(|_| {}), ["stage-1"]);
+}
+
+#[test]
+fn of_a_changed_stage_what_it_builds_on_is_read() {
+    let edit = |dir: &Path| fs::write(dir.join("src/main.c"), "long").unwrap();
+    assert_eq!(needed(edit), ["build"]);
+}
+
+#[test]
+fn of_a_build_with_nothing_in_common_no_layer_is_read() {
+    let edit = |dir: &Path| {
+        fs::write(dir.join("Dockerfile"), DOCKERFILE.replace("base:1", "base:2")).unwrap();
+    };
+    assert!(needed(edit).is_empty());
+}
+
+#[test]
+fn where_no_stage_has_an_image_all_layers_may_be_read() {
+    let (old, new) = twice(|_| {}, &[]);
+    let archive = Archive { about: Some(about(&old)), ..Archive::default() };
+    assert_eq!(needed_layers(&archive, &new), None);
 }
