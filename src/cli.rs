@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Arg, Args, Command, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::engine::strategy::Strategy;
 use crate::key::MaxAge;
@@ -143,7 +144,7 @@ pub struct Speech {
     #[arg(short, long)]
     pub quiet: bool,
     /// End with exit code 1 on a miss, and on what is otherwise a warning
-    #[arg(long, env = "DOCKERCACHE_STRICT")]
+    #[arg(long, env = "DOCKERCACHE_STRICT", value_parser = FalseyValueParser::new())]
     pub strict: bool,
 }
 
@@ -356,7 +357,7 @@ pub struct GcArgs {
     #[arg(long, value_name = "TIME", default_value = "30d")]
     pub max_age: humantime::Duration,
     /// Delete the oldest caches of a project until the rest has at most this size, such as 10GB
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_size: Option<bytesize::ByteSize>,
     /// Leave alone what was written less than this ago, at least 1m: a save may be in progress
     #[arg(long, value_name = "TIME", default_value = "1h")]
@@ -369,22 +370,30 @@ pub struct GcArgs {
     pub speech: Speech,
 }
 
+/// A size with its unit: a number alone is more likely a slip than a number of bytes.
+fn size(text: &str) -> Result<bytesize::ByteSize, String> {
+    let size = text.parse().ok().filter(|_| text.ends_with(|last: char| last.is_alphabetic()));
+    size.ok_or_else(|| {
+        format!("`{text}` is no size (expected a number with a unit, such as `10GB`)")
+    })
+}
+
 /// Parses the program's arguments.
 ///
 /// Our own options may stand anywhere among the build arguments: they are moved to the front,
 /// since after the first build argument the parser would take all for the build's.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let words: Vec<OsString> = words.into_iter().collect();
-    Cli::try_parse_from(own_options_first(words))
+    Cli::try_parse_from(own_options_first(words)?)
 }
 
-fn own_options_first(words: Vec<OsString>) -> Vec<OsString> {
+fn own_options_first(words: Vec<OsString>) -> Result<Vec<OsString>, clap::Error> {
     let mut command = Cli::command();
     // Only then it has --help.
     command.build();
     let with_build_arguments = ["save", "restore", "key", "explain"];
     let verb = words.get(1).and_then(|w| w.to_str()).filter(|v| with_build_arguments.contains(v));
-    let Some(verb) = verb.and_then(|v| command.find_subcommand(v)) else { return words };
+    let Some(verb) = verb.and_then(|v| command.find_subcommand(v)) else { return Ok(words) };
     // Whether one of our options takes a value; `None` if it is not ours.
     let takes_value = |word: &str| {
         let argument = verb.get_arguments().find(|argument| match word.strip_prefix("--") {
@@ -402,14 +411,19 @@ fn own_options_first(words: Vec<OsString>) -> Vec<OsString> {
             break;
         }
         let text = word.to_string_lossy().into_owned();
-        match takes_value(&text) {
-            Some(with_value) => {
-                own.push(word);
-                if with_value && !text.contains('=') {
-                    own.extend(remaining.next());
-                }
+        if let Some(with_value) = takes_value(&text) {
+            own.push(word);
+            if with_value && !text.contains('=') {
+                own.extend(remaining.next());
             }
-            None => rest.push(word),
+        } else {
+            if let Some(meant) = mistyped(verb, &text) {
+                return Err(verb.clone().error(
+                    ErrorKind::UnknownArgument,
+                    format!("unknown option `{text}`; did you mean `--{meant}`?"),
+                ));
+            }
+            rest.push(word);
         }
     }
     // A separator makes even the first build argument the build's.
@@ -417,7 +431,18 @@ fn own_options_first(words: Vec<OsString>) -> Vec<OsString> {
         own.push("--".into());
         own.extend(rest);
     }
-    own
+    Ok(own)
+}
+
+/// Which of our options a word is all but equal to. The builder would refuse it in any case, but
+/// only when it is asked.
+fn mistyped<'a>(verb: &'a Command, word: &str) -> Option<&'a str> {
+    let name = word.strip_prefix("--")?.split('=').next()?;
+    let is_meant = |own: &&str| {
+        let distance = strsim::damerau_levenshtein(own, name);
+        distance == 1 && own.len() > 4 || distance == 2 && own.len() > 8
+    };
+    verb.get_arguments().filter_map(Arg::get_long).find(is_meant)
 }
 
 #[cfg(test)]
@@ -440,6 +465,32 @@ mod tests {
             let Verb::Key(args) = cli.verb else { panic!("{line}") };
             assert_eq!(args.speech.format, Format::Json, "{line}");
             assert_eq!(args.builds.arguments, ["-t", "app", "-f", "Other", "."], "{line}");
+        }
+    }
+
+    #[test]
+    fn an_option_that_is_mistyped_is_not_taken_for_the_builds() {
+        for (line, meant) in [
+            ("dockercache restore --cachedir x", "--cache-dir"),
+            ("dockercache restore --arhive=x.tar -t app .", "--archive"),
+            ("dockercache save -t app . --keep-other", "--keep-others"),
+        ] {
+            let error = parse(line.split(' ').map(OsString::from)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::UnknownArgument, "{line}");
+            assert!(error.to_string().contains(meant), "{error}");
+        }
+        for flag in
+            ["--cache-from=x", "--tag=x", "--file=x", "--progress=plain", "--pull", "--load"]
+        {
+            parse(["dockercache", "save", flag, "."].map(OsString::from)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_size_has_a_unit() {
+        assert_eq!(size("10GB").unwrap(), bytesize::ByteSize::gb(10));
+        for wrong in ["10", "", "GB", "ten"] {
+            assert!(size(wrong).is_err(), "{wrong}");
         }
     }
 

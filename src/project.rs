@@ -70,9 +70,7 @@ impl Project {
             ContextSource::Remote(url) => {
                 return Err(wrong(format!("the build context `{url}` is not on this machine")));
             }
-            ContextSource::Absent => {
-                return Err(wrong("no build context is named: add a directory, such as `.`"));
-            }
+            ContextSource::Absent => return Err(wrong(arguments.missing().unwrap_or_default())),
         };
         let path = arguments
             .dockerfile()

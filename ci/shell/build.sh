@@ -8,19 +8,23 @@ set -eu
 
 shared=${DOCKERCACHE_SHARED:?set it to a directory that outlives the job}
 project=${DOCKERCACHE_PROJECT:-$(basename "$PWD")}
-# Jobs may run side by side: each works on its own copy, and puts it back in one step. Blobs are
-# never changed once they are written, so that links to them are enough.
+# Jobs may run side by side: each works on its own copy, and takes and puts it back under a lock.
+# Blobs are never changed once they are written, so that links to them are enough.
 mkdir -p "$shared"
+exec 9>"$shared/$project.lock"
 work=$(mktemp -d "$shared/.work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 export DOCKERCACHE_DIR="$work/archive"
 
+flock 9
 if [ -d "$shared/$project" ]; then cp -al "$shared/$project" "$DOCKERCACHE_DIR" || true; fi
+flock -u 9
 dockercache restore >/dev/null || true
 dockercache build "$@"
 if saved=$(dockercache save --format env); then
   case $saved in
     *"DOCKERCACHE_SAVED='true'"*)
+      flock 9
       if [ -d "$shared/$project" ]; then mv "$shared/$project" "$work/old"; fi
       mv "$DOCKERCACHE_DIR" "$shared/$project"
       ;;

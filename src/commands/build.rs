@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
-use super::{offer, store};
+use super::{offer, store, variable};
 use crate::builder::Builder;
 use crate::cli::BuildArgs;
 use crate::engine::Engine;
@@ -36,15 +36,17 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
     let engine = match Engine::connect(client.clone()) {
         Ok(engine) => engine,
         // Without an engine there is no build either.
-        Err(error @ (EngineError::NoClient { .. } | EngineError::Unreachable(_))) => {
+        Err(error @ (EngineError::NoClient { .. } | EngineError::Unreachable(_)))
+            if arguments.value("builder").is_none() && variable("BUILDX_BUILDER").is_none() =>
+        {
             return Err(error.into());
         }
         Err(error) => return uncached(&client, &args.arguments, &error, reporter),
     };
-    let forced = match std::env::var("DOCKERCACHE_STRATEGY") {
-        Ok(name) if !name.is_empty() => Some(name.parse().map_err(Failure::usage)?),
-        _ => None,
-    };
+    let forced = variable("DOCKERCACHE_STRATEGY").and_then(|name| {
+        let parsed = name.parse().map_err(|why| format!("DOCKERCACHE_STRATEGY is left out: {why}"));
+        parsed.inspect_err(|why| reporter.warn(why)).ok()
+    });
     let environment = |name: &str| std::env::var(name).ok();
     let chosen = strategy::choose(&engine.facts, &client, &arguments, &environment, forced);
     let strategy = match chosen {
@@ -145,7 +147,7 @@ fn build(
     if !strategy.is_buildkit() {
         return run::classic(&engine.client, &words, Echo::Shown);
     }
-    let chosen = std::env::var_os("BUILDKIT_PROGRESS").is_some_and(|p| !p.is_empty());
+    let chosen = variable("BUILDKIT_PROGRESS").is_some();
     // The client refuses a form of progress together with `--quiet`.
     if arguments.value("progress").is_none() && !chosen && !arguments.switch("quiet") {
         // The form that we can read; in a CI log it is the default anyway.

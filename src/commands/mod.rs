@@ -28,3 +28,8 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Verb::Gc(args) => gc::run(&args),
     }
 }
+
+/// A variable of the environment, if it has a value.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

@@ -13,7 +13,7 @@ use crate::layout::codec::Codec;
 use crate::layout::directory::{Layout, LayoutError};
 use crate::layout::live::Reach;
 use crate::layout::verify;
-use crate::report::{Reporter, bytes};
+use crate::report::{Reporter, bytes, count};
 use crate::store::journal::{Journal, RemoteCopy};
 
 /// A cache that may be offered, or why there is none.
@@ -158,7 +158,13 @@ fn reason_for_miss(
         });
     }
     if archive.cache.is_none() {
-        return Some("the archive holds no BuildKit cache".to_owned());
+        let of_classic =
+            archive.about.as_ref().is_some_and(|a| a.strategy == Strategy::Classic.name());
+        return Some(if of_classic {
+            "the archive holds images of the classic builder, which BuildKit can't use".to_owned()
+        } else {
+            "nothing that the builder could use is left in the archive".to_owned()
+        });
     }
     let has_zstd =
         reach.blobs.values().any(|d| Codec::from_media_type(&d.media_type) == Some(Codec::Zstd));
@@ -188,8 +194,9 @@ pub(super) fn summary(offer: &Offer, strategy: Strategy) -> String {
             .as_ref()
             .map_or_else(String::new, |a| format!(", saved by Docker {}", a.engine));
         format!(
-            "hit: {stages} stages in {} blobs, {} ({strategy}{by})",
-            offer.live.0,
+            "hit: {} in {}, {} ({strategy}{by})",
+            count(stages, "stage"),
+            count(offer.live.0, "blob"),
             bytes(offer.live.1)
         )
     }

@@ -6,7 +6,7 @@ use crate::cli::{Format, PruneArgs};
 use crate::exit::{Exit, Failure};
 use crate::layout::directory::Layout;
 use crate::layout::live;
-use crate::report::{Reporter, bytes, output};
+use crate::report::{Reporter, bytes, count, output};
 
 /// The JSON form of the result.
 #[derive(Serialize)]
@@ -26,10 +26,10 @@ pub(super) fn run(args: &PruneArgs) -> Result<Exit, Failure> {
         return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
     };
     reporter.info(format!(
-        "prune: dropped {} blobs, {}; {} blobs, {} are live",
-        pruned.dead.0,
+        "prune: dropped {}, {}; {}, {} are live",
+        count(pruned.dead.0, "blob"),
         bytes(pruned.dead.1),
-        pruned.live.0,
+        count(pruned.live.0, "blob"),
         bytes(pruned.live.1)
     ));
     match args.speech.format {

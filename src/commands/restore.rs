@@ -79,6 +79,12 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
             explanation.summary().into_iter().for_each(|line| reporter.info(line));
         }
     }
+    if args.speech.format == Format::Text && offer.cache_from.iter().any(|f| f.contains(' ')) {
+        reporter.warn(
+            "the flags have blanks in them, on which `$(dockercache restore)` breaks: choose \
+             another directory, or use `dockercache build`",
+        );
+    }
     print(args, &offer, strategy);
     let soft_failure = !well || offer.miss.is_some() || offer.bad > 0;
     Ok(if args.speech.strict && soft_failure { Exit::Strict } else { Exit::Ok })

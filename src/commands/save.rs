@@ -53,6 +53,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         }
     };
     let lock = layout.lock()?;
+    let before = layout.blob_files()?;
     let capture = Capture {
         engine: &engine,
         layout: &layout,
@@ -80,10 +81,11 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     for warning in &captured.warnings {
         reporter.warn(warning);
     }
-    let pruned = live::sweep(&layout)?;
+    live::sweep(&layout)?;
     drop(lock);
 
-    offer::remember(&layout, &archive::reach(&layout)?, &mut journal);
+    let reach = archive::reach(&layout)?;
+    offer::remember(&layout, &reach, &mut journal);
     journal.builds.iter_mut().for_each(|build| build.saved = true);
     let mut well = true;
     if let Some(store) = store.as_ref().filter(|_| changed || due) {
@@ -98,7 +100,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
             "save: dropped build `{build}`, which this job has not built; `--keep-others` keeps it"
         ));
     }
-    let saved = Saved::of(changed, strategy, &captured, &pruned);
+    let saved = Saved::of(changed, strategy, &captured, [&before, &layout.blob_files()?]);
     reporter.info(saved.summary());
     if let Some((path, codec)) = file {
         if let Some(store) = &store {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::key::generation;
+use super::variable;
 use crate::cli;
 use crate::engine::Engine;
 use crate::engine::strategy::Strategy;
@@ -18,7 +19,7 @@ use crate::layout::live;
 use crate::layout::oci::Descriptor;
 use crate::layout::verify::BadBlob;
 use crate::project::{Project, name_of};
-use crate::report::{Reporter, bytes};
+use crate::report::{Reporter, bytes, count};
 use crate::store::journal::{Journal, RemoteCopy};
 use crate::store::remote::environment::Environment;
 use crate::store::remote::error::StoreError;
@@ -71,11 +72,6 @@ pub(super) fn from_environment() -> cli::Store {
     cli::Store { store: variable("DOCKERCACHE_STORE"), read_only: true }
 }
 
-/// A variable of the environment, if it has a value.
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
 /// Opens the store that is named, if one is, and begins to connect. What the journal says of another store is forgotten.
 pub(super) fn open(options: &cli::Store, journal: &mut Journal) -> Result<Option<Store>, Failure> {
     let store = named(options)?;
@@ -88,7 +84,9 @@ fn named(options: &cli::Store) -> Result<Option<Store>, Failure> {
     let Some(text) = options.store.as_deref().filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    let url: StoreUrl = text.parse().map_err(Failure::usage)?;
+    let url: StoreUrl = text.parse().map_err(|why| {
+        Failure::usage(format!("the store of --store or DOCKERCACHE_STORE: {why}"))
+    })?;
     let remote = Remote::open(&url, &Environment::of_process()).map_err(Failure::from)?;
     remote.greet_ahead();
     Ok(Some(Store { remote, url, trust: trust()?, read_only: options.read_only }))
@@ -135,8 +133,10 @@ impl Store {
             .map(|project| project.stages.iter().map(|s| s.digest.as_str()).collect())
             .collect();
         let refs = refs(task, &builds);
-        let Some(found) = self.remote.find(&refs, &self.trust, |reason| reporter.warn(reason))?
-        else {
+        let looking = reporter.task(&format!("looking for a cache in {}", self.url));
+        let found = self.remote.find(&refs, &self.trust, |reason| reporter.warn(reason))?;
+        drop(looking);
+        let Some(found) = found else {
             return Ok(format!("no cache of this project in {}", self.url));
         };
         if About::of(&found.index).is_some_and(|about| about.format > FORMAT) {
@@ -154,9 +154,9 @@ impl Store {
             let lost = self.remote.lost(layout, &layers)?;
             if !lost.is_empty() {
                 reporter.warn(format!(
-                    "{} has lost {} layers: they are left out",
+                    "{} has lost {}: left out",
                     self.url,
-                    lost.len()
+                    count(lost.len(), "layer")
                 ));
                 direct = None;
             }
@@ -311,8 +311,8 @@ impl Store {
             direct: self.direct(task, &archive),
         });
         Ok(format!(
-            "{} blobs, {} pushed to {}; {}, {} were there",
-            pushed.uploaded.0,
+            "{}, {} pushed to {}; {}, {} were there",
+            count(pushed.uploaded.0, "blob"),
             bytes(pushed.uploaded.1),
             self.url,
             pushed.present.0,

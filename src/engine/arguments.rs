@@ -214,7 +214,12 @@ impl BuildArguments {
         match (self.value("file"), self.context()) {
             (Some(file), _) if file == "-" => None,
             (Some(file), _) => Some(PathBuf::from(file)),
-            (None, ContextSource::Directory(dir)) => Some(dir.join("Dockerfile")),
+            (None, ContextSource::Directory(dir)) => {
+                // The client takes the second where there is no first.
+                let names = ["Dockerfile", "dockerfile"].map(|name| dir.join(name));
+                let there = names.iter().find(|path| path.exists()).unwrap_or(&names[0]);
+                Some(there.clone())
+            }
             (None, _) => None,
         }
     }
@@ -237,6 +242,29 @@ impl BuildArguments {
     /// Whether the context or the Dockerfile comes from standard input.
     pub fn reads_stdin(&self) -> bool {
         self.context() == ContextSource::Stdin || self.value("file").is_some_and(|f| f == "-")
+    }
+
+    /// Whether images for several platforms are built at once.
+    pub fn has_several_platforms(&self) -> bool {
+        let values = self.values("platform").map(OsStr::as_bytes);
+        values.flat_map(|value| value.split(|&b| b == b',')).nth(1).is_some()
+    }
+
+    /// What the build is made from that should be on this machine and is not.
+    pub fn missing(&self) -> Option<String> {
+        match self.context() {
+            ContextSource::Absent => {
+                return Some("no build context is named: add a directory, such as `.`".to_owned());
+            }
+            ContextSource::Directory(dir) if !dir.is_dir() => {
+                return Some(format!("the build context `{}` is no directory", dir.display()));
+            }
+            ContextSource::Remote(_) => return None,
+            ContextSource::Directory(_) | ContextSource::Stdin => {}
+        }
+        let file = self.dockerfile()?;
+        let here = file.is_file() || is_remote(&file.to_string_lossy());
+        (!here).then(|| format!("there is no Dockerfile `{}`", file.display()))
     }
 
     /// Build arguments by name. One without a value is taken from the environment.
@@ -366,6 +394,34 @@ mod tests {
         assert!(!arguments.reads_stdin());
         assert!(parse(&["-t", "x", "-"]).reads_stdin() && parse(&["-f-", "."]).reads_stdin());
         assert!(parse(&["-q", "."]).switch("quiet"));
+    }
+
+    #[test]
+    fn what_is_not_there_is_said() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().to_str().unwrap();
+        let missing = |words: &[&str]| parse(words).missing().unwrap_or_default();
+        assert!(missing(&["-t", "app"]).contains("no build context"));
+        assert!(missing(&["-t", "app", "/nowhere"]).contains("`/nowhere` is no directory"));
+        assert!(missing(&[dir]).contains("no Dockerfile"));
+        for there in ["dockerfile", "Dockerfile"] {
+            std::fs::write(temp.path().join(there), "FROM scratch").unwrap();
+            assert_eq!(parse(&[dir]).dockerfile(), Some(temp.path().join(there)));
+            assert_eq!(missing(&[dir]), "");
+        }
+        assert!(missing(&["-f", "/nowhere", dir]).contains("no Dockerfile `/nowhere`"));
+        for elsewhere in [&["-"][..], &["-f", "-", dir], &["https://example.com/x.git"]] {
+            assert_eq!(missing(elsewhere), "", "{elsewhere:?}");
+        }
+    }
+
+    #[test]
+    fn platforms_are_counted() {
+        for several in [&["--platform=a,b", "."][..], &["--platform", "a", "--platform=b", "."]] {
+            assert!(parse(several).has_several_platforms(), "{several:?}");
+        }
+        assert!(!parse(&["--platform=a", "."]).has_several_platforms());
+        assert!(!parse(&["."]).has_several_platforms());
     }
 
     #[test]

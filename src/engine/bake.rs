@@ -50,7 +50,9 @@ pub fn builds(client: &Client, words: &[OsString]) -> Result<Vec<BuildArguments>
         let said = String::from_utf8_lossy(&output.stderr);
         let reason = said.lines().rev().find(|line| !line.trim().is_empty());
         let reason = reason.unwrap_or("it gave no reason").to_owned();
-        return Err(EngineError::failed("read what bake would build", reason));
+        return Err(EngineError::Unsupported(format!(
+            "`docker buildx bake` has nothing to build: {reason}"
+        )));
     }
     plan(&output.stdout)
 }

@@ -88,9 +88,7 @@ fn export(
     if finished.status.success() {
         return Ok(());
     }
-    let last = finished.tail.iter().rev().find(|l| !l.trim().is_empty());
-    let reason = last.cloned().unwrap_or_else(|| "it gave no reason".into());
-    Err(export_failure(staging, reason))
+    Err(export_failure(staging, finished.reason()))
 }
 
 /// The cache manifest that an export to a registry made, by the client's report; none if the

@@ -186,11 +186,10 @@ fn build_carriers(
         if finished.status.success() {
             carriers.push(Carrier { index: stage.index, name: stage.about.name.clone(), tag });
         } else {
-            let error = finished.tail.iter().rev().find(|l| l.contains("ERROR")).cloned();
             warnings.push(format!(
                 "stage `{}` could not be built from cache and is not saved: {}",
                 stage.about.name,
-                error.unwrap_or_else(|| "the builder gave no reason".to_owned())
+                finished.reason()
             ));
         }
     }

@@ -34,6 +34,16 @@ pub struct Finished {
     pub tail: Vec<String>,
 }
 
+impl Finished {
+    /// Why the build failed, in the builder's or the client's own words.
+    pub fn reason(&self) -> String {
+        let lines = || self.tail.iter().rev().filter(|line| !line.trim().is_empty());
+        let error = lines().find(|line| line.to_lowercase().contains("error"));
+        let said = error.or_else(|| lines().next_back()).map(|line| line.trim().to_owned());
+        said.unwrap_or_else(|| "it gave no reason".to_owned())
+    }
+}
+
 /// Runs a build with BuildKit: by buildx, or by the client itself where it has no buildx.
 /// `words` are its arguments.
 pub fn buildkit(

@@ -2,17 +2,18 @@
 //!
 //! Results for scripts go to standard output and are none of this module's business.
 
+mod amount;
 pub mod output;
 mod progress;
 mod sanitize;
-mod size;
+
 mod time;
 
 use std::io::{self, IsTerminal as _, Write as _};
 
+pub use amount::{bytes, count};
 pub use progress::{Progress, Task};
 pub use sanitize::sanitized;
-pub use size::bytes;
 pub use time::timestamp;
 
 /// Where messages go and how much of them.

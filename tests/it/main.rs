@@ -40,6 +40,8 @@ mod prune;
 #[cfg(test)]
 mod recipes;
 #[cfg(test)]
+mod refusals;
+#[cfg(test)]
 mod round_trip;
 #[cfg(test)]
 mod several;

@@ -59,6 +59,7 @@ impl Capture<'_> {
             let known = builds::known(&parts, &self.offer.archive);
             let captured =
                 entered.and_then(|()| self.build(strategy, build, name, project.as_ref(), &known));
+            let captured = captured.and_then(unless_nothing);
             match captured {
                 Ok(captured) => {
                     let told = |stage| if several { format!("{name}/{stage}") } else { stage };
@@ -72,11 +73,17 @@ impl Capture<'_> {
                     if several =>
                 {
                     all.warnings.push(format!("build `{name}` is not saved: {error}"));
+                    if self.offer.miss.is_none() && self.offer.archive.builds().contains(&&**name) {
+                        let old = builds::part(&self.offer.archive, name);
+                        let stages = old.about.iter().flat_map(|about| &about.stages);
+                        all.kept.extend(stages.map(qualified));
+                        parts.push(old);
+                    }
                 }
                 Err(error) => return Err(error),
             }
         }
-        if parts.is_empty() {
+        if all.taken.is_empty() && all.kept.is_empty() && !all.warnings.is_empty() {
             return Err(EngineError::failed("save any build", all.warnings.join("; ")));
         }
         if self.keep_others && self.offer.miss.is_none() {
@@ -204,6 +211,14 @@ impl Capture<'_> {
             }
         }
     }
+}
+
+/// A build of which nothing could be taken must not cost what was there.
+fn unless_nothing(captured: Captured) -> Result<Captured, EngineError> {
+    if captured.taken.is_empty() && captured.kept.is_empty() && !captured.warnings.is_empty() {
+        return Err(EngineError::failed("save the build", captured.warnings.join("; ")));
+    }
+    Ok(captured)
 }
 
 /// Goes to where the build was run, which its arguments are relative to.

@@ -5,8 +5,8 @@ use serde::Serialize;
 use crate::cli::Format;
 use crate::engine::capture::Captured;
 use crate::engine::strategy::Strategy;
-use crate::layout::live::Pruned;
-use crate::report::{bytes, output};
+use crate::layout::digest::Digest;
+use crate::report::{bytes, count, output};
 
 /// The JSON form of the result.
 #[derive(Serialize)]
@@ -43,22 +43,23 @@ impl<'a> Saved<'a> {
         }
     }
 
-    /// This was captured, and that is left after the sweep.
+    /// This was captured; these are the blobs that were in the directory before and after it.
     pub(super) fn of(
         changed: bool,
         strategy: Strategy,
         captured: &'a Captured,
-        pruned: &Pruned,
+        [before, after]: [&[(Digest, u64)]; 2],
     ) -> Self {
+        let dropped = || before.iter().filter(|blob| !after.contains(blob));
         Self {
             changed,
             strategy: strategy.name(),
             taken: &captured.taken,
             kept: &captured.kept,
-            live_blobs: pruned.live.0,
-            live_bytes: pruned.live.1,
-            dropped_blobs: pruned.dead.0,
-            dropped_bytes: pruned.dead.1,
+            live_blobs: after.len(),
+            live_bytes: after.iter().map(|(_, size)| size).sum(),
+            dropped_blobs: dropped().count(),
+            dropped_bytes: dropped().map(|(_, size)| size).sum(),
             warnings: &captured.warnings,
             ..Self::nothing()
         }
@@ -66,15 +67,17 @@ impl<'a> Saved<'a> {
 
     /// One line on it.
     pub(super) fn summary(&self) -> String {
+        let dropped = match self.dropped_blobs {
+            0 => String::new(),
+            blobs => format!("; dropped {}, {}", count(blobs, "blob"), bytes(self.dropped_bytes)),
+        };
         format!(
-            "save: {}: {} stages taken, {} kept; {} blobs, {}; dropped {} blobs, {} ({})",
+            "save: {}: {} taken, {} kept; {}, {}{dropped} ({})",
             if self.changed { "saved" } else { "nothing has changed" },
-            self.taken.len(),
+            count(self.taken.len(), "stage"),
             self.kept.len(),
-            self.live_blobs,
+            count(self.live_blobs, "blob"),
             bytes(self.live_bytes),
-            self.dropped_blobs,
-            bytes(self.dropped_bytes),
             self.strategy
         )
     }

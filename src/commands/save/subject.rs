@@ -62,16 +62,13 @@ impl Subject {
             reporter.info(format!("save: nothing to save: {reason}"));
             return Ok(None);
         }
-        let all = builds.len();
         builds.retain(|build| {
-            build.strategy == Strategy::Classic.name() || !build.arguments.reads_stdin()
+            let Some(reason) = hindrance(build) else { return true };
+            let image = build.arguments.image_name();
+            let name = image.map_or_else(String::new, |image| format!(" of `{image}`"));
+            reporter.warn(format!("the build{name} is not saved: {reason}"));
+            false
         });
-        if builds.len() < all {
-            let what = if builds.is_empty() { "nothing to save" } else { "not saved" };
-            reporter.info(format!(
-                "save: {what}: the build came from standard input, which can't be read again"
-            ));
-        }
         let Some(last) = builds.last() else { return Ok(None) };
         let name = last.strategy.clone();
         let strategy: Strategy = name.parse().map_err(Failure::usage)?;
@@ -88,6 +85,17 @@ impl Subject {
     }
 }
 
+/// Why the cache of a build can't be carried.
+fn hindrance(build: &NotedBuild) -> Option<&'static str> {
+    if build.arguments.has_several_platforms() {
+        Some("an archive is for one platform")
+    } else if build.strategy != Strategy::Classic.name() && build.arguments.reads_stdin() {
+        Some("it came from standard input, which can't be read again")
+    } else {
+        None
+    }
+}
+
 /// Notes the builds that the user names: they have run, though nobody saw them.
 pub(super) fn note_named(
     args: &SaveArgs,
@@ -97,6 +105,9 @@ pub(super) fn note_named(
     let environment = |name: &str| std::env::var(name).ok();
     let forced = args.engine.strategy;
     for arguments in builds::named(&args.builds, &engine.client)? {
+        if let Some(missing) = arguments.missing() {
+            return Err(Failure::usage(missing));
+        }
         let strategy =
             strategy::choose(&engine.facts, &engine.client, &arguments, &environment, forced)?;
         journal.note(NotedBuild {

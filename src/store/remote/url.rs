@@ -90,6 +90,9 @@ impl StoreUrl {
             part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c))
                 && part.starts_with(|c: char| c.is_ascii_alphanumeric())
         };
+        if repository.is_empty() {
+            return Err(format!("a repository is missing after `{host}/`"));
+        }
         if !repository.split('/').all(is_name) {
             return Err(format!(
                 "`{repository}` is no repository: lower case letters, digits, `.`, `_`, `-`, and \
@@ -145,7 +148,7 @@ mod tests {
             ("ftp://host/x", "no kind of store"),
             ("s3:///x", "needs a host"),
             ("registry://host/UPPER", "no repository"),
-            ("registry://host/", "no repository"),
+            ("registry://host/", "a repository is missing"),
             ("registry://host/app:ta/g", "no tag"),
         ] {
             let error = url.parse::<StoreUrl>().unwrap_err();

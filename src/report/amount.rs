@@ -1,4 +1,4 @@
-//! Sizes as people read them.
+//! Sizes and numbers as people read them.
 
 /// Bytes in binary units with one decimal: `412.6 MiB`.
 pub fn bytes(count: u64) -> String {
@@ -14,6 +14,11 @@ pub fn bytes(count: u64) -> String {
         unit += 1;
     }
     format!("{value:.1} {}", units[unit])
+}
+
+/// A number of things: `1 blob`, `2 blobs`.
+pub fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
