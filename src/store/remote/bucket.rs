@@ -65,8 +65,7 @@ fn s3(
             builder = builder.with_config(key, value);
         }
         let endpoints = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
-        let endpoint = endpoints.iter().find_map(|key| builder.get_config_value(key));
-        if endpoint.is_some_and(|endpoint| is_loopback(&endpoint)) {
+        if is_loopback(endpoints.iter().find_map(|key| builder.get_config_value(key))) {
             builder = builder.with_allow_http(true);
         }
         built(builder.build())
@@ -112,6 +111,9 @@ fn azure(
     if let Some(endpoint) = environment.get("IDENTITY_ENDPOINT") {
         builder = builder.with_config(AzureConfigKey::MsiEndpoint, endpoint);
     }
+    if is_loopback(builder.get_config_value(&AzureConfigKey::Endpoint)) {
+        builder = builder.with_allow_http(true);
+    }
     built(builder.build())
 }
 
@@ -147,7 +149,9 @@ fn built<S: ObjectStore>(built: object_store::Result<S>) -> Result<Arc<dyn Objec
 }
 
 /// Whether plain HTTP is as good as HTTPS, as it never leaves this machine.
-fn is_loopback(endpoint: &str) -> bool {
-    let rest = endpoint.strip_prefix("http://");
-    rest.and_then(|rest| rest.split('/').next()).is_some_and(super::registry::is_loopback)
+fn is_loopback(endpoint: Option<String>) -> bool {
+    let host = |endpoint: String| {
+        endpoint.strip_prefix("http://")?.split('/').next().map(super::registry::is_loopback)
+    };
+    endpoint.and_then(host).unwrap_or_default()
 }

@@ -324,7 +324,7 @@ fn failure(error: &object_store::Error) -> Failure {
     }
 }
 
-/// What the store said with a status: by S3's custom, a code and a message in XML.
+/// What the store said with a status: all three kinds give a code and a message in XML.
 fn said(reason: &str) -> Option<Failure> {
     let status = reason.strip_prefix("Server returned non-2xx status code: ")?;
     let code = status.get(..3)?.parse().ok()?;
@@ -335,8 +335,11 @@ fn said(reason: &str) -> Option<Failure> {
     let name = element("Code").unwrap_or_default();
     let message = element("Message").unwrap_or_default();
     let mut failure = Failure::status(code, &one_line(&format!("{name} {message}")));
-    if name.contains("Expired") || name == "InvalidToken" {
-        failure.kind = Kind::Denied;
+    match name {
+        _ if name.contains("Expired") || name == "InvalidToken" => failure.kind = Kind::Denied,
+        // Nothing is missing from a store that is not there.
+        "NoSuchBucket" | "ContainerNotFound" => failure.kind = Kind::Lasting,
+        _ => {}
     }
     Some(failure)
 }
@@ -354,6 +357,11 @@ mod tests {
         .unwrap();
         assert_eq!(expired.kind, Kind::Denied);
         assert_eq!(expired.reason, "HTTP status 400: ExpiredToken The provided token has expired.");
+        let gone = said(
+            "Server returned non-2xx status code: 404 Not Found: <Error><Code>ContainerNotFound\
+             </Code><Message>The specified container does not exist.</Message></Error>",
+        );
+        assert_eq!(gone.unwrap().kind, Kind::Lasting);
         let busy = said("Server returned non-2xx status code: 503 Service Unavailable: ").unwrap();
         assert_eq!((busy.kind, busy.reason.as_str()), (Kind::Passing(None), "HTTP status 503"));
         assert!(said("Connection refused").is_none());

@@ -99,14 +99,8 @@ mod tests {
         let config = "[default]\nregion = eu-west-1\ns3 =\n  max_queue_size = 1\n\
                       [profile ci]\nregion=us-west-2\n[profile sso]\nsso_session = x\n";
         fs::write(home.path().join(".aws/config"), config).unwrap();
-        let mut all = vec![("HOME", home.path().to_str().unwrap())];
-        all.extend(variables);
-        let environment = match all[..] {
-            [a] => Environment::from([a]),
-            [a, b] => Environment::from([a, b]),
-            [a, b, c] => Environment::from([a, b, c]),
-            _ => unreachable!(),
-        };
+        let home = [("HOME", home.path().to_str().unwrap())];
+        let environment = home.iter().chain(variables).copied().collect();
         let settings = profile(&environment)?.settings;
         Ok(settings.into_iter().map(|(key, value)| (key.as_ref().to_owned(), value)).collect())
     }

@@ -1,4 +1,4 @@
-//! The two kinds of stores beyond this machine, on real servers, in fair and in foul weather.
+//! Every kind of store beyond this machine, on servers, in fair and in foul weather.
 
 use std::fs;
 use std::future::Future;
@@ -10,16 +10,17 @@ use std::time::{Duration, Instant, SystemTime};
 use dockercache::layout::digest::Digest;
 use dockercache::layout::oci::{CONFIG, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST};
 use dockercache::layout::oci::{Manifest, UNCOMPRESSED};
+use dockercache::store::remote::environment::Environment;
 use dockercache::store::remote::error::StoreError;
-use dockercache::store::remote::{RemoteStore, Shelf};
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use dockercache::store::remote::{self, RemoteStore, Shelf};
+use futures_util::{StreamExt as _, TryStreamExt as _, future};
+use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tokio::runtime::Runtime;
 
 use super::faults::{Fault, Proxy};
-use crate::harness::{
-    Access, PASSWORD, RegistryServer, RegistrySettings, S3Server, Server, servers,
-};
+use crate::harness::{Access, AzureServer, GoogleServer, Invocation, PASSWORD, RegistryServer};
+use crate::harness::{RegistrySettings, S3Server, Server, USER, buckets, servers, with_each};
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 /// Lets this test binary run one test again, as the client that is measured.
@@ -195,10 +196,29 @@ async fn check_refs(store: &dyn RemoteStore) {
     assert_eq!(store.read_ref("main").await.unwrap().unwrap(), second);
 }
 
+/// Two savers write one ref again and again: a reader sees what one of them wrote, whole.
+async fn check_two_writers(store: &dyn RemoteStore) {
+    let written =
+        [save(store, "branch", 33).await.unwrap(), save(store, "branch", 34).await.unwrap()];
+    let write = |index| async move {
+        for _ in 0..20 {
+            store.write_ref("branch", index).await.unwrap();
+        }
+    };
+    let read = async {
+        for _ in 0..20 {
+            let found = store.read_ref("branch").await.unwrap().unwrap();
+            assert!(written.contains(&found));
+        }
+    };
+    future::join3(write(&written[0]), write(&written[1]), read).await;
+}
+
 fn check_all(server: &dyn Server) {
     run(async {
         let store = server.open();
         check_refs(&*store).await;
+        check_two_writers(&*store).await;
         check_blobs(&*store).await;
         check_documents(&*store).await;
     });
@@ -240,53 +260,124 @@ fn a_certificate_of_another_name_is_refused_at_once() {
 }
 
 #[test]
-fn a_bucket_is_a_store() {
+fn a_bucket_of_s3_is_a_store() {
     check_all(&S3Server::start());
 }
 
 #[test]
-fn a_bucket_s_shelf_lists_removes_and_tells_the_time() {
-    let server = S3Server::start();
-    let store = server.object();
-    run(async {
-        let start = SystemTime::now() - Duration::from_secs(2);
-        let blobs = [Blob::layer(1, 10), Blob::layer(2, 20)];
-        for blob in &blobs {
-            blob.put(&store).await.unwrap();
-        }
-        // Someone else's.
-        for name in ["blobs/sha256/README", "blobs/sha256/ab/cd", "blobs/sha512/x", "other"] {
-            let path = server.objects().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, "x").unwrap();
-        }
-        let mut listed: Vec<_> = store.blobs().try_collect().await.unwrap();
-        listed.sort_by_key(|blob| blob.size);
-        let named: Vec<_> = listed.iter().map(|blob| (&blob.digest, blob.size)).collect();
-        assert_eq!(named, [(&blobs[0].descriptor.digest, 10), (&blobs[1].descriptor.digest, 20)]);
-        assert!(listed.iter().all(|blob| blob.written > start));
-        store.remove_blob(&listed[0].digest).await.unwrap();
-        store.remove_blob(&listed[0].digest).await.unwrap();
-        assert!(!store.has(&blobs[0].descriptor).await.unwrap());
-        assert!(store.has(&blobs[1].descriptor).await.unwrap());
+fn a_bucket_of_google_s_is_a_store() {
+    check_all(&GoogleServer::start());
+}
 
-        assert_eq!(store.ref_time("main").await.unwrap(), None);
-        store.write_ref("main", b"{}").await.unwrap();
-        assert!(store.ref_time("main").await.unwrap().unwrap() > start);
+#[test]
+fn a_container_of_azure_s_is_a_store() {
+    check_all(&AzureServer::start());
+}
 
-        let written = store.write_note("saver-1", b"one").await.unwrap();
-        assert!(written > start);
-        store.write_note("saver-2", b"two").await.unwrap();
-        store.write_note("collector", b"").await.unwrap();
-        let mut notes = store.notes("saver-").await.unwrap();
-        notes.sort_by(|a, b| a.name.cmp(&b.name));
-        let texts: Vec<_> = notes.iter().map(|note| (&*note.name, &*note.text)).collect();
-        assert_eq!(texts, [("saver-1", &b"one"[..]), ("saver-2", b"two")]);
-        assert_eq!(notes[0].written, written);
-        store.remove_note("saver-1").await.unwrap();
-        store.remove_note("saver-1").await.unwrap();
-        assert_eq!(store.notes("").await.unwrap().len(), 2);
+/// Opens a bucket that the server has not.
+fn absent(server: &dyn Server) -> Box<dyn RemoteStore> {
+    let url = server.url(server.address()).replace("cache-bucket", "other-bucket");
+    let environment = server.variables(server.address(), PASSWORD).into_iter().collect();
+    remote::open(&url.parse().unwrap(), &environment).unwrap()
+}
+
+fn assert_says_absent(error: &StoreError) {
+    let text = error.to_string();
+    assert!(text.contains("://other-bucket/team/app` is not available: "), "{text}");
+    assert!(text.contains("NoSuchBucket") || text.contains("ContainerNotFound"), "{text}");
+}
+
+#[test]
+fn a_bucket_that_is_not_there_is_said() {
+    with_each(buckets(), |server| {
+        assert_says_absent(&run(absent(server).refs()).unwrap_err());
     });
+}
+
+/// The other servers make a bucket of what is written, and find nothing where none is.
+#[test]
+fn a_container_that_is_not_there_is_said_whatever_is_asked() {
+    let server = AzureServer::start();
+    let store = absent(&server);
+    run(async {
+        assert_says_absent(&store.read_ref("main").await.unwrap_err());
+        assert_says_absent(&store.write_ref("main", b"{}").await.unwrap_err());
+        assert_says_absent(&Blob::layer(1, 10).put(&*store).await.unwrap_err());
+        assert_says_absent(&Blob::layer(2, 20_000_000).put(&*store).await.unwrap_err());
+    });
+}
+
+#[test]
+fn azurite_is_reached_by_the_variables_of_its_users() {
+    let server = AzureServer::start();
+    let key = server.variables(server.address(), PASSWORD).pop().unwrap();
+    let collected: Value = Invocation::new(Command::new(env!("CARGO_BIN_EXE_dockercache")))
+        .args(["gc", "--dry-run", "--format", "json", &server.url(server.address())])
+        .env("AZURE_STORAGE_USE_EMULATOR", "true")
+        .env("AZURITE_BLOB_STORAGE_URL", format!("http://{}", server.address()))
+        .env("AZURE_STORAGE_ACCOUNT_NAME", USER)
+        .envs([key])
+        .run()
+        .json();
+    assert_eq!(collected["deleted_refs"], json!([]), "{collected}");
+}
+
+#[test]
+fn a_bucket_s_shelf_lists_removes_and_tells_the_time() {
+    with_each(buckets(), |server| {
+        let store = server.open();
+        run(check_shelf(&*store, store.shelf().unwrap()));
+    });
+}
+
+async fn check_shelf(store: &dyn RemoteStore, shelf: &dyn Shelf) {
+    let start = SystemTime::now() - Duration::from_secs(2);
+    let blobs = [Blob::layer(1, 10), Blob::layer(2, 20)];
+    for blob in &blobs {
+        blob.put(store).await.unwrap();
+    }
+    let mut listed: Vec<_> = shelf.blobs().try_collect().await.unwrap();
+    listed.sort_by_key(|blob| blob.size);
+    let named: Vec<_> = listed.iter().map(|blob| (&blob.digest, blob.size)).collect();
+    assert_eq!(named, [(&blobs[0].descriptor.digest, 10), (&blobs[1].descriptor.digest, 20)]);
+    assert!(listed.iter().all(|blob| blob.written > start));
+    shelf.remove_blob(&listed[0].digest).await.unwrap();
+    shelf.remove_blob(&listed[0].digest).await.unwrap();
+    assert!(!store.has(&blobs[0].descriptor).await.unwrap());
+    assert!(store.has(&blobs[1].descriptor).await.unwrap());
+
+    assert_eq!(shelf.ref_time("main").await.unwrap(), None);
+    store.write_ref("main", b"{}").await.unwrap();
+    assert!(shelf.ref_time("main").await.unwrap().unwrap() > start);
+
+    let written = shelf.write_note("saver-1", b"one").await.unwrap();
+    assert!(written > start);
+    shelf.write_note("saver-2", b"two").await.unwrap();
+    shelf.write_note("collector", b"").await.unwrap();
+    let mut notes = shelf.notes("saver-").await.unwrap();
+    notes.sort_by(|a, b| a.name.cmp(&b.name));
+    let texts: Vec<_> = notes.iter().map(|note| (&*note.name, &*note.text)).collect();
+    assert_eq!(texts, [("saver-1", &b"one"[..]), ("saver-2", b"two")]);
+    assert_eq!(notes[0].written, written);
+    shelf.remove_note("saver-1").await.unwrap();
+    shelf.remove_note("saver-1").await.unwrap();
+    assert_eq!(shelf.notes("").await.unwrap().len(), 2);
+}
+
+#[test]
+fn what_is_not_ours_in_a_bucket_is_not_listed() {
+    let server = S3Server::start();
+    let store = server.open();
+    let blob = Blob::layer(1, 10);
+    run(blob.put(&*store)).unwrap();
+    for name in ["blobs/sha256/README", "blobs/sha256/ab/cd", "blobs/sha512/x", "other"] {
+        let path = server.objects().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "x").unwrap();
+    }
+    let listed: Vec<_> = run(store.shelf().unwrap().blobs().try_collect()).unwrap();
+    let named: Vec<_> = listed.iter().map(|blob| &blob.digest).collect();
+    assert_eq!(named, [&blob.descriptor.digest]);
 }
 
 /// 100 times what the server gives in one answer would take it minutes: it reads its whole
@@ -300,13 +391,13 @@ fn twenty_thousand_blobs_are_listed() {
         let digest = Digest::of(&number.to_be_bytes());
         fs::File::create(directory.join(digest.hex())).unwrap();
     }
-    let store = server.object();
-    assert_eq!(run(store.blobs().count()), 20_000);
+    let store = server.open();
+    assert_eq!(run(store.shelf().unwrap().blobs().count()), 20_000);
 }
 
 /// Saves and reads through a proxy whose plan is given.
 fn weather(plan: fn(usize, &str) -> Option<Fault>) {
-    for server in servers() {
+    with_each(servers(), |server| {
         let proxy = Proxy::start(server.address(), plan);
         let store = server.open_at(proxy.address(), PASSWORD).unwrap();
         run(async {
@@ -318,7 +409,7 @@ fn weather(plan: fn(usize, &str) -> Option<Fault>) {
             assert!(get_patiently(&*store, &blob.descriptor).await == noise(41, 500_000));
         });
         assert!(!proxy.requests().is_empty());
-    }
+    });
 }
 
 #[test]
@@ -373,26 +464,25 @@ fn assert_gives_up(store: &dyn RemoteStore, words: &str) {
 #[test]
 fn a_store_that_stays_down_is_given_up() {
     let down = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    for server in servers() {
-        let down = down.clone();
+    with_each(servers(), |server| {
         let store = server.open_at(&down, PASSWORD).unwrap();
         assert_gives_up(&*store, "refused");
-    }
+    });
 }
 
 #[test]
 fn a_store_that_only_fails_is_given_up() {
-    for server in servers() {
+    with_each(servers(), |server| {
         let fails = Fault::Status { code: 503, retry_after: None };
         let proxy = Proxy::start(server.address(), move |_, _| Some(fails));
         let store = server.open_at(proxy.address(), PASSWORD).unwrap();
         assert_gives_up(&*store, "503");
-    }
+    });
 }
 
 #[test]
 fn a_wrong_password_is_said_and_not_shown() {
-    for server in servers() {
+    with_each(servers(), |server| {
         let start = Instant::now();
         let store = server.open_at(server.address(), "hunter2").unwrap();
         let blob = Blob::layer(60, 100);
@@ -411,7 +501,7 @@ fn a_wrong_password_is_said_and_not_shown() {
             }
         });
         assert!(start.elapsed() < Duration::from_secs(10));
-    }
+    });
 }
 
 #[test]
@@ -466,14 +556,15 @@ fn peak_memory() -> u64 {
 #[test]
 fn memory_stays_small() {
     const NAME: &str = "stores::backends::memory_stays_small";
-    if let Ok(address) = std::env::var(CLIENT_OF) {
-        return move_much(&address);
+    if let Ok(url) = std::env::var(CLIENT_OF) {
+        return move_much(&url);
     }
-    for kind in ["registry", "s3"] {
-        let server = &servers()[usize::from(kind == "s3")];
+    // One after the other: each is timed.
+    for server in servers() {
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", NAME, "--nocapture"])
-            .env(CLIENT_OF, format!("{kind} {}", server.address()))
+            .env(CLIENT_OF, server.url(server.address()))
+            .envs(server.variables(server.address(), PASSWORD))
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -483,13 +574,8 @@ fn memory_stays_small() {
     }
 }
 
-fn move_much(server: &str) {
-    let (kind, address) = server.split_once(' ').unwrap();
-    let home = tempfile::tempdir().unwrap();
-    let store = match kind {
-        "s3" => S3Server::open_client(address),
-        _ => RegistryServer::open_client(address, home.path()),
-    };
+fn move_much(url: &str) {
+    let store = remote::open(&url.parse().unwrap(), &Environment::of_process()).unwrap();
     let blob = Blob::layer(90, 1000);
     let piece = noise(91, 1 << 20);
     let file = fs::File::create(blob.file.path()).unwrap();
@@ -516,7 +602,7 @@ fn move_much(server: &str) {
         assert_eq!(received, size);
         let grown = (peak_memory() - before) / 1024;
         let got = start.elapsed();
-        println!("{kind}: {grown} MiB more for 300 MiB, put in {put:?}, got in {got:?}");
+        println!("{url}: {grown} MiB more for 300 MiB, put in {put:?}, got in {got:?}");
         assert!(grown < 64, "{grown} MiB");
     });
 }

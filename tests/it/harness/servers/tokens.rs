@@ -11,27 +11,21 @@ use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use hyper::body::Incoming;
 use hyper::header::AUTHORIZATION;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
 
-use super::servers::{PASSWORD, USER};
+use super::service::{Listening, listen};
+use super::{PASSWORD, USER};
 
 /// Who gives the tokens, and for which registry: the same in its configuration.
 pub(super) const ISSUER: &str = "tokens";
 
 /// A server of tokens, as the distribution project specifies them.
-pub(super) struct TokenServer {
-    address: String,
-    _runtime: Runtime,
-}
+pub(super) struct TokenServer(Listening);
 
 /// What signs tokens.
 struct Signer {
@@ -43,23 +37,12 @@ impl TokenServer {
     /// Starts a server; a registry that has its certificate takes its tokens.
     pub(super) fn start(certificate: &Path) -> Self {
         let signer = Arc::new(Signer::new(certificate));
-        let runtime = Runtime::new().expect("threads");
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
-        let address = listener.local_addr().expect("an address").to_string();
-        runtime.spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let signer = Arc::clone(&signer);
-                let service =
-                    service_fn(move |request| ready(Ok::<_, Infallible>(signer.answer(&request))));
-                let socket = TokioIo::new(socket);
-                tokio::spawn(http1::Builder::new().serve_connection(socket, service));
-            }
-        });
-        Self { address, _runtime: runtime }
+        let answer = move |request| ready(Ok::<_, Infallible>(signer.answer(&request)));
+        Self(listen(service_fn(answer)))
     }
 
     pub(super) fn realm(&self) -> String {
-        format!("http://{}/token", self.address)
+        format!("http://{}/token", self.0.address)
     }
 }
 
