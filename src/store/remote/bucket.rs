@@ -6,8 +6,11 @@ use std::time::Duration;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
+use object_store::{
+    BackoffConfig, Certificate, ClientConfigKey, ClientOptions, ObjectStore, RetryConfig,
+};
 
+use super::connector::Connector;
 use super::environment::Environment;
 use super::profile::profile;
 use super::retry::{self, CONNECT, FIRST_PAUSE, Failure, IDLE, Kind, LONGEST_PAUSE, PATIENCE};
@@ -53,8 +56,14 @@ fn s3(
     writes: Limits<'_>,
 ) -> Result<Bucket, Failure> {
     let profile = profile(environment).map_err(|reason| Failure::new(Kind::Denied, reason))?;
+    let authorities = environment.get("AWS_CA_BUNDLE").or(profile.authorities.as_deref());
+    let trusting = authorities.map_or_else(|| Ok(ClientOptions::new()), trusting)?;
     let open = |limits: Limits<'_>| {
-        let mut builder = AmazonS3Builder::new().with_bucket_name(name).with_retry(repeats());
+        let mut builder = AmazonS3Builder::new()
+            .with_bucket_name(name)
+            .with_retry(repeats())
+            .with_http_connector(Connector)
+            .with_client_options(trusting.clone());
         for (key, value) in client(limits) {
             builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
         }
@@ -85,7 +94,10 @@ fn google(
     environment: &Environment,
     limits: Limits<'_>,
 ) -> Result<Arc<dyn ObjectStore>, Failure> {
-    let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(name).with_retry(repeats());
+    let mut builder = GoogleCloudStorageBuilder::new()
+        .with_bucket_name(name)
+        .with_retry(repeats())
+        .with_http_connector(Connector);
     for (key, value) in client(limits) {
         builder = builder.with_config(GoogleConfigKey::Client(key), value);
     }
@@ -100,7 +112,10 @@ fn azure(
     environment: &Environment,
     limits: Limits<'_>,
 ) -> Result<Arc<dyn ObjectStore>, Failure> {
-    let mut builder = MicrosoftAzureBuilder::new().with_container_name(name).with_retry(repeats());
+    let mut builder = MicrosoftAzureBuilder::new()
+        .with_container_name(name)
+        .with_retry(repeats())
+        .with_http_connector(Connector);
     for (key, value) in client(limits) {
         builder = builder.with_config(AzureConfigKey::Client(key), value);
     }
@@ -132,6 +147,20 @@ fn client(limits: Limits<'_>) -> impl Iterator<Item = (ClientConfigKey, String)>
     limits.map(|(key, limit)| (key, format!("{} seconds", limit.as_secs())))
 }
 
+/// Trusts the authorities whose certificates are in a file, as well as the system's.
+fn trusting(file: &str) -> Result<ClientOptions, Failure> {
+    let unusable =
+        |reason| Failure::new(Kind::Lasting, format!("the authorities in `{file}`: {reason}"));
+    let pem = std::fs::read(file).map_err(|error| unusable(error.to_string()))?;
+    let certificates =
+        Certificate::from_pem_bundle(&pem).map_err(|error| unusable(retry::innermost(&error)))?;
+    if certificates.is_empty() {
+        return Err(unusable("there is no certificate".to_owned()));
+    }
+    let trust = ClientOptions::with_root_certificate;
+    Ok(certificates.into_iter().fold(ClientOptions::new(), trust))
+}
+
 /// The policy of [`retry`], in the library's words.
 fn repeats() -> RetryConfig {
     RetryConfig {
@@ -154,4 +183,20 @@ fn is_loopback(endpoint: Option<String>) -> bool {
         endpoint.strip_prefix("http://")?.split('/').next().map(super::registry::is_loopback)
     };
     endpoint.and_then(host).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities_that_can_t_be_read_are_said() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let empty = file.path().to_str().unwrap();
+        for (bundle, words) in [(empty, "there is no certificate"), ("/absent", "No such file")] {
+            let environment = Environment::from_iter([("AWS_CA_BUNDLE", bundle)]);
+            let reason = open("s3", "bucket", &environment).map(drop).unwrap_err().reason;
+            assert!(reason.contains(bundle) && reason.contains(words), "{reason}");
+        }
+    }
 }

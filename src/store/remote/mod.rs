@@ -8,6 +8,7 @@
 mod bucket;
 pub mod collect;
 pub mod commit;
+mod connector;
 mod docker;
 pub mod environment;
 pub mod error;

@@ -9,6 +9,7 @@ mod service;
 mod tokens;
 
 use std::io::{BufRead as _, BufReader, Read};
+use std::path::Path;
 use std::thread;
 
 use dockercache::layout::oci::Descriptor;
@@ -20,7 +21,7 @@ use tokio::runtime::Runtime;
 pub(crate) use azure::AzureServer;
 pub(crate) use google::GoogleServer;
 pub(crate) use registry::{Access, RegistryServer, RegistrySettings};
-pub(crate) use s3::S3Server;
+pub(crate) use s3::{S3Server, S3Settings};
 
 /// The account of every server.
 pub(crate) const USER: &str = "ci";
@@ -40,6 +41,11 @@ pub(crate) trait Server: Send + Sync {
 
     /// What such a client, with this password, finds in its environment.
     fn variables(&self, address: &str, password: &str) -> Vec<(&'static str, String)>;
+
+    /// A file with the certificate of the server's own authority, if it has one.
+    fn authority(&self) -> Option<&Path> {
+        None
+    }
 
     /// Opens the store at `address`.
     fn open_at(&self, address: &str, password: &str) -> Result<Box<dyn RemoteStore>, StoreError> {
@@ -88,7 +94,7 @@ pub(crate) fn servers() -> Vec<Box<dyn Server>> {
 /// One server of each kind that keeps objects in buckets.
 pub(crate) fn buckets() -> Vec<Box<dyn Server>> {
     vec![
-        Box::new(S3Server::start()),
+        Box::new(S3Server::start(S3Settings::default())),
         Box::new(GoogleServer::start()),
         Box::new(AzureServer::start()),
     ]

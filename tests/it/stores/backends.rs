@@ -20,7 +20,9 @@ use tokio::runtime::Runtime;
 
 use super::faults::{Fault, Proxy};
 use crate::harness::{Access, AzureServer, GoogleServer, Invocation, PASSWORD, RegistryServer};
-use crate::harness::{RegistrySettings, S3Server, Server, USER, buckets, servers, with_each};
+use crate::harness::{
+    RegistrySettings, S3Server, S3Settings, Server, USER, buckets, servers, with_each,
+};
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 /// Lets this test binary run one test again, as the client that is measured.
@@ -247,21 +249,61 @@ fn a_registry_that_wants_tokens_is_a_store() {
     assert!(matches!(error, StoreError::Denied { .. }), "{error}");
 }
 
+/// One server of each kind that may have an authority of its own.
+fn servers_with_tls() -> Vec<Box<dyn Server>> {
+    let registry = RegistrySettings { tls: true, ..RegistrySettings::default() };
+    vec![Box::new(RegistryServer::start(registry)), Box::new(S3Server::start(TLS))]
+}
+
 #[test]
 fn a_certificate_of_another_name_is_refused_at_once() {
-    let server =
-        RegistryServer::start(RegistrySettings { tls: true, ..RegistrySettings::default() });
-    let start = Instant::now();
-    let address = server.address().replace("127.0.0.1", "localhost");
-    let store = server.open_at(&address, PASSWORD).unwrap();
-    let error = run(store.refs()).unwrap_err().to_string();
-    assert!(error.contains("not available") && error.contains("certificate"), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(5));
+    with_each(servers_with_tls(), |server| {
+        let start = Instant::now();
+        let address = server.address().replace("127.0.0.1", "localhost");
+        let store = server.open_at(&address, PASSWORD).unwrap();
+        let blob = Blob::layer(1, 10);
+        for error in [run(store.refs()).unwrap_err(), run(blob.put(&*store)).unwrap_err()] {
+            let text = error.to_string();
+            assert!(text.contains("not available") && text.contains("certificate"), "{text}");
+        }
+        assert!(start.elapsed() < Duration::from_secs(5));
+    });
+}
+
+/// As other programs have it, for every kind of store.
+#[test]
+fn authorities_may_be_named_where_the_system_s_are() {
+    with_each(servers_with_tls(), |server| {
+        let mut variables = server.variables(server.address(), PASSWORD);
+        let authority = server.authority().unwrap();
+        for (name, value) in &mut variables {
+            match *name {
+                "AWS_CA_BUNDLE" => value.clear(),
+                "DOCKER_CONFIG" => fs::remove_dir_all(format!("{value}/certs.d")).unwrap(),
+                _ => {}
+            }
+        }
+        let list = || {
+            Invocation::new(Command::new(env!("CARGO_BIN_EXE_dockercache")))
+                .args(["gc", "--dry-run", &server.url(server.address())])
+                .envs(variables.iter().map(|(name, value)| (*name, value)))
+        };
+        let distrusted = list().run();
+        assert!(distrusted.code(5).stderr.contains("certificate"), "{}", distrusted.stderr);
+        list().env("SSL_CERT_FILE", authority).run().success();
+    });
 }
 
 #[test]
 fn a_bucket_of_s3_is_a_store() {
-    check_all(&S3Server::start());
+    check_all(&S3Server::start(S3Settings::default()));
+}
+
+const TLS: S3Settings = S3Settings { tls: true };
+
+#[test]
+fn a_bucket_with_its_own_authority_is_a_store() {
+    check_all(&S3Server::start(TLS));
 }
 
 #[test]
@@ -366,7 +408,7 @@ async fn check_shelf(store: &dyn RemoteStore, shelf: &dyn Shelf) {
 
 #[test]
 fn what_is_not_ours_in_a_bucket_is_not_listed() {
-    let server = S3Server::start();
+    let server = S3Server::start(S3Settings::default());
     let store = server.open();
     let blob = Blob::layer(1, 10);
     run(blob.put(&*store)).unwrap();
@@ -384,7 +426,7 @@ fn what_is_not_ours_in_a_bucket_is_not_listed() {
 /// directory for each.
 #[test]
 fn twenty_thousand_blobs_are_listed() {
-    let server = S3Server::start();
+    let server = S3Server::start(S3Settings::default());
     let directory = server.objects().join("blobs/sha256");
     fs::create_dir_all(&directory).unwrap();
     for number in 0..20_000_u32 {

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::harness::{AzureServer, GoogleServer, PASSWORD, RegistryServer, RegistrySettings};
 use crate::harness::{BUILD, Builder, Carried, Engine, Generation, Machine, Run};
-use crate::harness::{S3Server, Server, USER, servers};
+use crate::harness::{S3Server, S3Settings, Server, USER, servers};
 use crate::words::{FILES, OUTPUT};
 
 /// The step whose layer has 5 MB.
@@ -218,7 +218,7 @@ impl Store {
     }
 
     fn s3() -> Self {
-        Self::new(Box::new(S3Server::start()))
+        Self::new(Box::new(S3Server::start(S3Settings::default())))
     }
 
     /// Runs the program on a machine that knows the store, and more.

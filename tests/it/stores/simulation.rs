@@ -17,7 +17,7 @@ use dockercache::store::remote::transfer::Remote;
 use dockercache::store::remote::{self, RemoteStore};
 
 use super::archives::{Archive, Random, fetch, find};
-use crate::harness::{PASSWORD, RegistryServer, RegistrySettings, S3Server, Server};
+use crate::harness::{PASSWORD, RegistryServer, RegistrySettings, S3Server, S3Settings, Server};
 
 /// How long it goes on.
 const DURATION: Duration = Duration::from_mins(1);
@@ -49,7 +49,7 @@ fn policy() -> Policy {
 
 #[test]
 fn in_a_bucket_no_ref_ever_names_a_missing_blob() {
-    let server = S3Server::start();
+    let server = S3Server::start(S3Settings::default());
     let report = simulate(&server);
     assert!(report["collected"] > 20, "nothing was at risk: {report:?}");
 }

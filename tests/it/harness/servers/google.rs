@@ -36,7 +36,7 @@ impl GoogleServer {
         let files = FileSystem::new(directory.path()).expect("a file system");
         let service = S3ServiceBuilder::new(files).build();
         let guarded = service_fn(move |request| guard(service.clone(), request));
-        Self { server: listen(guarded), _directory: directory }
+        Self { server: listen(guarded, None), _directory: directory }
     }
 }
 

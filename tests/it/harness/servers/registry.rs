@@ -10,7 +10,7 @@ use dockercache::store::remote::registry::Registry;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::certificate::certify;
+use super::certificate::{Certified, certify};
 use super::tokens::{ISSUER, TokenServer};
 use super::{PASSWORD, Server, USER, address_in, is_document};
 use crate::harness::engine::server_program;
@@ -43,7 +43,7 @@ pub(crate) struct RegistryServer {
     address: String,
     process: Child,
     directory: TempDir,
-    authority: Option<String>,
+    certified: Option<Certified>,
     _tokens: Option<TokenServer>,
 }
 
@@ -53,13 +53,10 @@ impl RegistryServer {
         let at = |name: &str| directory.path().join(name);
         fs::write(at("htpasswd"), HTPASSWD).expect("a written file");
         let mut http = json!({"addr": "127.0.0.1:0", "secret": "only here"});
-        let authority = settings.tls.then(|| {
-            http["tls"] = json!({"certificate": at("server.crt"), "key": at("server.key")});
-            let certified = certify();
-            fs::write(at("server.crt"), certified.certificate).expect("a written file");
-            fs::write(at("server.key"), certified.key).expect("a written file");
-            certified.authority
-        });
+        let certified = settings.tls.then(|| certify(directory.path()));
+        if let Some(Certified { certificate, key, .. }) = &certified {
+            http["tls"] = json!({"certificate": certificate, "key": key});
+        }
         let mut config = json!({
             "version": "0.1",
             "log": {"level": "info", "accesslog": {"disabled": true}},
@@ -93,7 +90,7 @@ impl RegistryServer {
             .expect("a started registry");
         let output = process.stderr.take().expect("its standard error");
         let address = address_in(output, "listening on ");
-        Self { address, process, directory, authority, _tokens: tokens }
+        Self { address, process, directory, certified, _tokens: tokens }
     }
 
     /// Opens a repository.
@@ -113,6 +110,10 @@ impl Server for RegistryServer {
         format!("registry://{address}/team/app-cache")
     }
 
+    fn authority(&self) -> Option<&Path> {
+        self.certified.as_ref().map(|certified| &*certified.authority)
+    }
+
     /// A docker configuration that knows the account at `address`, and the authority.
     fn variables(&self, address: &str, password: &str) -> Vec<(&'static str, String)> {
         let port = address.rsplit(':').next().unwrap_or_default();
@@ -124,8 +125,8 @@ impl Server for RegistryServer {
             let auth = BASE64_STANDARD.encode(format!("{USER}:{password}"));
             let json = json!({"auths": {address: {"auth": auth}}});
             fs::write(config.join("config.json"), json.to_string()).expect("a written file");
-            if let Some(authority) = &self.authority {
-                fs::write(authorities.join("ca.crt"), authority).expect("a written file");
+            if let Some(authority) = self.authority() {
+                fs::copy(authority, authorities.join("ca.crt")).expect("a written file");
             }
         }
         vec![("DOCKER_CONFIG", config.display().to_string())]

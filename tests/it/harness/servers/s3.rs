@@ -1,30 +1,40 @@
 //! An S3 server in this process, with one account and one bucket.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use s3s_fs::FileSystem;
 use tempfile::TempDir;
 
+use super::certificate::{Certified, certify};
 use super::service::{Listening, listen};
 use super::{BUCKET, PASSWORD, Server, USER};
+
+/// What an S3 server is started with.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct S3Settings {
+    pub(crate) tls: bool,
+}
 
 /// An S3 server.
 pub(crate) struct S3Server {
     server: Listening,
     directory: TempDir,
+    certified: Option<Certified>,
 }
 
 impl S3Server {
-    pub(crate) fn start() -> Self {
+    pub(crate) fn start(settings: S3Settings) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         fs::create_dir(directory.path().join(BUCKET)).expect("a directory");
         let files = FileSystem::new(directory.path()).expect("a file system");
         let mut service = S3ServiceBuilder::new(files);
         service.set_auth(SimpleAuth::from_single(USER, PASSWORD));
-        Self { server: listen(service.build()), directory }
+        let certified = settings.tls.then(|| certify(directory.path()));
+        let server = listen(service.build(), certified.as_ref());
+        Self { server, directory, certified }
     }
 
     /// The directory that holds the objects of the store.
@@ -42,11 +52,19 @@ impl Server for S3Server {
         format!("s3://{BUCKET}/team/app")
     }
 
+    fn authority(&self) -> Option<&Path> {
+        self.certified.as_ref().map(|certified| &*certified.authority)
+    }
+
     fn variables(&self, address: &str, password: &str) -> Vec<(&'static str, String)> {
-        vec![
+        let authority = self.authority();
+        let scheme = if authority.is_some() { "https" } else { "http" };
+        let mut variables = vec![
             ("AWS_ACCESS_KEY_ID", USER.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", password.to_owned()),
-            ("AWS_ENDPOINT_URL", format!("http://{address}")),
-        ]
+            ("AWS_ENDPOINT_URL", format!("{scheme}://{address}")),
+        ];
+        variables.extend(authority.map(|file| ("AWS_CA_BUNDLE", file.display().to_string())));
+        variables
     }
 }

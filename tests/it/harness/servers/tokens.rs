@@ -38,7 +38,7 @@ impl TokenServer {
     pub(super) fn start(certificate: &Path) -> Self {
         let signer = Arc::new(Signer::new(certificate));
         let answer = move |request| ready(Ok::<_, Infallible>(signer.answer(&request)));
-        Self(listen(service_fn(answer)))
+        Self(listen(service_fn(answer), None))
     }
 
     pub(super) fn realm(&self) -> String {
