@@ -11,6 +11,7 @@ use object_store::{
 };
 
 use super::connector::Connector;
+use super::credentials::Credentials;
 use super::environment::Environment;
 use super::profile::profile;
 use super::retry::{self, CONNECT, FIRST_PAUSE, Failure, IDLE, Kind, LONGEST_PAUSE, PATIENCE};
@@ -27,8 +28,7 @@ pub(crate) struct Bucket {
     pub(crate) reads: Arc<dyn ObjectStore>,
     /// For what has a body.
     pub(crate) writes: Arc<dyn ObjectStore>,
-    /// How to call the credentials in a message.
-    pub(crate) login: String,
+    pub(crate) credentials: Credentials,
 }
 
 /// Makes the clients. Nothing is sent yet.
@@ -43,7 +43,7 @@ pub(crate) fn open(scheme: &str, name: &str, environment: &Environment) -> Resul
     Ok(Bucket {
         reads: open(name, environment, &reads)?,
         writes: open(name, environment, &writes)?,
-        login: "with the credentials from the environment".to_owned(),
+        credentials: Credentials::new("with the credentials from the environment"),
     })
 }
 
@@ -79,14 +79,14 @@ fn s3(
         }
         built(builder.build())
     };
-    let login = match &profile.name {
-        Some(name) => name.clone(),
+    let credentials = Credentials::new(match &profile.name {
+        Some(name) => name,
         None if environment.get("AWS_ACCESS_KEY_ID").is_some() => {
-            "with AWS_ACCESS_KEY_ID from the environment".to_owned()
+            "with AWS_ACCESS_KEY_ID from the environment"
         }
-        None => "with the role that the environment gives".to_owned(),
-    };
-    Ok(Bucket { reads: open(reads)?, writes: open(writes)?, login })
+        None => "with the role that the environment gives",
+    });
+    Ok(Bucket { reads: open(reads)?, writes: open(writes)?, credentials })
 }
 
 fn google(

@@ -9,6 +9,7 @@ mod bucket;
 pub mod collect;
 pub mod commit;
 mod connector;
+mod credentials;
 mod docker;
 pub mod environment;
 pub mod error;

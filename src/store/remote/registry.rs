@@ -20,12 +20,14 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, StreamExt as _, future};
 use oci_client::client::{BlobResponse, Certificate};
 use oci_client::errors::OciDistributionError;
+use oci_client::secrets::RegistryAuth;
 use oci_client::{Reference, RegistryOperation};
 use reqwest::header::{CONTENT_LENGTH, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 
+use super::credentials::Credentials;
 use super::docker::{self, Login};
 use super::environment::Environment;
 use super::error::{StoreError, absent_as_none, unread};
@@ -54,7 +56,8 @@ pub struct Registry {
     url: String,
     host: String,
     repository: String,
-    login: Login,
+    auth: RegistryAuth,
+    credentials: Credentials,
     authorities: Vec<Certificate>,
     /// Repositories of the same registry that may have a blob already.
     mounts: Mutex<Vec<String>>,
@@ -68,13 +71,14 @@ impl Registry {
         let StoreUrl::Registry { host, repository, .. } = url else {
             unreachable!("`{url}` is no registry");
         };
-        let login = docker::login(host, environment)
+        let Login { auth, name } = docker::login(host, environment)
             .map_err(|reason| StoreError::Denied { url: url.to_string(), reason })?;
         Ok(Self {
             url: url.to_string(),
             host: host.clone(),
             repository: repository.clone(),
-            login,
+            auth,
+            credentials: Credentials::new(name),
             authorities: docker::authorities(host, environment),
             mounts: Mutex::default(),
             connection: OnceCell::new(),
@@ -115,19 +119,15 @@ impl Registry {
                 answer => answer,
             }
         });
-        answer.await.map_err(|mut failure| {
-            if failure.kind == Kind::Denied {
-                failure.reason = format!("{}, {}", failure.reason, self.login.name);
-            }
-            failure.of(&self.url, what)
-        })
+        let answer = self.credentials.judge(answer.await);
+        answer.map_err(|failure| failure.of(&self.url, what))
     }
 
     /// Finds out how the registry is spoken to. As docker has it, one on this very machine may do
     /// without TLS.
     async fn connect(&self) -> Result<Connection, Failure> {
         let host = &self.tag("").resolve_registry().to_owned();
-        let open = |scheme| Connection::open(scheme, host, &self.login.auth, &self.authorities);
+        let open = |scheme| Connection::open(scheme, host, &self.auth, &self.authorities);
         let https = open("https").await?;
         if !is_loopback(&self.host) {
             return Ok(https);
@@ -239,7 +239,7 @@ impl Registry {
 
     async fn pull(&self, reference: &Reference, what: &str) -> Result<Bytes, StoreError> {
         self.ask(RegistryOperation::Pull, what, move |connection| async move {
-            let auth = &self.login.auth;
+            let auth = &self.auth;
             let pull = connection.client.pull_manifest_raw(reference, auth, &DOCUMENTS);
             let (document, _) = in_time(IDLE, pull.map(|answer| answer.map_err(failure))).await?;
             Ok(document)
@@ -336,7 +336,7 @@ impl Registry {
             let (reference, after) = (&self.tag(""), last.as_deref());
             let page =
                 self.ask(RegistryOperation::Pull, "the tags", move |connection| async move {
-                    let auth = &self.login.auth;
+                    let auth = &self.auth;
                     let tags = connection.client.list_tags(reference, auth, Some(TAGS), after);
                     in_time(IDLE, tags.map(|answer| answer.map_err(failure))).await
                 });

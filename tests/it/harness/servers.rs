@@ -4,6 +4,7 @@ mod azure;
 mod certificate;
 mod google;
 mod registry;
+mod roles;
 mod s3;
 mod service;
 mod tokens;

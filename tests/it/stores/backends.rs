@@ -239,10 +239,15 @@ fn a_registry_with_its_own_authority_is_a_store() {
     }));
 }
 
+const TOKENS: RegistrySettings = RegistrySettings {
+    access: Access::Tokens { life: Duration::from_mins(5) },
+    tls: false,
+    keeps_all: false,
+};
+
 #[test]
 fn a_registry_that_wants_tokens_is_a_store() {
-    let settings = RegistrySettings { access: Access::Tokens, ..RegistrySettings::default() };
-    let server = RegistryServer::start(settings);
+    let server = RegistryServer::start(TOKENS);
     check_all(&server);
     let stranger = server.open_at(server.address(), "hunter2").unwrap();
     let error = run(stranger.refs()).unwrap_err();
@@ -299,7 +304,7 @@ fn a_bucket_of_s3_is_a_store() {
     check_all(&S3Server::start(S3Settings::default()));
 }
 
-const TLS: S3Settings = S3Settings { tls: true };
+const TLS: S3Settings = S3Settings { tls: true, role: false };
 
 #[test]
 fn a_bucket_with_its_own_authority_is_a_store() {
@@ -584,7 +589,7 @@ fn a_blob_of_another_repository_is_mounted() {
 
 #[test]
 fn a_mount_gets_a_token_for_both_repositories() {
-    a_mount(RegistrySettings { access: Access::Tokens, ..RegistrySettings::default() });
+    a_mount(TOKENS);
 }
 
 /// The most memory that this process ever had, in KiB.

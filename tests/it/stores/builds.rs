@@ -7,6 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::faults::{Fault, Proxy};
 use crate::harness::{AzureServer, GoogleServer, PASSWORD, RegistryServer, RegistrySettings};
 use crate::harness::{BUILD, Builder, Carried, Engine, Generation, Machine, Run};
 use crate::harness::{S3Server, S3Settings, Server, USER, servers};
@@ -117,6 +118,35 @@ fn trust_and_trouble_never_fail_a_build() {
     let denied = run_in(&Carried::nothing(), &BUILD, &wrong);
     assert!(denied.success().stderr.contains("denies access"), "{}", denied.stderr);
     assert!(!denied.stderr.contains("hunter2") && !denied.stderr.contains(PASSWORD));
+}
+
+/// The build is as good as without a store, and so is the cache that was there before.
+#[test]
+fn credentials_that_expire_in_a_save_cost_the_cache_of_one_build() {
+    let store = Store::s3();
+    let machine = Machine::new(Builder::Buildkit(Generation::V28_5), FILES);
+    store.run(&machine, &BUILD, &[]).success();
+    store.run(&machine, &["save"], &[]).success();
+    let image = machine.job.engine.image_id("app");
+
+    machine.project.edit("src/a", "of", "OF");
+    store.run(&machine, &BUILD, &[]).success();
+    let expired = Fault::Refused {
+        code: 403,
+        words: "<Error><Code>ExpiredToken</Code><Message>It has expired.</Message></Error>",
+    };
+    let plan = move |_, line: &str| line.starts_with("PUT").then_some(expired);
+    let proxy = Proxy::start(store.server.address(), plan);
+    let endpoint = format!("http://{}", proxy.address());
+    let saved = store.run(&machine, &["save"], &[("AWS_ENDPOINT_URL", &endpoint)]);
+    let said = "denies access: HTTP status 403: ExpiredToken It has expired, with \
+                AWS_ACCESS_KEY_ID from the environment, accepted before";
+    assert!(saved.success().stderr.contains(said), "{}", saved.stderr);
+
+    machine.project.edit("src/a", "OF", "of");
+    machine.replace_without_cache();
+    store.run(&machine, &BUILD, &[]).success().build_report().assert_all_cached();
+    assert_eq!(machine.job.engine.image_id("app"), image);
 }
 
 #[test]

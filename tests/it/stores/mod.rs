@@ -4,5 +4,6 @@ mod archives;
 mod backends;
 mod builds;
 mod collection;
+mod expiry;
 mod faults;
 mod simulation;

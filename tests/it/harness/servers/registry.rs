@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -33,7 +34,7 @@ pub(crate) enum Access {
     #[default]
     Password,
     /// Who sends a token that the password was given for, as with most registries.
-    Tokens,
+    Tokens { life: Duration },
     /// Anyone, such as an engine that pulls an image.
     Public,
 }
@@ -44,7 +45,7 @@ pub(crate) struct RegistryServer {
     process: Child,
     directory: TempDir,
     certified: Option<Certified>,
-    _tokens: Option<TokenServer>,
+    tokens: Option<TokenServer>,
 }
 
 impl RegistryServer {
@@ -66,8 +67,10 @@ impl RegistryServer {
             },
             "http": http,
         });
-        let tokens =
-            (settings.access == Access::Tokens).then(|| TokenServer::start(&at("tokens.crt")));
+        let tokens = match settings.access {
+            Access::Tokens { life } => Some(TokenServer::start(&at("tokens.crt"), life)),
+            _ => None,
+        };
         if let Some(tokens) = &tokens {
             config["auth"] = json!({"token": {
                 "realm": tokens.realm(),
@@ -90,7 +93,12 @@ impl RegistryServer {
             .expect("a started registry");
         let output = process.stderr.take().expect("its standard error");
         let address = address_in(output, "listening on ");
-        Self { address, process, directory, certified, _tokens: tokens }
+        Self { address, process, directory, certified, tokens }
+    }
+
+    /// How many tokens were given out for it.
+    pub(crate) fn tokens_issued(&self) -> usize {
+        self.tokens.as_ref().map_or(0, TokenServer::issued)
     }
 
     /// Opens a repository.

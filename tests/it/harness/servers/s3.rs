@@ -9,6 +9,7 @@ use s3s_fs::FileSystem;
 use tempfile::TempDir;
 
 use super::certificate::{Certified, certify};
+use super::roles::Roles;
 use super::service::{Listening, listen};
 use super::{BUCKET, PASSWORD, Server, USER};
 
@@ -16,6 +17,8 @@ use super::{BUCKET, PASSWORD, Server, USER};
 #[derive(Clone, Copy, Default)]
 pub(crate) struct S3Settings {
     pub(crate) tls: bool,
+    /// Keys are had from a role, and live for seconds.
+    pub(crate) role: bool,
 }
 
 /// An S3 server.
@@ -23,6 +26,7 @@ pub(crate) struct S3Server {
     server: Listening,
     directory: TempDir,
     certified: Option<Certified>,
+    role: Option<(Roles, Listening)>,
 }
 
 impl S3Server {
@@ -31,10 +35,24 @@ impl S3Server {
         fs::create_dir(directory.path().join(BUCKET)).expect("a directory");
         let files = FileSystem::new(directory.path()).expect("a file system");
         let mut service = S3ServiceBuilder::new(files);
-        service.set_auth(SimpleAuth::from_single(USER, PASSWORD));
+        let role = settings.role.then(|| {
+            fs::write(directory.path().join("token"), "of the container").expect("a written file");
+            let roles = Roles::default();
+            service.set_auth(roles.clone());
+            let listening = roles.listen();
+            (roles, listening)
+        });
+        if role.is_none() {
+            service.set_auth(SimpleAuth::from_single(USER, PASSWORD));
+        }
         let certified = settings.tls.then(|| certify(directory.path()));
         let server = listen(service.build(), certified.as_ref());
-        Self { server, directory, certified }
+        Self { server, directory, certified, role }
+    }
+
+    /// How many keys the role has given out.
+    pub(crate) fn keys_issued(&self) -> usize {
+        self.role.as_ref().map_or(0, |(roles, _)| roles.issued())
     }
 
     /// The directory that holds the objects of the store.
@@ -59,11 +77,20 @@ impl Server for S3Server {
     fn variables(&self, address: &str, password: &str) -> Vec<(&'static str, String)> {
         let authority = self.authority();
         let scheme = if authority.is_some() { "https" } else { "http" };
-        let mut variables = vec![
-            ("AWS_ACCESS_KEY_ID", USER.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", password.to_owned()),
-            ("AWS_ENDPOINT_URL", format!("{scheme}://{address}")),
-        ];
+        let mut variables = vec![("AWS_ENDPOINT_URL", format!("{scheme}://{address}"))];
+        match &self.role {
+            None => variables.extend([
+                ("AWS_ACCESS_KEY_ID", USER.to_owned()),
+                ("AWS_SECRET_ACCESS_KEY", password.to_owned()),
+            ]),
+            Some((_, listening)) => variables.extend([
+                ("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("http://{}/", listening.address)),
+                (
+                    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+                    self.directory.path().join("token").display().to_string(),
+                ),
+            ]),
+        }
         variables.extend(authority.map(|file| ("AWS_CA_BUNDLE", file.display().to_string())));
         variables
     }

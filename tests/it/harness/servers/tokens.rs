@@ -5,6 +5,7 @@ use std::fs;
 use std::future::ready;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -25,29 +26,44 @@ use super::{PASSWORD, USER};
 pub(super) const ISSUER: &str = "tokens";
 
 /// A server of tokens, as the distribution project specifies them.
-pub(super) struct TokenServer(Listening);
+pub(super) struct TokenServer {
+    listening: Listening,
+    signer: Arc<Signer>,
+}
 
 /// What signs tokens.
 struct Signer {
     key: EcdsaKeyPair,
     certificate: Vec<u8>,
+    life: Duration,
+    issued: AtomicUsize,
 }
 
+/// For how long after its end a registry takes a token.
+const LEEWAY: Duration = Duration::from_secs(60);
+
 impl TokenServer {
-    /// Starts a server; a registry that has its certificate takes its tokens.
-    pub(super) fn start(certificate: &Path) -> Self {
-        let signer = Arc::new(Signer::new(certificate));
-        let answer = move |request| ready(Ok::<_, Infallible>(signer.answer(&request)));
-        Self(listen(service_fn(answer), None))
+    /// Starts a server; a registry that has its certificate takes its tokens, for as long as they
+    /// live.
+    pub(super) fn start(certificate: &Path, life: Duration) -> Self {
+        let signer = Arc::new(Signer::new(certificate, life));
+        let answering = Arc::clone(&signer);
+        let answer = move |request| ready(Ok::<_, Infallible>(answering.answer(&request)));
+        Self { listening: listen(service_fn(answer), None), signer }
+    }
+
+    /// How many tokens were given out.
+    pub(super) fn issued(&self) -> usize {
+        self.signer.issued.load(Ordering::Relaxed)
     }
 
     pub(super) fn realm(&self) -> String {
-        format!("http://{}/token", self.0.address)
+        format!("http://{}/token", self.listening.address)
     }
 }
 
 impl Signer {
-    fn new(certificate: &Path) -> Self {
+    fn new(certificate: &Path, life: Duration) -> Self {
         let pair = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -55,7 +71,8 @@ impl Signer {
         fs::write(certificate, signed.pem()).expect("a written file");
         let (algorithm, random) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new());
         let key = EcdsaKeyPair::from_pkcs8(algorithm, &pair.serialize_der(), &random);
-        Self { key: key.expect("a key"), certificate: signed.der().to_vec() }
+        let (key, certificate) = (key.expect("a key"), signed.der().to_vec());
+        Self { key, certificate, life, issued: AtomicUsize::new(0) }
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<String> {
@@ -73,8 +90,9 @@ impl Signer {
 
     fn token(&self, access: &[Value]) -> String {
         let encode = |json: Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now = now.as_ref().map_or(0, Duration::as_secs);
+        self.issued.fetch_add(1, Ordering::Relaxed);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time");
+        let (begin, end) = ((now - 2 * LEEWAY).as_secs(), (now + self.life - LEEWAY).as_secs());
         let header = encode(json!({
             "typ": "JWT",
             "alg": "ES256",
@@ -82,7 +100,7 @@ impl Signer {
         }));
         let claims = encode(json!({
             "iss": ISSUER, "aud": ISSUER, "sub": USER, "jti": "1",
-            "iat": now - 60, "nbf": now - 60, "exp": now + 300,
+            "iat": begin, "nbf": begin, "exp": end,
             "access": access,
         }));
         let text = format!("{header}.{claims}");
