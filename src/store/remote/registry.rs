@@ -401,7 +401,17 @@ impl RemoteStore for Registry {
         async move {
             let kind = if blob.is_document() { "manifests" } else { "blobs" };
             let path = format!("{kind}/{}", blob.digest);
-            let answer = self.request(RegistryOperation::Pull, Method::HEAD, &path, "pull").await?;
+            let answer = self.request(RegistryOperation::Pull, Method::HEAD, &path, "pull").await;
+            let answer = match answer {
+                // Docker's keeps empty names of what its disk had no room for, and fails over
+                // them until they are pushed again.
+                Err(StoreError::Unavailable { reason, .. })
+                    if reason == Failure::status(500, "").reason =>
+                {
+                    return Ok(false);
+                }
+                answer => answer?,
+            };
             match answer.status() {
                 StatusCode::NOT_FOUND => Ok(false),
                 status if status.is_success() => {

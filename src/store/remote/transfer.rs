@@ -113,7 +113,7 @@ impl Remote {
     }
 
     /// Reads the first of `refs` that is there and may be trusted. `refused` is told of those
-    /// that may not.
+    /// that may not. One that can't be read is passed over where another is found.
     pub fn find(
         &self,
         refs: &[RefName],
@@ -123,8 +123,16 @@ impl Remote {
         let read = self.wait(futures_util::future::join_all(
             refs.iter().map(|r| self.store.read_ref(&r.name)),
         ));
+        let mut failure = None;
         for (reference, document) in refs.iter().zip(read) {
-            let Some(bytes) = document? else { continue };
+            let bytes = match document {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => continue,
+                Err(error) => {
+                    failure.get_or_insert(error);
+                    continue;
+                }
+            };
             let index: Result<Index, _> = serde_json::from_slice(&bytes);
             let checked = match &index {
                 Ok(index) => trust.check(index).map_err(str::to_owned),
@@ -141,7 +149,7 @@ impl Remote {
                 )),
             }
         }
-        Ok(None)
+        failure.map_or(Ok(None), Err)
     }
 
     /// Fetches all manifests and configs that `index` reaches, but no layers. The layout's write

@@ -24,5 +24,5 @@ pub(crate) use oci_reader::{OciDirectory, skopeo};
 pub(crate) use project::{Project, noise};
 pub(crate) use servers::{
     Access, AzureServer, GoogleServer, PASSWORD, RegistryServer, RegistrySettings, S3Server,
-    S3Settings, Server, USER, buckets, servers, with_each,
+    S3Settings, Server, USER, buckets, fill, servers, with_each,
 };

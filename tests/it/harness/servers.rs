@@ -2,6 +2,7 @@
 
 mod azure;
 mod certificate;
+mod disk;
 mod google;
 mod registry;
 mod roles;
@@ -20,6 +21,7 @@ use futures_util::TryStreamExt as _;
 use tokio::runtime::Runtime;
 
 pub(crate) use azure::AzureServer;
+pub(crate) use disk::fill;
 pub(crate) use google::GoogleServer;
 pub(crate) use registry::{Access, RegistryServer, RegistrySettings};
 pub(crate) use s3::{S3Server, S3Settings};
@@ -35,6 +37,9 @@ const BUCKET: &str = "cache-bucket";
 pub(crate) trait Server: Send + Sync {
     /// Host and port.
     fn address(&self) -> &str;
+
+    /// The directory of the server's files.
+    fn directory(&self) -> &Path;
 
     /// The store's URL for a client that reaches the server at `address`: its own, or that of a
     /// proxy before it.

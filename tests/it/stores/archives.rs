@@ -13,6 +13,8 @@ use dockercache::store::remote::signature::Trust;
 use dockercache::store::remote::transfer::{PushError, Pushed, Remote, is_layer};
 use tempfile::TempDir;
 
+use crate::harness::{PASSWORD, Server};
+
 /// An archive of one image.
 pub(super) struct Archive {
     dir: TempDir,
@@ -44,6 +46,18 @@ impl Archive {
     }
 }
 
+/// Opens the store of a server.
+pub(super) fn remote_at(server: &dyn Server, address: &str) -> Remote {
+    Remote::new(server.open_at(address, PASSWORD).expect("an opened store")).expect("a store")
+}
+
+/// Asserts that all is there that a ref names.
+#[track_caller]
+pub(super) fn assert_whole(remote: &Remote, name: &str) {
+    let index = find(remote, name).expect("an answer").expect("a cache");
+    fetch(remote, &index).expect("a whole cache");
+}
+
 /// What a ref names, if it is there.
 pub(super) fn find(remote: &Remote, name: &str) -> Result<Option<Index>, String> {
     let found = remote.find(&[reference(name)], &Trust::default(), |reason| panic!("{reason}"));
@@ -62,7 +76,7 @@ pub(super) fn fetch(remote: &Remote, index: &Index) -> Result<(), String> {
     failed.first().map_or(Ok(()), |(_, error)| Err(error.to_string()))
 }
 
-fn reference(name: &str) -> RefName {
+pub(super) fn reference(name: &str) -> RefName {
     RefName { level: "exact".to_owned(), name: name.to_owned() }
 }
 

@@ -12,12 +12,14 @@ use dockercache::layout::oci::{CONFIG, DOCKER_MANIFEST, Descriptor, INDEX, Index
 use dockercache::layout::oci::{Manifest, UNCOMPRESSED};
 use dockercache::store::remote::environment::Environment;
 use dockercache::store::remote::error::StoreError;
+use dockercache::store::remote::signature::Trust;
 use dockercache::store::remote::{self, RemoteStore, Shelf};
 use futures_util::{StreamExt as _, TryStreamExt as _, future};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tokio::runtime::Runtime;
 
+use super::archives::{Archive, reference, remote_at};
 use super::faults::{Fault, Proxy};
 use crate::harness::{Access, AzureServer, GoogleServer, Invocation, PASSWORD, RegistryServer};
 use crate::harness::{
@@ -243,6 +245,7 @@ const TOKENS: RegistrySettings = RegistrySettings {
     access: Access::Tokens { life: Duration::from_mins(5) },
     tls: false,
     keeps_all: false,
+    megabytes: None,
 };
 
 #[test]
@@ -304,7 +307,7 @@ fn a_bucket_of_s3_is_a_store() {
     check_all(&S3Server::start(S3Settings::default()));
 }
 
-const TLS: S3Settings = S3Settings { tls: true, role: false };
+const TLS: S3Settings = S3Settings { tls: true, role: false, megabytes: None };
 
 #[test]
 fn a_bucket_with_its_own_authority_is_a_store() {
@@ -590,6 +593,23 @@ fn a_blob_of_another_repository_is_mounted() {
 #[test]
 fn a_mount_gets_a_token_for_both_repositories() {
     a_mount(TOKENS);
+}
+
+/// Such as one of a registry whose disk was full, or one that another account has written.
+#[test]
+fn a_ref_that_can_t_be_read_hides_no_other() {
+    with_each(servers(), |server| {
+        let refused = Fault::Refused { code: 403, words: "not yours" };
+        let plan = move |_, line: &str| line.contains("nearest").then_some(refused);
+        let proxy = Proxy::start(server.address(), plan);
+        let remote = remote_at(server, proxy.address());
+        let refs = ["nearest", "other"].map(reference);
+        let find = || remote.find(&refs, &Trust::default(), |reason| panic!("{reason}"));
+        let error = find().unwrap_err();
+        assert!(matches!(error, StoreError::Denied { .. }), "{error}");
+        Archive::new([1], 1000).push(&remote, &["other"]).unwrap();
+        assert!(find().unwrap().is_some());
+    });
 }
 
 /// The most memory that this process ever had, in KiB.

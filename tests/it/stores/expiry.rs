@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use dockercache::store::remote::error::StoreError;
-use dockercache::store::remote::transfer::{PushError, Remote};
+use dockercache::store::remote::transfer::PushError;
 
-use super::archives::{Archive, fetch, find};
+use super::archives::{Archive, assert_whole, find, remote_at};
 use super::faults::{Fault, Proxy};
 use crate::harness::{Access, PASSWORD, RegistryServer, RegistrySettings, S3Server, S3Settings};
 use crate::harness::{Server, buckets, servers, with_each};
@@ -17,16 +17,6 @@ const EXPIRED: Fault = Fault::Refused {
 };
 /// Slower than the life of a token, in all that a save asks for.
 const SLOW: Fault = Fault::Slow { pause: Duration::from_millis(100) };
-
-fn remote_at(server: &dyn Server, address: &str) -> Remote {
-    Remote::new(server.open_at(address, PASSWORD).expect("an opened store")).expect("a store")
-}
-
-/// Fetches what a ref names.
-fn assert_whole(remote: &Remote, name: &str) {
-    let index = find(remote, name).expect("an answer").expect("a cache");
-    fetch(remote, &index).expect("a whole cache");
-}
 
 /// After any number of requests, from none on to as many as a save needs.
 #[test]

@@ -6,4 +6,5 @@ mod builds;
 mod collection;
 mod expiry;
 mod faults;
+mod full;
 mod simulation;

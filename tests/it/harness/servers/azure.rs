@@ -1,5 +1,6 @@
 //! Azurite, Microsoft's own emulator of Azure Blob Storage, with one account and one container.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use base64::Engine as _;
@@ -9,9 +10,9 @@ use hyper::header::CONTENT_LENGTH;
 use object_store::ClientOptions;
 use object_store::azure::{AzureAccessKey, AzureAuthorizer, AzureCredential};
 use object_store::client::{HttpConnector as _, HttpRequestBody, ReqwestConnector};
-use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+use super::disk::Disk;
 use super::{BUCKET, PASSWORD, Server, USER, address_in};
 use crate::harness::engine::server_program;
 
@@ -19,19 +20,19 @@ use crate::harness::engine::server_program;
 pub(crate) struct AzureServer {
     address: String,
     process: Child,
-    _directory: TempDir,
+    disk: Disk,
 }
 
 impl AzureServer {
     pub(crate) fn start() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let disk = Disk::new(None);
         let mut process = Command::new("setpriv")
             // It ends with the test.
             .args(["--pdeathsig", "KILL"])
             .arg(server_program("azurite"))
             .args(["--blobHost", "127.0.0.1", "--blobPort", "0", "--disableTelemetry", "--silent"])
             .arg("--location")
-            .arg(directory.path())
+            .arg(disk.path())
             .env("AZURITE_ACCOUNTS", format!("{USER}:{}", key(PASSWORD)))
             .stdout(Stdio::piped())
             .spawn()
@@ -39,7 +40,7 @@ impl AzureServer {
         let output = process.stdout.take().expect("its standard output");
         let address = address_in(output, "listens on http://");
         create_container(&address);
-        Self { address, process, _directory: directory }
+        Self { address, process, disk }
     }
 }
 
@@ -69,6 +70,10 @@ fn create_container(address: &str) {
 impl Server for AzureServer {
     fn address(&self) -> &str {
         &self.address
+    }
+
+    fn directory(&self) -> &Path {
+        self.disk.path()
     }
 
     fn url(&self, _address: &str) -> String {

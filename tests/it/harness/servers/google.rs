@@ -6,6 +6,7 @@
 //! generations, is not here, nor sent.
 
 use std::fs;
+use std::path::Path;
 
 use hyper::body::Incoming;
 use hyper::header::AUTHORIZATION;
@@ -14,8 +15,8 @@ use hyper::{Request, Response, StatusCode};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, HttpError};
 use s3s_fs::FileSystem;
-use tempfile::TempDir;
 
+use super::disk::Disk;
 use super::service::{Listening, listen};
 use super::{BUCKET, PASSWORD, Server};
 
@@ -26,17 +27,17 @@ const REFUSED: &str = "<?xml version='1.0' encoding='UTF-8'?><Error><Code>Authen
 /// A server of Google's XML API.
 pub(crate) struct GoogleServer {
     server: Listening,
-    _directory: TempDir,
+    disk: Disk,
 }
 
 impl GoogleServer {
     pub(crate) fn start() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        fs::create_dir(directory.path().join(BUCKET)).expect("a directory");
-        let files = FileSystem::new(directory.path()).expect("a file system");
+        let disk = Disk::new(None);
+        fs::create_dir(disk.path().join(BUCKET)).expect("a directory");
+        let files = FileSystem::new(disk.path()).expect("a file system");
         let service = S3ServiceBuilder::new(files).build();
         let guarded = service_fn(move |request| guard(service.clone(), request));
-        Self { server: listen(guarded, None), _directory: directory }
+        Self { server: listen(guarded, None), disk }
     }
 }
 
@@ -57,6 +58,10 @@ async fn guard(
 impl Server for GoogleServer {
     fn address(&self) -> &str {
         &self.server.address
+    }
+
+    fn directory(&self) -> &Path {
+        self.disk.path()
     }
 
     fn url(&self, _address: &str) -> String {

@@ -9,9 +9,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use dockercache::store::remote::registry::Registry;
 use serde_json::json;
-use tempfile::TempDir;
 
 use super::certificate::{Certified, certify};
+use super::disk::Disk;
 use super::tokens::{ISSUER, TokenServer};
 use super::{PASSWORD, Server, USER, address_in, is_document};
 use crate::harness::engine::server_program;
@@ -25,6 +25,8 @@ pub(crate) struct RegistrySettings {
     pub(crate) tls: bool,
     pub(crate) keeps_all: bool,
     pub(crate) access: Access,
+    /// How much the server's disk holds, if that is little.
+    pub(crate) megabytes: Option<u32>,
 }
 
 /// Who may use a registry.
@@ -43,18 +45,18 @@ pub(crate) enum Access {
 pub(crate) struct RegistryServer {
     address: String,
     process: Child,
-    directory: TempDir,
+    disk: Disk,
     certified: Option<Certified>,
     tokens: Option<TokenServer>,
 }
 
 impl RegistryServer {
     pub(crate) fn start(settings: RegistrySettings) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let at = |name: &str| directory.path().join(name);
+        let disk = Disk::new(settings.megabytes);
+        let at = |name: &str| disk.path().join(name);
         fs::write(at("htpasswd"), HTPASSWD).expect("a written file");
         let mut http = json!({"addr": "127.0.0.1:0", "secret": "only here"});
-        let certified = settings.tls.then(|| certify(directory.path()));
+        let certified = settings.tls.then(|| certify(disk.path()));
         if let Some(Certified { certificate, key, .. }) = &certified {
             http["tls"] = json!({"certificate": certificate, "key": key});
         }
@@ -93,7 +95,7 @@ impl RegistryServer {
             .expect("a started registry");
         let output = process.stderr.take().expect("its standard error");
         let address = address_in(output, "listening on ");
-        Self { address, process, directory, certified, tokens }
+        Self { address, process, disk, certified, tokens }
     }
 
     /// How many tokens were given out for it.
@@ -114,6 +116,10 @@ impl Server for RegistryServer {
         &self.address
     }
 
+    fn directory(&self) -> &Path {
+        self.disk.path()
+    }
+
     fn url(&self, address: &str) -> String {
         format!("registry://{address}/team/app-cache")
     }
@@ -125,7 +131,7 @@ impl Server for RegistryServer {
     /// A docker configuration that knows the account at `address`, and the authority.
     fn variables(&self, address: &str, password: &str) -> Vec<(&'static str, String)> {
         let port = address.rsplit(':').next().unwrap_or_default();
-        let config = self.directory.path().join(format!("docker-{port}-{}", password.len()));
+        let config = self.disk.path().join(format!("docker-{port}-{}", password.len()));
         // Another process may be reading it.
         if !config.exists() {
             let authorities = config.join("certs.d").join(address);
@@ -142,7 +148,7 @@ impl Server for RegistryServer {
 
     /// Behind the registry's back, which has no list of its blobs.
     fn lose_layers(&self) {
-        delete_layers(&self.directory.path().join("storage/docker/registry/v2/blobs"));
+        delete_layers(&self.disk.path().join("storage/docker/registry/v2/blobs"));
     }
 }
 

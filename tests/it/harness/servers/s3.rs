@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use s3s_fs::FileSystem;
-use tempfile::TempDir;
 
 use super::certificate::{Certified, certify};
+use super::disk::Disk;
 use super::roles::Roles;
 use super::service::{Listening, listen};
 use super::{BUCKET, PASSWORD, Server, USER};
@@ -19,24 +19,26 @@ pub(crate) struct S3Settings {
     pub(crate) tls: bool,
     /// Keys are had from a role, and live for seconds.
     pub(crate) role: bool,
+    /// How much the server's disk holds, if that is little.
+    pub(crate) megabytes: Option<u32>,
 }
 
 /// An S3 server.
 pub(crate) struct S3Server {
     server: Listening,
-    directory: TempDir,
+    disk: Disk,
     certified: Option<Certified>,
     role: Option<(Roles, Listening)>,
 }
 
 impl S3Server {
     pub(crate) fn start(settings: S3Settings) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        fs::create_dir(directory.path().join(BUCKET)).expect("a directory");
-        let files = FileSystem::new(directory.path()).expect("a file system");
+        let disk = Disk::new(settings.megabytes);
+        fs::create_dir(disk.path().join(BUCKET)).expect("a directory");
+        let files = FileSystem::new(disk.path()).expect("a file system");
         let mut service = S3ServiceBuilder::new(files);
         let role = settings.role.then(|| {
-            fs::write(directory.path().join("token"), "of the container").expect("a written file");
+            fs::write(disk.path().join("token"), "of the container").expect("a written file");
             let roles = Roles::default();
             service.set_auth(roles.clone());
             let listening = roles.listen();
@@ -45,9 +47,9 @@ impl S3Server {
         if role.is_none() {
             service.set_auth(SimpleAuth::from_single(USER, PASSWORD));
         }
-        let certified = settings.tls.then(|| certify(directory.path()));
+        let certified = settings.tls.then(|| certify(disk.path()));
         let server = listen(service.build(), certified.as_ref());
-        Self { server, directory, certified, role }
+        Self { server, disk, certified, role }
     }
 
     /// How many keys the role has given out.
@@ -57,13 +59,17 @@ impl S3Server {
 
     /// The directory that holds the objects of the store.
     pub(crate) fn objects(&self) -> PathBuf {
-        self.directory.path().join(BUCKET).join("team/app")
+        self.disk.path().join(BUCKET).join("team/app")
     }
 }
 
 impl Server for S3Server {
     fn address(&self) -> &str {
         &self.server.address
+    }
+
+    fn directory(&self) -> &Path {
+        self.disk.path()
     }
 
     fn url(&self, _address: &str) -> String {
@@ -87,7 +93,7 @@ impl Server for S3Server {
                 ("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("http://{}/", listening.address)),
                 (
                     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-                    self.directory.path().join("token").display().to_string(),
+                    self.disk.path().join("token").display().to_string(),
                 ),
             ]),
         }
