@@ -1,6 +1,7 @@
 //! Real servers, empty, each on a port of its own, for every kind of store.
 
 mod azure;
+mod catalogue;
 mod certificate;
 mod disk;
 mod google;

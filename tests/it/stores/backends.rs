@@ -7,10 +7,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use dockercache::layout::digest::Digest;
 use dockercache::layout::oci::{CONFIG, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST};
 use dockercache::layout::oci::{Manifest, UNCOMPRESSED};
-use dockercache::store::remote::environment::Environment;
 use dockercache::store::remote::error::StoreError;
 use dockercache::store::remote::signature::Trust;
 use dockercache::store::remote::{self, RemoteStore, Shelf};
@@ -27,8 +25,6 @@ use crate::harness::{
 };
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
-/// Lets this test binary run one test again, as the client that is measured.
-const CLIENT_OF: &str = "DOCKERCACHE_TEST_CLIENT_OF";
 
 /// A blob in a file.
 struct Blob {
@@ -307,7 +303,7 @@ fn a_bucket_of_s3_is_a_store() {
     check_all(&S3Server::start(S3Settings::default()));
 }
 
-const TLS: S3Settings = S3Settings { tls: true, role: false, megabytes: None };
+const TLS: S3Settings = S3Settings { tls: true, role: false, megabytes: None, listed: None };
 
 #[test]
 fn a_bucket_with_its_own_authority_is_a_store() {
@@ -428,21 +424,6 @@ fn what_is_not_ours_in_a_bucket_is_not_listed() {
     let listed: Vec<_> = run(store.shelf().unwrap().blobs().try_collect()).unwrap();
     let named: Vec<_> = listed.iter().map(|blob| &blob.digest).collect();
     assert_eq!(named, [&blob.descriptor.digest]);
-}
-
-/// 100 times what the server gives in one answer would take it minutes: it reads its whole
-/// directory for each.
-#[test]
-fn twenty_thousand_blobs_are_listed() {
-    let server = S3Server::start(S3Settings::default());
-    let directory = server.objects().join("blobs/sha256");
-    fs::create_dir_all(&directory).unwrap();
-    for number in 0..20_000_u32 {
-        let digest = Digest::of(&number.to_be_bytes());
-        fs::File::create(directory.join(digest.hex())).unwrap();
-    }
-    let store = server.open();
-    assert_eq!(run(store.shelf().unwrap().blobs().count()), 20_000);
 }
 
 /// Saves and reads through a proxy whose plan is given.
@@ -609,67 +590,5 @@ fn a_ref_that_can_t_be_read_hides_no_other() {
         assert!(matches!(error, StoreError::Denied { .. }), "{error}");
         Archive::new([1], 1000).push(&remote, &["other"]).unwrap();
         assert!(find().unwrap().is_some());
-    });
-}
-
-/// The most memory that this process ever had, in KiB.
-fn peak_memory() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("a status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
-/// Moves 300 MB, in a process of its own whose memory is measured.
-#[test]
-fn memory_stays_small() {
-    const NAME: &str = "stores::backends::memory_stays_small";
-    if let Ok(url) = std::env::var(CLIENT_OF) {
-        return move_much(&url);
-    }
-    // One after the other: each is timed.
-    for server in servers() {
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", NAME, "--nocapture"])
-            .env(CLIENT_OF, server.url(server.address()))
-            .envs(server.variables(server.address(), PASSWORD))
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-        // Shown with --nocapture.
-        print!("{text}");
-    }
-}
-
-fn move_much(url: &str) {
-    let store = remote::open(&url.parse().unwrap(), &Environment::of_process()).unwrap();
-    let blob = Blob::layer(90, 1000);
-    let piece = noise(91, 1 << 20);
-    let file = fs::File::create(blob.file.path()).unwrap();
-    let mut hashing = dockercache::layout::digest::Hashing::new(file);
-    for _ in 0..300 {
-        std::io::Write::write_all(&mut hashing, &piece).unwrap();
-    }
-    let (_, digest, size) = hashing.finish();
-    let descriptor = Descriptor { digest, size, ..blob.descriptor.clone() };
-    let blob = Blob { descriptor, file: blob.file };
-    run(async {
-        // What a first transfer needs at all.
-        Blob::layer(92, 1000).put(&*store).await.unwrap();
-        let before = peak_memory();
-        let start = Instant::now();
-        blob.put(&*store).await.unwrap();
-        let put = start.elapsed();
-        let start = Instant::now();
-        let mut pieces = store.get(&blob.descriptor, 0).await.unwrap();
-        let mut received = 0;
-        while let Some(piece) = pieces.next().await {
-            received += piece.unwrap().len() as u64;
-        }
-        assert_eq!(received, size);
-        let grown = (peak_memory() - before) / 1024;
-        let got = start.elapsed();
-        println!("{url}: {grown} MiB more for 300 MiB, put in {put:?}, got in {got:?}");
-        assert!(grown < 64, "{grown} MiB");
     });
 }

@@ -8,3 +8,4 @@ mod expiry;
 mod faults;
 mod full;
 mod simulation;
+mod volume;

@@ -7,6 +7,7 @@ use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use s3s_fs::FileSystem;
 
+use super::catalogue::Catalogue;
 use super::certificate::{Certified, certify};
 use super::disk::Disk;
 use super::roles::Roles;
@@ -21,6 +22,8 @@ pub(crate) struct S3Settings {
     pub(crate) role: bool,
     /// How much the server's disk holds, if that is little.
     pub(crate) megabytes: Option<u32>,
+    /// How many blobs it lists; else those that there are.
+    pub(crate) listed: Option<u32>,
 }
 
 /// An S3 server.
@@ -36,7 +39,10 @@ impl S3Server {
         let disk = Disk::new(settings.megabytes);
         fs::create_dir(disk.path().join(BUCKET)).expect("a directory");
         let files = FileSystem::new(disk.path()).expect("a file system");
-        let mut service = S3ServiceBuilder::new(files);
+        let mut service = match settings.listed {
+            Some(blobs) => S3ServiceBuilder::new(Catalogue::new(files, blobs)),
+            None => S3ServiceBuilder::new(files),
+        };
         let role = settings.role.then(|| {
             fs::write(disk.path().join("token"), "of the container").expect("a written file");
             let roles = Roles::default();
