@@ -7,5 +7,6 @@ mod collection;
 mod expiry;
 mod faults;
 mod full;
+mod questions;
 mod simulation;
 mod volume;
