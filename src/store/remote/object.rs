@@ -253,8 +253,19 @@ impl Shelf for Object {
             .boxed()
     }
 
-    fn remove_blob<'a>(&'a self, digest: &'a Digest) -> Answer<'a, ()> {
-        async move { self.remove(&self.blob(digest)).await }.boxed()
+    fn remove_blobs<'a>(&'a self, digests: &'a [Digest]) -> Answer<'a, ()> {
+        let remove = || async {
+            let paths: Vec<_> = digests.iter().map(|digest| Ok(self.blob(digest))).collect();
+            let mut removed = self.bucket.reads.delete_stream(stream::iter(paths).boxed());
+            while let Some(removed) = removed.next().await {
+                match removed {
+                    Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        };
+        async move { self.ask("blobs", remove).await }.boxed()
     }
 
     fn ref_time<'a>(&'a self, name: &'a str) -> Answer<'a, Option<SystemTime>> {

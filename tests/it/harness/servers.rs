@@ -72,6 +72,7 @@ pub(crate) trait Server: Send + Sync {
         let shelf = store.shelf().expect("a store that collects nothing by itself");
         Runtime::new().expect("threads").block_on(async {
             let blobs: Vec<_> = shelf.blobs().try_collect().await.expect("blobs");
+            let mut layers = Vec::new();
             for blob in blobs {
                 let of_any_kind = Descriptor::of("", b"");
                 let descriptor =
@@ -79,9 +80,10 @@ pub(crate) trait Server: Send + Sync {
                 let pieces = store.get(&descriptor, 0).await.expect("a blob");
                 let bytes: Vec<_> = pieces.try_collect().await.expect("a whole blob");
                 if !is_document(&bytes.concat()) {
-                    shelf.remove_blob(&blob.digest).await.expect("a blob to delete");
+                    layers.push(blob.digest);
                 }
             }
+            shelf.remove_blobs(&layers).await.expect("blobs to delete");
         });
     }
 }

@@ -387,8 +387,9 @@ async fn check_shelf(store: &dyn RemoteStore, shelf: &dyn Shelf) {
     let named: Vec<_> = listed.iter().map(|blob| (&blob.digest, blob.size)).collect();
     assert_eq!(named, [(&blobs[0].descriptor.digest, 10), (&blobs[1].descriptor.digest, 20)]);
     assert!(listed.iter().all(|blob| blob.written > start));
-    shelf.remove_blob(&listed[0].digest).await.unwrap();
-    shelf.remove_blob(&listed[0].digest).await.unwrap();
+    let gone = Blob::layer(3, 30).descriptor.digest;
+    shelf.remove_blobs(&[gone, listed[0].digest.clone()]).await.unwrap();
+    shelf.remove_blobs(&[listed[0].digest.clone()]).await.unwrap();
     assert!(!store.has(&blobs[0].descriptor).await.unwrap());
     assert!(store.has(&blobs[1].descriptor).await.unwrap());
 

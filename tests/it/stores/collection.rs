@@ -6,8 +6,9 @@ use dockercache::store::remote::collect::Policy;
 use dockercache::store::remote::commit::Terms;
 use dockercache::store::remote::transfer::Remote;
 
-use super::archives::{Archive, fetch, find};
-use crate::harness::{buckets, with_each};
+use super::archives::{Archive, fetch, find, remote_at};
+use super::faults::{Fault, Proxy};
+use crate::harness::{S3Server, S3Settings, Server as _, buckets, with_each};
 
 /// Short enough for a test, and longer than what the stores' clocks leave out.
 const GRACE: Duration = Duration::from_secs(4);
@@ -47,4 +48,19 @@ fn what_no_name_reaches_goes_after_the_grace() {
         assert_eq!(collect(Policy { max_age: None, ..policy }).blobs.0, 3);
         fetch(&remote, &index).expect("a whole cache");
     });
+}
+
+/// Savers no longer wait for a collector that has not renewed its note for long.
+#[test]
+fn a_removal_that_takes_too_long_is_given_up() {
+    let server = S3Server::start(S3Settings::default());
+    let slow = Fault::Slow { pause: Duration::from_secs(1) };
+    let plan = move |_, line: &str| line.starts_with("POST").then_some(slow);
+    let proxy = Proxy::start(server.address(), plan);
+    let terms = Terms { collector: Duration::from_secs(3), ..Terms::default() };
+    let remote = remote_at(&server, proxy.address()).with_terms(terms);
+    Archive::new([1], 1000).push(&remote, &[]).expect("blobs without a name");
+    let policy = Policy { grace: Duration::ZERO, max_age: None, max_size: None, dry_run: false };
+    let error = remote.collect(&policy).unwrap_err().to_string();
+    assert!(error.contains("too slowly to go on removing"), "{error}");
 }

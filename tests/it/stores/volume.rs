@@ -109,7 +109,7 @@ fn collect_much(store: Box<dyn RemoteStore>) {
     let before = peak_memory();
     let start = Instant::now();
     let grace = Duration::from_hours(1);
-    let policy = Policy { grace, max_age: None, max_size: None, dry_run: true };
+    let policy = Policy { grace, max_age: None, max_size: None, dry_run: false };
     let collected = remote.collect(&policy).unwrap();
     assert_eq!((collected.blobs.0, collected.blobs_left.0), (BLOBS as usize, 0));
     let (took, grown) = (start.elapsed(), peak_memory() - before);
