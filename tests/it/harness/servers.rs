@@ -110,9 +110,9 @@ pub(crate) fn buckets() -> Vec<Box<dyn Server>> {
 }
 
 /// Does the same with each server, with all at once: the test lasts as long as the slowest.
-pub(crate) fn with_each(servers: Vec<Box<dyn Server>>, test: impl Fn(&dyn Server) + Sync) {
+pub(crate) fn with_each(servers: &[Box<dyn Server>], test: impl Fn(&dyn Server) + Sync) {
     thread::scope(|scope| {
-        for server in &servers {
+        for server in servers {
             scope.spawn(|| test(&**server));
         }
     });

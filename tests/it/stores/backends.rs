@@ -261,7 +261,7 @@ fn servers_with_tls() -> Vec<Box<dyn Server>> {
 
 #[test]
 fn a_certificate_of_another_name_is_refused_at_once() {
-    with_each(servers_with_tls(), |server| {
+    with_each(&servers_with_tls(), |server| {
         let start = Instant::now();
         let address = server.address().replace("127.0.0.1", "localhost");
         let store = server.open_at(&address, PASSWORD).unwrap();
@@ -277,7 +277,7 @@ fn a_certificate_of_another_name_is_refused_at_once() {
 /// As other programs have it, for every kind of store.
 #[test]
 fn authorities_may_be_named_where_the_system_s_are() {
-    with_each(servers_with_tls(), |server| {
+    with_each(&servers_with_tls(), |server| {
         let mut variables = server.variables(server.address(), PASSWORD);
         let authority = server.authority().unwrap();
         for (name, value) in &mut variables {
@@ -335,7 +335,7 @@ fn assert_says_absent(error: &StoreError) {
 
 #[test]
 fn a_bucket_that_is_not_there_is_said() {
-    with_each(buckets(), |server| {
+    with_each(&buckets(), |server| {
         assert_says_absent(&run(absent(server).refs()).unwrap_err());
     });
 }
@@ -370,7 +370,7 @@ fn azurite_is_reached_by_the_variables_of_its_users() {
 
 #[test]
 fn a_bucket_s_shelf_lists_removes_and_tells_the_time() {
-    with_each(buckets(), |server| {
+    with_each(&buckets(), |server| {
         let store = server.open();
         run(check_shelf(&*store, store.shelf().unwrap()));
     });
@@ -429,7 +429,7 @@ fn what_is_not_ours_in_a_bucket_is_not_listed() {
 
 /// Saves and reads through a proxy whose plan is given.
 fn weather(plan: fn(usize, &str) -> Option<Fault>) {
-    with_each(servers(), |server| {
+    with_each(&servers(), |server| {
         let proxy = Proxy::start(server.address(), plan);
         let store = server.open_at(proxy.address(), PASSWORD).unwrap();
         run(async {
@@ -496,7 +496,7 @@ fn assert_gives_up(store: &dyn RemoteStore, words: &str) {
 #[test]
 fn a_store_that_stays_down_is_given_up() {
     let down = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    with_each(servers(), |server| {
+    with_each(&servers(), |server| {
         let store = server.open_at(&down, PASSWORD).unwrap();
         assert_gives_up(&*store, "refused");
     });
@@ -504,7 +504,7 @@ fn a_store_that_stays_down_is_given_up() {
 
 #[test]
 fn a_store_that_only_fails_is_given_up() {
-    with_each(servers(), |server| {
+    with_each(&servers(), |server| {
         let fails = Fault::Status { code: 503, retry_after: None };
         let proxy = Proxy::start(server.address(), move |_, _| Some(fails));
         let store = server.open_at(proxy.address(), PASSWORD).unwrap();
@@ -514,7 +514,7 @@ fn a_store_that_only_fails_is_given_up() {
 
 #[test]
 fn a_wrong_password_is_said_and_not_shown() {
-    with_each(servers(), |server| {
+    with_each(&servers(), |server| {
         let start = Instant::now();
         let store = server.open_at(server.address(), "hunter2").unwrap();
         let blob = Blob::layer(60, 100);
@@ -580,7 +580,7 @@ fn a_mount_gets_a_token_for_both_repositories() {
 /// Such as one of a registry whose disk was full, or one that another account has written.
 #[test]
 fn a_ref_that_can_t_be_read_hides_no_other() {
-    with_each(servers(), |server| {
+    with_each(&servers(), |server| {
         let refused = Fault::Refused { code: 403, words: "not yours" };
         let plan = move |_, line: &str| line.contains("nearest").then_some(refused);
         let proxy = Proxy::start(server.address(), plan);

@@ -135,7 +135,8 @@ fn credentials_that_expire_in_a_save_cost_the_cache_of_one_build() {
         code: 403,
         words: "<Error><Code>ExpiredToken</Code><Message>It has expired.</Message></Error>",
     };
-    let plan = move |_, line: &str| line.starts_with("PUT").then_some(expired);
+    let is_upload = |line: &str| line.starts_with("PUT") && line.contains("blobs");
+    let plan = move |_, line: &str| is_upload(line).then_some(expired);
     let proxy = Proxy::start(store.server.address(), plan);
     let endpoint = format!("http://{}", proxy.address());
     let saved = store.run(&machine, &["save"], &[("AWS_ENDPOINT_URL", &endpoint)]);

@@ -16,7 +16,7 @@ const GRACE: Duration = Duration::from_secs(4);
 /// An old cache goes by its name, and then by its blobs; what a newer one shares with it stays.
 #[test]
 fn what_no_name_reaches_goes_after_the_grace() {
-    with_each(buckets(), |server| {
+    with_each(&buckets(), |server| {
         let saver = Duration::from_secs(1);
         let terms = Terms { saver, collector: saver, patience: saver * 10 };
         let remote = Remote::new(server.open()).expect("a store").with_terms(terms);

@@ -21,7 +21,7 @@ const SLOW: Fault = Fault::Slow { pause: Duration::from_millis(100) };
 /// After any number of requests, from none on to as many as a save needs.
 #[test]
 fn wherever_credentials_expire_no_ref_is_broken() {
-    with_each(servers(), |server| {
+    with_each(&servers(), |server| {
         let direct = remote_at(server, server.address());
         Archive::new([1, 2], 1000).push(&direct, &["main"]).expect("a save");
         let (mut good, mut said) = (0, 0);
@@ -57,7 +57,7 @@ fn wherever_credentials_expire_no_ref_is_broken() {
 
 #[test]
 fn an_upload_in_parts_that_is_refused_leaves_nothing() {
-    with_each(buckets(), |server| {
+    with_each(&buckets(), |server| {
         let is_late_part = |line: &str| {
             // Azure names its blocks in base64.
             line.starts_with("PUT") && (line.contains("partNumber=2") || line.contains("=block&"))

@@ -27,7 +27,7 @@ fn an_archive_that_does_not_fit_is_said_and_the_last_one_stays() {
     // What the servers say; the one of S3 has no words for it.
     let said = [(registry(), "No space left on device"), (s3(), "HTTP status 500: InternalError")];
     let (servers, said): (Vec<_>, Vec<_>) = said.into_iter().unzip();
-    with_each(servers, |server| {
+    with_each(&servers, |server| {
         let remote = remote_at(server, server.address());
         Archive::new([1], 3_000_000).push(&remote, &["main"]).expect("a save");
         let last = find(&remote, "main");
@@ -57,7 +57,7 @@ fn no_ref_is_broken(start: fn() -> Box<dyn Server>) {
     let spares: BTreeMap<_, _> =
         servers.iter().map(|server| server.address().to_owned()).zip(spares).collect();
     let saved = AtomicUsize::new(0);
-    with_each(servers, |server| {
+    with_each(&servers, |server| {
         let remote = remote_at(server, server.address());
         Archive::new([1], 1000).push(&remote, &["main"]).expect("a save");
         let filler = fill(server.directory(), spares[server.address()]);

@@ -24,7 +24,7 @@ fn asked(proxy: &Proxy) -> usize {
 /// Whether there is anything to upload or not.
 #[test]
 fn a_save_asks_for_each_blob_once() {
-    with_each(buckets(), |server| {
+    with_each(&buckets(), |server| {
         let proxy = Proxy::start(server.address(), |_, _| None);
         let remote = remote_at(server, proxy.address());
         let archive = Archive::new([1, 2, 3], 1000);

@@ -58,10 +58,10 @@ fn measure(server: &dyn Server, test: &str) {
         .envs(server.variables(server.address(), PASSWORD))
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     // Shown with --nocapture.
-    print!("{text}");
+    print!("{said}");
 }
 
 /// The most memory that this process ever had, in MiB.

@@ -39,8 +39,8 @@ struct Signer {
     issued: AtomicUsize,
 }
 
-/// For how long after its end a registry takes a token.
-const LEEWAY: Duration = Duration::from_secs(60);
+/// For how many seconds after its end a registry takes a token.
+const LEEWAY: u64 = 60;
 
 impl TokenServer {
     /// Starts a server; a registry that has its certificate takes its tokens, for as long as they
@@ -92,7 +92,7 @@ impl Signer {
         let encode = |json: Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
         self.issued.fetch_add(1, Ordering::Relaxed);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time");
-        let (begin, end) = ((now - 2 * LEEWAY).as_secs(), (now + self.life - LEEWAY).as_secs());
+        let (begin, end) = (now.as_secs() - 2 * LEEWAY, (now + self.life).as_secs() - LEEWAY);
         let header = encode(json!({
             "typ": "JWT",
             "alg": "ES256",
