@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -48,6 +48,8 @@ const TAGS: usize = 1000;
 const PIECE: u64 = 256 * 1024;
 /// How often the caller learns how far an upload is.
 const TICK: Duration = Duration::from_millis(100);
+/// How often a registry that fails over a name is asked again before that is taken for no name.
+const BROKEN: usize = 2;
 /// How long a registry may take to check and move a blob that has all arrived.
 const COMMIT: Duration = Duration::from_mins(5);
 
@@ -275,11 +277,23 @@ impl Registry {
         purpose: &str,
     ) -> Result<Response, StoreError> {
         let what = path.rsplit('/').next().unwrap_or(path);
+        let (method, broken) = (&method, &AtomicUsize::new(0));
         self.ask(operation, what, |connection| {
-            let method = method.clone();
             let path = format!("{}/{path}", self.repository);
             async move {
-                let answer = connection.send(Request { method, path, purpose }).await?;
+                let answer = connection.send(Request { method: method.clone(), path, purpose });
+                let answer = match answer.await {
+                    // Docker's keeps an empty name of what its disk had no room for, and fails
+                    // over it until that is pushed again.
+                    Err(failure)
+                        if method == Method::HEAD
+                            && failure.reason == Failure::status(500, "").reason
+                            && broken.fetch_add(1, Ordering::Relaxed) == BROKEN =>
+                    {
+                        return Err(Failure::new(Kind::Missing, failure.reason));
+                    }
+                    answer => answer?,
+                };
                 match answer.status() {
                     StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                         let status = answer.status().as_u16();
@@ -402,16 +416,7 @@ impl RemoteStore for Registry {
             let kind = if blob.is_document() { "manifests" } else { "blobs" };
             let path = format!("{kind}/{}", blob.digest);
             let answer = self.request(RegistryOperation::Pull, Method::HEAD, &path, "pull").await;
-            let answer = match answer {
-                // Docker's keeps empty names of what its disk had no room for, and fails over
-                // them until they are pushed again.
-                Err(StoreError::Unavailable { reason, .. })
-                    if reason == Failure::status(500, "").reason =>
-                {
-                    return Ok(false);
-                }
-                answer => answer?,
-            };
+            let Some(answer) = absent_as_none(answer)? else { return Ok(false) };
             match answer.status() {
                 StatusCode::NOT_FOUND => Ok(false),
                 status if status.is_success() => {
