@@ -74,7 +74,8 @@ fn s3(
             builder = builder.with_config(key, value);
         }
         let endpoints = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
-        if is_loopback(endpoints.iter().find_map(|key| builder.get_config_value(key))) {
+        let endpoint = endpoints.iter().find_map(|key| builder.get_config_value(key));
+        if is_plain_here(endpoint, environment, "AWS_ALLOW_HTTP")? {
             builder = builder.with_allow_http(true);
         }
         built(builder.build())
@@ -97,12 +98,19 @@ fn google(
     let mut builder = GoogleCloudStorageBuilder::new()
         .with_bucket_name(name)
         .with_retry(repeats())
-        .with_http_connector(Connector);
+        .with_http_connector(Connector)
+        // The library's own allow plain HTTP to anywhere.
+        .with_client_options(ClientOptions::new());
     for (key, value) in client(limits) {
         builder = builder.with_config(GoogleConfigKey::Client(key), value);
     }
     for (key, value) in settings(environment, "GOOGLE_") {
         builder = builder.with_config(key, value);
+    }
+    let endpoint = builder.get_config_value(&GoogleConfigKey::BaseUrl);
+    if is_plain_here(endpoint, environment, "GOOGLE_ALLOW_HTTP")? {
+        let allow = GoogleConfigKey::Client(ClientConfigKey::AllowHttp);
+        builder = builder.with_config(allow, "true");
     }
     built(builder.build())
 }
@@ -126,7 +134,8 @@ fn azure(
     if let Some(endpoint) = environment.get("IDENTITY_ENDPOINT") {
         builder = builder.with_config(AzureConfigKey::MsiEndpoint, endpoint);
     }
-    if is_loopback(builder.get_config_value(&AzureConfigKey::Endpoint)) {
+    let endpoint = builder.get_config_value(&AzureConfigKey::Endpoint);
+    if is_plain_here(endpoint, environment, "AZURE_ALLOW_HTTP")? {
         builder = builder.with_allow_http(true);
     }
     built(builder.build())
@@ -177,17 +186,53 @@ fn built<S: ObjectStore>(built: object_store::Result<S>) -> Result<Arc<dyn Objec
     }
 }
 
-/// Whether plain HTTP is as good as HTTPS, as it never leaves this machine.
-fn is_loopback(endpoint: Option<String>) -> bool {
-    let host = |endpoint: String| {
-        endpoint.strip_prefix("http://")?.split('/').next().map(super::registry::is_loopback)
-    };
-    endpoint.and_then(host).unwrap_or_default()
+/// Whether an endpoint is one of plain HTTP that is as good as HTTPS, as it is on this machine.
+/// The variable allows others.
+fn is_plain_here(
+    endpoint: Option<String>,
+    environment: &Environment,
+    variable: &str,
+) -> Result<bool, Failure> {
+    let endpoint = endpoint.unwrap_or_default();
+    let Some(rest) = endpoint.strip_prefix("http://") else { return Ok(false) };
+    let here = super::registry::is_loopback(rest.split('/').next().unwrap_or(rest));
+    if here || environment.get(variable).is_some() {
+        return Ok(here);
+    }
+    let reason = format!("plain HTTP to another machine hides nothing: {variable}=true allows it");
+    Err(Failure::new(Kind::Lasting, reason))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn plain_http_to_other_machines_must_be_allowed() {
+        let [key, token] = ["c2VjcmV0", "secret"];
+        for (scheme, endpoint, allow, credentials) in [
+            ("s3", "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP", [("AWS_REGION", "x"); 2]),
+            ("gs", "GOOGLE_BASE_URL", "GOOGLE_ALLOW_HTTP", [("GOOGLE_BEARER_TOKEN", token); 2]),
+            (
+                "az",
+                "AZURE_STORAGE_ENDPOINT",
+                "AZURE_ALLOW_HTTP",
+                [("AZURE_STORAGE_ACCOUNT_NAME", "x"), ("AZURE_STORAGE_ACCOUNT_KEY", key)],
+            ),
+        ] {
+            let opened = |more: &[(&str, &str)]| {
+                super::super::tls::use_ring();
+                let environment = credentials.iter().chain(more).copied().collect();
+                open(scheme, "bucket", &environment).map(drop)
+            };
+            opened(&[(endpoint, "http://127.0.0.1:1/x")]).unwrap();
+            opened(&[(endpoint, "https://store.example.com")]).unwrap();
+            let plain = (endpoint, "http://store.example.com");
+            let refused = opened(&[plain]).unwrap_err().reason;
+            assert!(refused.contains(allow), "{refused}");
+            opened(&[plain, (allow, "true")]).unwrap();
+        }
+    }
 
     #[test]
     fn authorities_that_can_t_be_read_are_said() {
