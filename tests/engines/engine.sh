@@ -15,6 +15,7 @@
 #   engine.sh tree RELEASE PACKAGE...    make a Debian tree to import, once; prints its path
 #   engine.sh skopeo                     print the path of a skopeo that runs on this machine
 #   engine.sh registry                   print the path of a docker-registry that runs on it
+#   engine.sh azurite                    print the path of an emulator of Azure Blob Storage
 #
 # GENERATION is 20.10, 26.1, 28.5 (graph driver) or 28.5-containerd (containerd image store).
 # `start` prints three KEY=VALUE lines, fit for `eval`:
@@ -462,6 +463,23 @@ registry() {
   echo "$home/docker-registry"
 }
 
+# Microsoft's emulator of Azure Blob Storage, from npm: the last one that Debian's Node.js runs.
+azurite() {
+  local version=3.35.0 root
+  root=$home/azurite-$version
+  programs npm=npm
+  (
+    flock 9
+    [ -e "$root/.ready" ] && exit
+    rm -rf "$root"
+    echo "engine.sh: installing Azurite (half a minute)" >&2
+    npm install --prefix "$root" --ignore-scripts --no-audit --no-fund "azurite@$version" \
+      >"$root.log" 2>&1 || die "Azurite $version can't be installed: $(tail -n 3 "$root.log")"
+    touch "$root/.ready"
+  ) 9>"$root.lock"
+  echo "$root/node_modules/.bin/azurite-blob"
+}
+
 import_tree() {
   local name=$1 tree=$2
   shift 2
@@ -512,6 +530,7 @@ case $command in
   import) need $# 3 && import_tree "$@" ;;
   skopeo) skopeo ;;
   registry) registry ;;
+  azurite) azurite ;;
   __inside) inside "$@" ;;
   __watch)
     tail --pid="$1" -f /dev/null

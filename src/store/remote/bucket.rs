@@ -6,8 +6,12 @@ use std::time::Duration;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
+use object_store::{
+    BackoffConfig, Certificate, ClientConfigKey, ClientOptions, ObjectStore, RetryConfig,
+};
 
+use super::connector::Connector;
+use super::credentials::Credentials;
 use super::environment::Environment;
 use super::profile::profile;
 use super::retry::{self, CONNECT, FIRST_PAUSE, Failure, IDLE, Kind, LONGEST_PAUSE, PATIENCE};
@@ -24,8 +28,7 @@ pub(crate) struct Bucket {
     pub(crate) reads: Arc<dyn ObjectStore>,
     /// For what has a body.
     pub(crate) writes: Arc<dyn ObjectStore>,
-    /// How to call the credentials in a message.
-    pub(crate) login: String,
+    pub(crate) credentials: Credentials,
 }
 
 /// Makes the clients. Nothing is sent yet.
@@ -40,7 +43,7 @@ pub(crate) fn open(scheme: &str, name: &str, environment: &Environment) -> Resul
     Ok(Bucket {
         reads: open(name, environment, &reads)?,
         writes: open(name, environment, &writes)?,
-        login: "with the credentials from the environment".to_owned(),
+        credentials: Credentials::new("with the credentials from the environment"),
     })
 }
 
@@ -53,8 +56,14 @@ fn s3(
     writes: Limits<'_>,
 ) -> Result<Bucket, Failure> {
     let profile = profile(environment).map_err(|reason| Failure::new(Kind::Denied, reason))?;
+    let authorities = environment.get("AWS_CA_BUNDLE").or(profile.authorities.as_deref());
+    let trusting = authorities.map_or_else(|| Ok(ClientOptions::new()), trusting)?;
     let open = |limits: Limits<'_>| {
-        let mut builder = AmazonS3Builder::new().with_bucket_name(name).with_retry(repeats());
+        let mut builder = AmazonS3Builder::new()
+            .with_bucket_name(name)
+            .with_retry(repeats())
+            .with_http_connector(Connector)
+            .with_client_options(trusting.clone());
         for (key, value) in client(limits) {
             builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
         }
@@ -66,19 +75,19 @@ fn s3(
         }
         let endpoints = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
         let endpoint = endpoints.iter().find_map(|key| builder.get_config_value(key));
-        if endpoint.is_some_and(|endpoint| is_loopback(&endpoint)) {
+        if is_plain_here(endpoint, environment, "AWS_ALLOW_HTTP")? {
             builder = builder.with_allow_http(true);
         }
         built(builder.build())
     };
-    let login = match &profile.name {
-        Some(name) => name.clone(),
+    let credentials = Credentials::new(match &profile.name {
+        Some(name) => name,
         None if environment.get("AWS_ACCESS_KEY_ID").is_some() => {
-            "with AWS_ACCESS_KEY_ID from the environment".to_owned()
+            "with AWS_ACCESS_KEY_ID from the environment"
         }
-        None => "with the role that the environment gives".to_owned(),
-    };
-    Ok(Bucket { reads: open(reads)?, writes: open(writes)?, login })
+        None => "with the role that the environment gives",
+    });
+    Ok(Bucket { reads: open(reads)?, writes: open(writes)?, credentials })
 }
 
 fn google(
@@ -86,12 +95,22 @@ fn google(
     environment: &Environment,
     limits: Limits<'_>,
 ) -> Result<Arc<dyn ObjectStore>, Failure> {
-    let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(name).with_retry(repeats());
+    let mut builder = GoogleCloudStorageBuilder::new()
+        .with_bucket_name(name)
+        .with_retry(repeats())
+        .with_http_connector(Connector)
+        // The library's own allow plain HTTP to anywhere.
+        .with_client_options(ClientOptions::new());
     for (key, value) in client(limits) {
         builder = builder.with_config(GoogleConfigKey::Client(key), value);
     }
     for (key, value) in settings(environment, "GOOGLE_") {
         builder = builder.with_config(key, value);
+    }
+    let endpoint = builder.get_config_value(&GoogleConfigKey::BaseUrl);
+    if is_plain_here(endpoint, environment, "GOOGLE_ALLOW_HTTP")? {
+        let allow = GoogleConfigKey::Client(ClientConfigKey::AllowHttp);
+        builder = builder.with_config(allow, "true");
     }
     built(builder.build())
 }
@@ -101,7 +120,10 @@ fn azure(
     environment: &Environment,
     limits: Limits<'_>,
 ) -> Result<Arc<dyn ObjectStore>, Failure> {
-    let mut builder = MicrosoftAzureBuilder::new().with_container_name(name).with_retry(repeats());
+    let mut builder = MicrosoftAzureBuilder::new()
+        .with_container_name(name)
+        .with_retry(repeats())
+        .with_http_connector(Connector);
     for (key, value) in client(limits) {
         builder = builder.with_config(AzureConfigKey::Client(key), value);
     }
@@ -111,6 +133,10 @@ fn azure(
     // Where a managed identity gets its tokens.
     if let Some(endpoint) = environment.get("IDENTITY_ENDPOINT") {
         builder = builder.with_config(AzureConfigKey::MsiEndpoint, endpoint);
+    }
+    let endpoint = builder.get_config_value(&AzureConfigKey::Endpoint);
+    if is_plain_here(endpoint, environment, "AZURE_ALLOW_HTTP")? {
+        builder = builder.with_allow_http(true);
     }
     built(builder.build())
 }
@@ -130,6 +156,20 @@ fn client(limits: Limits<'_>) -> impl Iterator<Item = (ClientConfigKey, String)>
     limits.map(|(key, limit)| (key, format!("{} seconds", limit.as_secs())))
 }
 
+/// Trusts the authorities whose certificates are in a file, as well as the system's.
+fn trusting(file: &str) -> Result<ClientOptions, Failure> {
+    let unusable =
+        |reason| Failure::new(Kind::Lasting, format!("the authorities in `{file}`: {reason}"));
+    let pem = std::fs::read(file).map_err(|error| unusable(error.to_string()))?;
+    let certificates =
+        Certificate::from_pem_bundle(&pem).map_err(|error| unusable(retry::innermost(&error)))?;
+    if certificates.is_empty() {
+        return Err(unusable("there is no certificate".to_owned()));
+    }
+    let trust = ClientOptions::with_root_certificate;
+    Ok(certificates.into_iter().fold(ClientOptions::new(), trust))
+}
+
 /// The policy of [`retry`], in the library's words.
 fn repeats() -> RetryConfig {
     RetryConfig {
@@ -146,8 +186,62 @@ fn built<S: ObjectStore>(built: object_store::Result<S>) -> Result<Arc<dyn Objec
     }
 }
 
-/// Whether plain HTTP is as good as HTTPS, as it never leaves this machine.
-fn is_loopback(endpoint: &str) -> bool {
-    let rest = endpoint.strip_prefix("http://");
-    rest.and_then(|rest| rest.split('/').next()).is_some_and(super::registry::is_loopback)
+/// Whether an endpoint is one of plain HTTP that is as good as HTTPS, as it is on this machine.
+/// The variable allows others.
+fn is_plain_here(
+    endpoint: Option<String>,
+    environment: &Environment,
+    variable: &str,
+) -> Result<bool, Failure> {
+    let endpoint = endpoint.unwrap_or_default();
+    let Some(rest) = endpoint.strip_prefix("http://") else { return Ok(false) };
+    let here = super::registry::is_loopback(rest.split('/').next().unwrap_or(rest));
+    if here || environment.get(variable).is_some() {
+        return Ok(here);
+    }
+    let reason = format!("plain HTTP to another machine hides nothing: {variable}=true allows it");
+    Err(Failure::new(Kind::Lasting, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_to_other_machines_must_be_allowed() {
+        let [key, token] = ["c2VjcmV0", "secret"];
+        for (scheme, endpoint, allow, credentials) in [
+            ("s3", "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP", [("AWS_REGION", "x"); 2]),
+            ("gs", "GOOGLE_BASE_URL", "GOOGLE_ALLOW_HTTP", [("GOOGLE_BEARER_TOKEN", token); 2]),
+            (
+                "az",
+                "AZURE_STORAGE_ENDPOINT",
+                "AZURE_ALLOW_HTTP",
+                [("AZURE_STORAGE_ACCOUNT_NAME", "x"), ("AZURE_STORAGE_ACCOUNT_KEY", key)],
+            ),
+        ] {
+            let opened = |more: &[(&str, &str)]| {
+                super::super::tls::use_ring();
+                let environment = credentials.iter().chain(more).copied().collect();
+                open(scheme, "bucket", &environment).map(drop)
+            };
+            opened(&[(endpoint, "http://127.0.0.1:1/x")]).unwrap();
+            opened(&[(endpoint, "https://store.example.com")]).unwrap();
+            let plain = (endpoint, "http://store.example.com");
+            let refused = opened(&[plain]).unwrap_err().reason;
+            assert!(refused.contains(allow), "{refused}");
+            opened(&[plain, (allow, "true")]).unwrap();
+        }
+    }
+
+    #[test]
+    fn authorities_that_can_t_be_read_are_said() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let empty = file.path().to_str().unwrap();
+        for (bundle, words) in [(empty, "there is no certificate"), ("/absent", "No such file")] {
+            let environment = Environment::from_iter([("AWS_CA_BUNDLE", bundle)]);
+            let reason = open("s3", "bucket", &environment).map(drop).unwrap_err().reason;
+            assert!(reason.contains(bundle) && reason.contains(words), "{reason}");
+        }
+    }
 }

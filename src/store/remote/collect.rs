@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt as _;
+use tokio::time::timeout;
 
 use super::commit::{COLLECTOR, Plan, SAVER, unique};
 use super::error::StoreError;
@@ -46,6 +47,8 @@ pub struct Collected {
 
 /// Refs that are read between two looks at the clock.
 const AT_A_TIME: usize = 16;
+/// Blobs that are removed between two looks at the clock: as many as S3 takes in one request.
+const AT_A_REMOVAL: usize = 1000;
 
 /// Documents that have been read, with what they point at: most are named by several refs.
 type Known = Mutex<BTreeMap<Digest, Vec<Descriptor>>>;
@@ -253,6 +256,7 @@ impl Collector<'_> {
         let mut live: BTreeSet<Digest> = savers.into_iter().flat_map(|p| p.blobs).collect();
         live.extend(caches.into_iter().flat_map(|c| c.reach.into_keys()));
 
+        let mut dead = Vec::new();
         let mut blobs = objects.blobs();
         while let Some(blob) = remote.wait(blobs.next()) {
             self.renew()?;
@@ -261,18 +265,39 @@ impl Collector<'_> {
             let count = if young || live.contains(&digest) {
                 &mut collected.blobs_left
             } else {
-                if !policy.dry_run {
-                    self.remote.wait(self.objects.remove_blob(&digest))?;
-                }
+                dead.push(digest);
                 &mut collected.blobs
             };
             count.0 += 1;
             count.1 += size;
+            if dead.len() == AT_A_REMOVAL {
+                self.remove(&dead, policy)?;
+                dead.clear();
+            }
         }
+        self.remove(&dead, policy)?;
         for name in stale.iter().filter(|_| !policy.dry_run) {
             self.remote.wait(self.objects.remove_note(name))?;
         }
         Ok(collected)
+    }
+
+    /// Removes blobs, in the time for which the note is fresh.
+    fn remove(&mut self, dead: &[Digest], policy: &Policy) -> Result<(), StoreError> {
+        if policy.dry_run {
+            return Ok(());
+        }
+        self.renew()?;
+        let limit = self.remote.terms().collector / 3;
+        let removal = async { timeout(limit, self.objects.remove_blobs(dead)).await };
+        self.remote.wait(removal).unwrap_or_else(|_| Err(self.too_slow()))
+    }
+
+    fn too_slow(&self) -> StoreError {
+        StoreError::Unavailable {
+            url: self.remote.url().to_owned(),
+            reason: "it answered too slowly to go on removing safely; try again".to_owned(),
+        }
     }
 
     /// Keeps the note fresh. A collector that was held up for too long gives up: savers no longer
@@ -282,10 +307,7 @@ impl Collector<'_> {
         let age = self.renewed.map(|(at, _)| at.elapsed());
         if let (Some(age), Some((_, time))) = (age, self.renewed) {
             if age > force / 2 {
-                return Err(StoreError::Unavailable {
-                    url: self.remote.url().to_owned(),
-                    reason: "it answered too slowly to go on removing safely; try again".to_owned(),
-                });
+                return Err(self.too_slow());
             }
             if age < force / 6 {
                 return Ok(time);

@@ -1,11 +1,12 @@
-//! The last moment of a save, against a collector of dead blobs at work at the same time.
+//! A save, against a collector of dead blobs at work at the same time.
 //!
 //! Where a store does not collect by itself, savers and collectors tell each other by notes what
 //! they are about to do. A saver writes a note with all that its refs will need, then looks for a
-//! collector's note, and waits while there is one. Only then it looks whether every blob is still
-//! there, and writes its refs. A collector writes its note first, and then reads the savers'.
-//! Whoever comes second sees the other, so no blob goes that a ref is about to need. A note of a
-//! process that was killed loses its force with time, by the store's own clock.
+//! collector's note, and waits while there is one. Only then it looks which blobs are there,
+//! uploads the others, and writes its refs; if that took long, it begins again with a new note. A
+//! collector writes its note first, and then reads the savers'. Whoever comes second sees the
+//! other, so no blob goes that a ref is about to need. A note of a process that was killed loses
+//! its force with time, by the store's own clock.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
@@ -48,6 +49,10 @@ impl Terms {
     }
 }
 
+/// How often a saver begins again before the store is too slow for it. The first time, it may have
+/// much to upload.
+const ATTEMPTS: usize = 4;
+
 /// What a saver is about to need.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Plan {
@@ -57,15 +62,16 @@ pub(super) struct Plan {
     pub(super) blobs: BTreeSet<Digest>,
 }
 
-/// Writes the refs once `complete` says that nothing was missing. It may be called again.
+/// Writes the refs after `complete` has seen to it that nothing is missing. It may be called again.
 pub(super) fn commit(
     remote: &Remote,
     refs: &[&str],
     blobs: &[Descriptor],
     index: &[u8],
-    complete: &mut dyn FnMut() -> Result<bool, PushError>,
+    complete: &mut dyn FnMut() -> Result<(), PushError>,
 ) -> Result<(), PushError> {
     let Some(shelf) = remote.store().shelf() else {
+        complete()?;
         return write(remote, refs, index);
     };
     let plan = Plan {
@@ -87,22 +93,30 @@ fn announced(
     shelf: &dyn Shelf,
     name: &str,
     plan: &[u8],
-    complete: &mut dyn FnMut() -> Result<bool, PushError>,
+    complete: &mut dyn FnMut() -> Result<(), PushError>,
 ) -> Result<(), PushError> {
     let terms = remote.terms();
-    let begun = Instant::now();
-    loop {
+    let mut waiting = None;
+    let mut left = ATTEMPTS;
+    while left > 0 {
         let written = Instant::now();
         let now = remote.wait(shelf.write_note(name, plan))?;
         if is_collecting(remote, shelf, now)? {
-            if begun.elapsed() > terms.patience {
+            if waiting.get_or_insert(written).elapsed() > terms.patience {
                 return Err(PushError::Collecting);
             }
             std::thread::sleep(terms.saver / 20);
-        } else if complete()? && written.elapsed() < terms.saver {
+            continue;
+        }
+        waiting = None;
+        complete()?;
+        if written.elapsed() < terms.saver {
             return Ok(());
         }
+        left -= 1;
     }
+    let reason = "it answers too slowly for a save that no removal of dead blobs may harm";
+    Err(StoreError::Unavailable { url: remote.url().to_owned(), reason: reason.to_owned() }.into())
 }
 
 fn is_collecting(remote: &Remote, shelf: &dyn Shelf, now: SystemTime) -> Result<bool, StoreError> {

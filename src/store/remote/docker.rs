@@ -82,7 +82,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("config.json"), config).unwrap();
         let path = directory.path().to_str().unwrap();
-        login("registry.example.com:5000", &Environment::from([("DOCKER_CONFIG", path)]))
+        login("registry.example.com:5000", &Environment::from_iter([("DOCKER_CONFIG", path)]))
     }
 
     #[test]

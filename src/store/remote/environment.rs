@@ -11,11 +11,7 @@ impl Environment {
     /// The variables of this process. What is no UTF-8 names no store.
     pub fn of_process() -> Self {
         let text = |text: std::ffi::OsString| text.into_string().ok();
-        Self(
-            std::env::vars_os()
-                .filter_map(|(name, value)| Some((text(name)?, text(value)?)))
-                .collect(),
-        )
+        std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect()
     }
 
     /// The value of a variable; `None` too if it is empty.
@@ -35,13 +31,8 @@ impl Environment {
     }
 }
 
-impl<const N: usize> From<[(&str, &str); N]> for Environment {
-    fn from(variables: [(&str, &str); N]) -> Self {
-        Self(
-            variables
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
-        )
+impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
+        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
     }
 }

@@ -8,6 +8,8 @@
 mod bucket;
 pub mod collect;
 pub mod commit;
+mod connector;
+mod credentials;
 mod docker;
 pub mod environment;
 pub mod error;
@@ -108,8 +110,9 @@ pub trait Shelf: Send + Sync {
     /// All blobs, as they are listed: a list may be longer than memory should hold.
     fn blobs(&self) -> BoxStream<'_, Result<Shelved, StoreError>>;
 
-    /// Removes a blob. It is no error if there is none.
-    fn remove_blob<'a>(&'a self, digest: &'a Digest) -> Answer<'a, ()>;
+    /// Removes blobs, with few requests where the store has such. It is no error if one is not
+    /// there.
+    fn remove_blobs<'a>(&'a self, digests: &'a [Digest]) -> Answer<'a, ()>;
 
     /// When the ref was last written, by the store's clock.
     fn ref_time<'a>(&'a self, name: &'a str) -> Answer<'a, Option<SystemTime>>;

@@ -62,11 +62,10 @@ impl Object {
         self.path("blobs/sha256", digest.hex())
     }
 
-    fn error(&self, mut failure: Failure, what: &str) -> StoreError {
-        if failure.kind == Kind::Denied {
-            failure.reason = format!("{}, {}", failure.reason, self.bucket.login);
-        }
-        failure.of(&self.url, what)
+    /// An answer, with the error to show.
+    fn answer<T>(&self, answer: object_store::Result<T>, what: &str) -> Result<T, StoreError> {
+        let answer = answer.map_err(|error| failure(&error));
+        self.bucket.credentials.judge(answer).map_err(|failure| failure.of(&self.url, what))
     }
 
     /// Repeats what fails in passing. The library does so by itself where no answer came; this
@@ -76,7 +75,8 @@ impl Object {
         F: Future<Output = object_store::Result<T>>,
     {
         let answer = retrying(|| attempt().map(|answer| answer.map_err(|error| failure(&error))));
-        answer.await.map_err(|failure| self.error(failure, what))
+        let answer = self.bucket.credentials.judge(answer.await);
+        answer.map_err(|failure| failure.of(&self.url, what))
     }
 
     async fn head(&self, path: &Path) -> Result<Option<ObjectMeta>, StoreError> {
@@ -106,13 +106,11 @@ impl Object {
         let directory = self.path(directory, "");
         let listed = self.bucket.reads.list(Some(&directory));
         listed
-            .map(move |meta| match meta {
-                Ok(meta) => {
-                    let start = directory.as_ref().len() + 1;
-                    let name = meta.location.as_ref().get(start..).unwrap_or_default().to_owned();
-                    Ok((name, meta))
-                }
-                Err(error) => Err(self.error(failure(&error), directory.as_ref())),
+            .map(move |meta| {
+                let meta = self.answer(meta, directory.as_ref())?;
+                let start = directory.as_ref().len() + 1;
+                let name = meta.location.as_ref().get(start..).unwrap_or_default().to_owned();
+                Ok((name, meta))
             })
             .boxed()
     }
@@ -141,7 +139,6 @@ impl Object {
         from: &FilePath,
         advance: &(dyn Fn(u64) + Sync),
     ) -> Result<(), StoreError> {
-        let failed = |error| self.error(failure(&error), path.as_ref());
         let mut pieces = pin!(pieces(from, PART.max(blob.size / PARTS)));
         let mut flying = FuturesUnordered::new();
         let mut more = true;
@@ -154,11 +151,11 @@ impl Object {
                     let part = upload.put_part(piece.into());
                     flying.push(part.map(move |done| done.map(|()| length)));
                 }
-            } else if let Some(length) = flying.try_next().await.map_err(failed)? {
+            } else if let Some(length) = self.answer(flying.try_next().await, path.as_ref())? {
                 advance(length);
             }
         }
-        upload.complete().await.map(drop).map_err(failed)
+        self.answer(upload.complete().await, path.as_ref()).map(drop)
     }
 }
 
@@ -256,8 +253,19 @@ impl Shelf for Object {
             .boxed()
     }
 
-    fn remove_blob<'a>(&'a self, digest: &'a Digest) -> Answer<'a, ()> {
-        async move { self.remove(&self.blob(digest)).await }.boxed()
+    fn remove_blobs<'a>(&'a self, digests: &'a [Digest]) -> Answer<'a, ()> {
+        let remove = || async {
+            let paths: Vec<_> = digests.iter().map(|digest| Ok(self.blob(digest))).collect();
+            let mut removed = self.bucket.reads.delete_stream(stream::iter(paths).boxed());
+            while let Some(removed) = removed.next().await {
+                match removed {
+                    Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        };
+        async move { self.ask("blobs", remove).await }.boxed()
     }
 
     fn ref_time<'a>(&'a self, name: &'a str) -> Answer<'a, Option<SystemTime>> {
@@ -272,7 +280,7 @@ impl Shelf for Object {
         async move {
             let path = &self.path("notes", name);
             self.write(path, Bytes::copy_from_slice(text)).await?;
-            let lost = || self.error(Failure::new(Kind::Missing, ""), path.as_ref());
+            let lost = || Failure::new(Kind::Missing, "").of(&self.url, path.as_ref());
             Ok(self.head(path).await?.ok_or_else(lost)?.last_modified.into())
         }
         .boxed()
@@ -324,7 +332,7 @@ fn failure(error: &object_store::Error) -> Failure {
     }
 }
 
-/// What the store said with a status: by S3's custom, a code and a message in XML.
+/// What the store said with a status: all three kinds give a code and a message in XML.
 fn said(reason: &str) -> Option<Failure> {
     let status = reason.strip_prefix("Server returned non-2xx status code: ")?;
     let code = status.get(..3)?.parse().ok()?;
@@ -333,10 +341,13 @@ fn said(reason: &str) -> Option<Failure> {
         rest.split('<').next()
     };
     let name = element("Code").unwrap_or_default();
-    let message = element("Message").unwrap_or_default();
+    let message = element("Message").unwrap_or_default().trim_end_matches('.');
     let mut failure = Failure::status(code, &one_line(&format!("{name} {message}")));
-    if name.contains("Expired") || name == "InvalidToken" {
-        failure.kind = Kind::Denied;
+    match name {
+        _ if name.contains("Expired") || name == "InvalidToken" => failure.kind = Kind::Denied,
+        // Nothing is missing from a store that is not there.
+        "NoSuchBucket" | "ContainerNotFound" => failure.kind = Kind::Lasting,
+        _ => {}
     }
     Some(failure)
 }
@@ -353,7 +364,12 @@ mod tests {
         )
         .unwrap();
         assert_eq!(expired.kind, Kind::Denied);
-        assert_eq!(expired.reason, "HTTP status 400: ExpiredToken The provided token has expired.");
+        assert_eq!(expired.reason, "HTTP status 400: ExpiredToken The provided token has expired");
+        let gone = said(
+            "Server returned non-2xx status code: 404 Not Found: <Error><Code>ContainerNotFound\
+             </Code><Message>The specified container does not exist.</Message></Error>",
+        );
+        assert_eq!(gone.unwrap().kind, Kind::Lasting);
         let busy = said("Server returned non-2xx status code: 503 Service Unavailable: ").unwrap();
         assert_eq!((busy.kind, busy.reason.as_str()), (Kind::Passing(None), "HTTP status 503"));
         assert!(said("Connection refused").is_none());

@@ -1,6 +1,6 @@
 //! The files of the AWS command line tools: `~/.aws/credentials` and `~/.aws/config`.
 //!
-//! Read are the keys of a profile, its region, and its endpoint. What a profile says of roles,
+//! Read are the keys of a profile, its region, its endpoint, and whose certificates that has. What a profile says of roles,
 //! single sign-on, or a process that makes credentials is left out.
 
 use std::collections::BTreeMap;
@@ -30,6 +30,8 @@ const CREDENTIALS: [&str; 4] = [
 #[derive(Default)]
 pub(crate) struct Profile {
     pub(crate) settings: Vec<(AmazonS3ConfigKey, String)>,
+    /// A file with the certificates of authorities to trust.
+    pub(crate) authorities: Option<String>,
     /// How to call its credentials in a message, if it has any that count.
     pub(crate) name: Option<String>,
 }
@@ -63,6 +65,7 @@ pub(crate) fn profile(environment: &Environment) -> Result<Profile, String> {
     }
     Ok(Profile {
         settings: KEYS.iter().filter_map(|(key, to)| Some((*to, values.remove(*key)?))).collect(),
+        authorities: values.remove("ca_bundle"),
         name: (has_keys && !elsewhere).then(|| format!("with the AWS profile `{name}`")),
     })
 }
@@ -97,18 +100,13 @@ mod tests {
                            [ci]\n# no\naws_access_key_id = B\naws_secret_access_key = T\n";
         fs::write(home.path().join(".aws/credentials"), credentials).unwrap();
         let config = "[default]\nregion = eu-west-1\ns3 =\n  max_queue_size = 1\n\
-                      [profile ci]\nregion=us-west-2\n[profile sso]\nsso_session = x\n";
+                      [profile ci]\nregion=us-west-2\nca_bundle = /ca.pem\n[profile sso]\nsso_session = x\n";
         fs::write(home.path().join(".aws/config"), config).unwrap();
-        let mut all = vec![("HOME", home.path().to_str().unwrap())];
-        all.extend(variables);
-        let environment = match all[..] {
-            [a] => Environment::from([a]),
-            [a, b] => Environment::from([a, b]),
-            [a, b, c] => Environment::from([a, b, c]),
-            _ => unreachable!(),
-        };
-        let settings = profile(&environment)?.settings;
-        Ok(settings.into_iter().map(|(key, value)| (key.as_ref().to_owned(), value)).collect())
+        let home = [("HOME", home.path().to_str().unwrap())];
+        let environment = home.iter().chain(variables).copied().collect();
+        let Profile { settings, authorities, .. } = profile(&environment)?;
+        let settings = settings.into_iter().map(|(key, value)| (key.as_ref().to_owned(), value));
+        Ok(settings.chain(authorities.map(|file| ("ca_bundle".to_owned(), file))).collect())
     }
 
     fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -127,6 +125,7 @@ mod tests {
             ("aws_access_key_id", "B"),
             ("aws_secret_access_key", "T"),
             ("aws_region", "us-west-2"),
+            ("ca_bundle", "/ca.pem"),
         ]);
         assert_eq!(read(&[("AWS_PROFILE", "ci")]).unwrap(), ci);
     }
@@ -134,7 +133,7 @@ mod tests {
     #[test]
     fn variables_come_before_profiles() {
         let settings = read(&[("AWS_ACCESS_KEY_ID", "C"), ("AWS_PROFILE", "ci")]).unwrap();
-        assert_eq!(settings, pairs(&[("aws_region", "us-west-2")]));
+        assert_eq!(settings, pairs(&[("aws_region", "us-west-2"), ("ca_bundle", "/ca.pem")]));
     }
 
     #[test]

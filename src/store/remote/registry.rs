@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -21,12 +21,14 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, StreamExt as _, future};
 use oci_client::client::{BlobResponse, Certificate};
 use oci_client::errors::OciDistributionError;
+use oci_client::secrets::RegistryAuth;
 use oci_client::{Reference, RegistryOperation};
 use reqwest::header::{CONTENT_LENGTH, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 
+use super::credentials::Credentials;
 use super::docker::{self, Login};
 use super::environment::Environment;
 use super::error::{StoreError, absent_as_none, unread};
@@ -47,6 +49,8 @@ const TAGS: usize = 1000;
 const PIECE: u64 = 256 * 1024;
 /// How often the caller learns how far an upload is.
 const TICK: Duration = Duration::from_millis(100);
+/// How often a registry that fails over a name is asked again before that is taken for no name.
+const BROKEN: usize = 2;
 /// How long a registry may take to check and move a blob that has all arrived.
 const COMMIT: Duration = Duration::from_mins(5);
 
@@ -55,7 +59,8 @@ pub struct Registry {
     url: String,
     host: String,
     repository: String,
-    login: Login,
+    auth: RegistryAuth,
+    credentials: Credentials,
     authorities: Vec<Certificate>,
     /// Repositories of the same registry that may have a blob already.
     mounts: Mutex<Vec<String>>,
@@ -69,13 +74,14 @@ impl Registry {
         let StoreUrl::Registry { host, repository, .. } = url else {
             unreachable!("`{url}` is no registry");
         };
-        let login = docker::login(host, environment)
+        let Login { auth, name } = docker::login(host, environment)
             .map_err(|reason| StoreError::Denied { url: url.to_string(), reason })?;
         Ok(Self {
             url: url.to_string(),
             host: host.clone(),
             repository: repository.clone(),
-            login,
+            auth,
+            credentials: Credentials::new(name),
             authorities: docker::authorities(host, environment),
             mounts: Mutex::default(),
             connection: OnceCell::new(),
@@ -116,19 +122,15 @@ impl Registry {
                 answer => answer,
             }
         });
-        answer.await.map_err(|mut failure| {
-            if failure.kind == Kind::Denied {
-                failure.reason = format!("{}, {}", failure.reason, self.login.name);
-            }
-            failure.of(&self.url, what)
-        })
+        let answer = self.credentials.judge(answer.await);
+        answer.map_err(|failure| failure.of(&self.url, what))
     }
 
     /// Finds out how the registry is spoken to. As docker has it, one on this very machine may do
     /// without TLS.
     async fn connect(&self) -> Result<Connection, Failure> {
         let host = &self.tag("").resolve_registry().to_owned();
-        let open = |scheme| Connection::open(scheme, host, &self.login.auth, &self.authorities);
+        let open = |scheme| Connection::open(scheme, host, &self.auth, &self.authorities);
         let https = open("https").await?;
         if !is_loopback(&self.host) {
             return Ok(https);
@@ -240,7 +242,7 @@ impl Registry {
 
     async fn pull(&self, reference: &Reference, what: &str) -> Result<Bytes, StoreError> {
         self.ask(RegistryOperation::Pull, what, move |connection| async move {
-            let auth = &self.login.auth;
+            let auth = &self.auth;
             let pull = connection.client.pull_manifest_raw(reference, auth, &DOCUMENTS);
             let (document, _) = in_time(IDLE, pull.map(|answer| answer.map_err(failure))).await?;
             Ok(document)
@@ -276,11 +278,23 @@ impl Registry {
         purpose: &str,
     ) -> Result<Response, StoreError> {
         let what = path.rsplit('/').next().unwrap_or(path);
+        let (method, broken) = (&method, &AtomicUsize::new(0));
         self.ask(operation, what, |connection| {
-            let method = method.clone();
             let path = format!("{}/{path}", self.repository);
             async move {
-                let answer = connection.send(Request { method, path, purpose }).await?;
+                let answer = connection.send(Request { method: method.clone(), path, purpose });
+                let answer = match answer.await {
+                    // Docker's keeps an empty name of what its disk had no room for, and fails
+                    // over it until that is pushed again.
+                    Err(failure)
+                        if method == Method::HEAD
+                            && failure.reason == Failure::status(500, "").reason
+                            && broken.fetch_add(1, Ordering::Relaxed) == BROKEN =>
+                    {
+                        return Err(Failure::new(Kind::Missing, failure.reason));
+                    }
+                    answer => answer?,
+                };
                 match answer.status() {
                     StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                         let status = answer.status().as_u16();
@@ -337,7 +351,7 @@ impl Registry {
             let (reference, after) = (&self.tag(""), last.as_deref());
             let page =
                 self.ask(RegistryOperation::Pull, "the tags", move |connection| async move {
-                    let auth = &self.login.auth;
+                    let auth = &self.auth;
                     let tags = connection.client.list_tags(reference, auth, Some(TAGS), after);
                     in_time(IDLE, tags.map(|answer| answer.map_err(failure))).await
                 });
@@ -411,7 +425,8 @@ impl RemoteStore for Registry {
         async move {
             let kind = if blob.is_document() { "manifests" } else { "blobs" };
             let path = format!("{kind}/{}", blob.digest);
-            let answer = self.request(RegistryOperation::Pull, Method::HEAD, &path, "pull").await?;
+            let answer = self.request(RegistryOperation::Pull, Method::HEAD, &path, "pull").await;
+            let Some(answer) = absent_as_none(answer)? else { return Ok(false) };
             match answer.status() {
                 StatusCode::NOT_FOUND => Ok(false),
                 status if status.is_success() => {

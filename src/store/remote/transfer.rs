@@ -119,7 +119,7 @@ impl Remote {
     }
 
     /// Reads the first of `refs` that is there and may be trusted. `refused` is told of those
-    /// that may not.
+    /// that may not. One that can't be read is passed over where another is found.
     pub fn find(
         &self,
         refs: &[RefName],
@@ -129,8 +129,16 @@ impl Remote {
         let read = self.wait(futures_util::future::join_all(
             refs.iter().map(|r| self.store.read_ref(&r.name)),
         ));
+        let mut failure = None;
         for (reference, document) in refs.iter().zip(read) {
-            let Some(bytes) = document? else { continue };
+            let bytes = match document {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => continue,
+                Err(error) => {
+                    failure.get_or_insert(error);
+                    continue;
+                }
+            };
             let index: Result<Index, _> = serde_json::from_slice(&bytes);
             let checked = match &index {
                 Ok(index) => trust.check(index).map_err(str::to_owned),
@@ -147,7 +155,7 @@ impl Remote {
                 )),
             }
         }
-        Ok(None)
+        failure.map_or(Ok(None), Err)
     }
 
     /// Fetches all manifests and configs that `index` reaches, but no layers. The layout's write
@@ -312,35 +320,34 @@ impl Remote {
             Some(_) => blobs.iter().collect(),
             None => blobs.iter().filter(|b| !known.contains(&b.digest)).collect(),
         };
-        let mut pushed = match self.upload_missing(layout, &asked, advance) {
-            // What was known may be gone.
-            Err(_) if asked.len() < blobs.len() => {
-                self.upload_missing(layout, &blobs.iter().collect::<Vec<_>>(), advance)?
-            }
-            pushed => pushed?,
-        };
         let signed = trust.sign(index);
         let bytes = serde_json::to_vec(&signed).unwrap_or_default();
         let names: Vec<&str> = refs.iter().map(|r| r.name.as_str()).collect();
+        let mut pushed = Pushed::default();
         commit::commit(self, &names, &blobs, &bytes, &mut || {
-            let again = self.upload_missing(layout, &asked, advance)?;
-            pushed.uploaded.0 += again.uploaded.0;
-            pushed.uploaded.1 += again.uploaded.1;
-            Ok(again.uploaded.0 == 0)
+            let (count, size) = match self.upload_missing(layout, &asked, advance) {
+                // What was known may be gone.
+                Err(_) if asked.len() < blobs.len() => {
+                    self.upload_missing(layout, &blobs.iter().collect::<Vec<_>>(), advance)?
+                }
+                uploaded => uploaded?,
+            };
+            pushed.uploaded = (pushed.uploaded.0 + count, pushed.uploaded.1 + size);
+            Ok(())
         })?;
         let total = blobs.iter().map(|b| b.size).sum::<u64>();
         pushed.present = (blobs.len() - pushed.uploaded.0, total - pushed.uploaded.1);
         Ok(pushed)
     }
 
-    /// Uploads what is missing: layers and configs, then manifests, then indexes, since a registry
-    /// takes nothing whose parts it has not.
+    /// Uploads what is missing, and gives its number and bytes: layers and configs, then manifests,
+    /// then indexes, since a registry takes nothing whose parts it has not.
     fn upload_missing(
         &self,
         layout: &Layout,
         blobs: &[&Descriptor],
         advance: &(dyn Fn(u64) + Sync),
-    ) -> Result<Pushed, PushError> {
+    ) -> Result<(usize, u64), PushError> {
         let rank = |blob: &Descriptor| match blob.is_document() {
             false => 0,
             true if blob.media_type.contains("manifest.v") => 1,
@@ -369,8 +376,7 @@ impl Remote {
                 Ok(())
             })?;
         }
-        let size = missing.iter().map(|blob| blob.size).sum();
-        Ok(Pushed { uploaded: (missing.len(), size), present: (0, 0) })
+        Ok((missing.len(), missing.iter().map(|blob| blob.size).sum()))
     }
 
     /// The blobs that are neither in the layout nor in the store.

@@ -1,10 +1,11 @@
 //! Real Docker engines, started and emptied by `tests/engines/engine.sh`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
 use dockercache::engine::version::Version;
@@ -214,10 +215,11 @@ pub(crate) fn busybox_tree() -> PathBuf {
     script(&["busybox"]).trim().into()
 }
 
-/// The path of a docker-registry.
-pub(crate) fn registry_program() -> &'static str {
-    static PROGRAM: OnceLock<String> = OnceLock::new();
-    PROGRAM.get_or_init(|| script(&["registry"]).trim().to_owned())
+/// The path of a server, by the command of `engine.sh` that installs it.
+pub(super) fn server_program(command: &'static str) -> String {
+    static PROGRAMS: Mutex<BTreeMap<&str, String>> = Mutex::new(BTreeMap::new());
+    let mut programs = PROGRAMS.lock().unwrap_or_else(PoisonError::into_inner);
+    programs.entry(command).or_insert_with(|| script(&[command]).trim().to_owned()).clone()
 }
 
 /// Installs programs on this machine that are missing, each given as `PROGRAM=PACKAGE`.

@@ -11,7 +11,6 @@ mod machine;
 mod oci_reader;
 mod project;
 mod servers;
-mod tokens;
 
 pub(crate) use build_report::{BuildReport, Outcome};
 pub(crate) use builder::{Builder, on_buildkit, on_every_builder};
@@ -24,5 +23,6 @@ pub(crate) use machine::Machine;
 pub(crate) use oci_reader::{OciDirectory, skopeo};
 pub(crate) use project::{Project, noise};
 pub(crate) use servers::{
-    Access, PASSWORD, RegistryServer, RegistrySettings, S3Server, Server, USER, servers,
+    Access, AzureServer, GoogleServer, PASSWORD, RegistryServer, RegistrySettings, S3Server,
+    S3Settings, Server, USER, buckets, fill, servers, with_each,
 };

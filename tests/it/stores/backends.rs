@@ -1,4 +1,4 @@
-//! The two kinds of stores beyond this machine, on real servers, in fair and in foul weather.
+//! Every kind of store beyond this machine, on servers, in fair and in foul weather.
 
 use std::fs;
 use std::future::Future;
@@ -7,23 +7,24 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use dockercache::layout::digest::Digest;
 use dockercache::layout::oci::{CONFIG, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST};
 use dockercache::layout::oci::{Manifest, UNCOMPRESSED};
 use dockercache::store::remote::error::StoreError;
-use dockercache::store::remote::{RemoteStore, Shelf};
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use dockercache::store::remote::signature::Trust;
+use dockercache::store::remote::{self, RemoteStore, Shelf};
+use futures_util::{StreamExt as _, TryStreamExt as _, future};
+use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tokio::runtime::Runtime;
 
+use super::archives::{Archive, reference, remote_at};
 use super::faults::{Fault, Proxy};
+use crate::harness::{Access, AzureServer, GoogleServer, Invocation, PASSWORD, RegistryServer};
 use crate::harness::{
-    Access, PASSWORD, RegistryServer, RegistrySettings, S3Server, Server, servers,
+    RegistrySettings, S3Server, S3Settings, Server, USER, buckets, servers, with_each,
 };
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
-/// Lets this test binary run one test again, as the client that is measured.
-const CLIENT_OF: &str = "DOCKERCACHE_TEST_CLIENT_OF";
 
 /// A blob in a file.
 struct Blob {
@@ -195,10 +196,29 @@ async fn check_refs(store: &dyn RemoteStore) {
     assert_eq!(store.read_ref("main").await.unwrap().unwrap(), second);
 }
 
+/// Two savers write one ref again and again: a reader sees what one of them wrote, whole.
+async fn check_two_writers(store: &dyn RemoteStore) {
+    let written =
+        [save(store, "branch", 33).await.unwrap(), save(store, "branch", 34).await.unwrap()];
+    let write = |index| async move {
+        for _ in 0..20 {
+            store.write_ref("branch", index).await.unwrap();
+        }
+    };
+    let read = async {
+        for _ in 0..20 {
+            let found = store.read_ref("branch").await.unwrap().unwrap();
+            assert!(written.contains(&found));
+        }
+    };
+    future::join3(write(&written[0]), write(&written[1]), read).await;
+}
+
 fn check_all(server: &dyn Server) {
     run(async {
         let store = server.open();
         check_refs(&*store).await;
+        check_two_writers(&*store).await;
         check_blobs(&*store).await;
         check_documents(&*store).await;
     });
@@ -217,96 +237,199 @@ fn a_registry_with_its_own_authority_is_a_store() {
     }));
 }
 
+const TOKENS: RegistrySettings = RegistrySettings {
+    access: Access::Tokens { life: Duration::from_mins(5) },
+    tls: false,
+    keeps_all: false,
+    megabytes: None,
+};
+
 #[test]
 fn a_registry_that_wants_tokens_is_a_store() {
-    let settings = RegistrySettings { access: Access::Tokens, ..RegistrySettings::default() };
-    let server = RegistryServer::start(settings);
+    let server = RegistryServer::start(TOKENS);
     check_all(&server);
     let stranger = server.open_at(server.address(), "hunter2").unwrap();
     let error = run(stranger.refs()).unwrap_err();
     assert!(matches!(error, StoreError::Denied { .. }), "{error}");
 }
 
-#[test]
-fn a_certificate_of_another_name_is_refused_at_once() {
-    let server =
-        RegistryServer::start(RegistrySettings { tls: true, ..RegistrySettings::default() });
-    let start = Instant::now();
-    let address = server.address().replace("127.0.0.1", "localhost");
-    let store = server.open_at(&address, PASSWORD).unwrap();
-    let error = run(store.refs()).unwrap_err().to_string();
-    assert!(error.contains("not available") && error.contains("certificate"), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(5));
+/// One server of each kind that may have an authority of its own.
+fn servers_with_tls() -> Vec<Box<dyn Server>> {
+    let registry = RegistrySettings { tls: true, ..RegistrySettings::default() };
+    vec![Box::new(RegistryServer::start(registry)), Box::new(S3Server::start(TLS))]
 }
 
 #[test]
-fn a_bucket_is_a_store() {
-    check_all(&S3Server::start());
+fn a_certificate_of_another_name_is_refused_at_once() {
+    with_each(&servers_with_tls(), |server| {
+        let start = Instant::now();
+        let address = server.address().replace("127.0.0.1", "localhost");
+        let store = server.open_at(&address, PASSWORD).unwrap();
+        let blob = Blob::layer(1, 10);
+        for error in [run(store.refs()).unwrap_err(), run(blob.put(&*store)).unwrap_err()] {
+            let text = error.to_string();
+            assert!(text.contains("not available") && text.contains("certificate"), "{text}");
+        }
+        assert!(start.elapsed() < Duration::from_secs(5));
+    });
+}
+
+/// As other programs have it, for every kind of store.
+#[test]
+fn authorities_may_be_named_where_the_system_s_are() {
+    with_each(&servers_with_tls(), |server| {
+        let mut variables = server.variables(server.address(), PASSWORD);
+        let authority = server.authority().unwrap();
+        for (name, value) in &mut variables {
+            match *name {
+                "AWS_CA_BUNDLE" => value.clear(),
+                "DOCKER_CONFIG" => fs::remove_dir_all(format!("{value}/certs.d")).unwrap(),
+                _ => {}
+            }
+        }
+        let list = || {
+            Invocation::new(Command::new(env!("CARGO_BIN_EXE_dockercache")))
+                .args(["gc", "--dry-run", &server.url(server.address())])
+                .envs(variables.iter().map(|(name, value)| (*name, value)))
+        };
+        let distrusted = list().run();
+        assert!(distrusted.code(5).stderr.contains("certificate"), "{}", distrusted.stderr);
+        list().env("SSL_CERT_FILE", authority).run().success();
+    });
+}
+
+#[test]
+fn a_bucket_of_s3_is_a_store() {
+    check_all(&S3Server::start(S3Settings::default()));
+}
+
+const TLS: S3Settings = S3Settings { tls: true, role: false, megabytes: None, listed: None };
+
+#[test]
+fn a_bucket_with_its_own_authority_is_a_store() {
+    check_all(&S3Server::start(TLS));
+}
+
+#[test]
+fn a_bucket_of_google_s_is_a_store() {
+    check_all(&GoogleServer::start());
+}
+
+#[test]
+fn a_container_of_azure_s_is_a_store() {
+    check_all(&AzureServer::start());
+}
+
+/// Opens a bucket that the server has not.
+fn absent(server: &dyn Server) -> Box<dyn RemoteStore> {
+    let url = server.url(server.address()).replace("cache-bucket", "other-bucket");
+    let environment = server.variables(server.address(), PASSWORD).into_iter().collect();
+    remote::open(&url.parse().unwrap(), &environment).unwrap()
+}
+
+fn assert_says_absent(error: &StoreError) {
+    let text = error.to_string();
+    assert!(text.contains("://other-bucket/team/app` is not available: "), "{text}");
+    assert!(text.contains("NoSuchBucket") || text.contains("ContainerNotFound"), "{text}");
+}
+
+#[test]
+fn a_bucket_that_is_not_there_is_said() {
+    with_each(&buckets(), |server| {
+        assert_says_absent(&run(absent(server).refs()).unwrap_err());
+    });
+}
+
+/// The other servers make a bucket of what is written, and find nothing where none is.
+#[test]
+fn a_container_that_is_not_there_is_said_whatever_is_asked() {
+    let server = AzureServer::start();
+    let store = absent(&server);
+    run(async {
+        assert_says_absent(&store.read_ref("main").await.unwrap_err());
+        assert_says_absent(&store.write_ref("main", b"{}").await.unwrap_err());
+        assert_says_absent(&Blob::layer(1, 10).put(&*store).await.unwrap_err());
+        assert_says_absent(&Blob::layer(2, 20_000_000).put(&*store).await.unwrap_err());
+    });
+}
+
+#[test]
+fn azurite_is_reached_by_the_variables_of_its_users() {
+    let server = AzureServer::start();
+    let key = server.variables(server.address(), PASSWORD).pop().unwrap();
+    let collected: Value = Invocation::new(Command::new(env!("CARGO_BIN_EXE_dockercache")))
+        .args(["gc", "--dry-run", "--format", "json", &server.url(server.address())])
+        .env("AZURE_STORAGE_USE_EMULATOR", "true")
+        .env("AZURITE_BLOB_STORAGE_URL", format!("http://{}", server.address()))
+        .env("AZURE_STORAGE_ACCOUNT_NAME", USER)
+        .envs([key])
+        .run()
+        .json();
+    assert_eq!(collected["deleted_refs"], json!([]), "{collected}");
 }
 
 #[test]
 fn a_bucket_s_shelf_lists_removes_and_tells_the_time() {
-    let server = S3Server::start();
-    let store = server.object();
-    run(async {
-        let start = SystemTime::now() - Duration::from_secs(2);
-        let blobs = [Blob::layer(1, 10), Blob::layer(2, 20)];
-        for blob in &blobs {
-            blob.put(&store).await.unwrap();
-        }
-        // Someone else's.
-        for name in ["blobs/sha256/README", "blobs/sha256/ab/cd", "blobs/sha512/x", "other"] {
-            let path = server.objects().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, "x").unwrap();
-        }
-        let mut listed: Vec<_> = store.blobs().try_collect().await.unwrap();
-        listed.sort_by_key(|blob| blob.size);
-        let named: Vec<_> = listed.iter().map(|blob| (&blob.digest, blob.size)).collect();
-        assert_eq!(named, [(&blobs[0].descriptor.digest, 10), (&blobs[1].descriptor.digest, 20)]);
-        assert!(listed.iter().all(|blob| blob.written > start));
-        store.remove_blob(&listed[0].digest).await.unwrap();
-        store.remove_blob(&listed[0].digest).await.unwrap();
-        assert!(!store.has(&blobs[0].descriptor).await.unwrap());
-        assert!(store.has(&blobs[1].descriptor).await.unwrap());
-
-        assert_eq!(store.ref_time("main").await.unwrap(), None);
-        store.write_ref("main", b"{}").await.unwrap();
-        assert!(store.ref_time("main").await.unwrap().unwrap() > start);
-
-        let written = store.write_note("saver-1", b"one").await.unwrap();
-        assert!(written > start);
-        store.write_note("saver-2", b"two").await.unwrap();
-        store.write_note("collector", b"").await.unwrap();
-        let mut notes = store.notes("saver-").await.unwrap();
-        notes.sort_by(|a, b| a.name.cmp(&b.name));
-        let texts: Vec<_> = notes.iter().map(|note| (&*note.name, &*note.text)).collect();
-        assert_eq!(texts, [("saver-1", &b"one"[..]), ("saver-2", b"two")]);
-        assert_eq!(notes[0].written, written);
-        store.remove_note("saver-1").await.unwrap();
-        store.remove_note("saver-1").await.unwrap();
-        assert_eq!(store.notes("").await.unwrap().len(), 2);
+    with_each(&buckets(), |server| {
+        let store = server.open();
+        run(check_shelf(&*store, store.shelf().unwrap()));
     });
 }
 
-/// 100 times what the server gives in one answer would take it minutes: it reads its whole
-/// directory for each.
-#[test]
-fn twenty_thousand_blobs_are_listed() {
-    let server = S3Server::start();
-    let directory = server.objects().join("blobs/sha256");
-    fs::create_dir_all(&directory).unwrap();
-    for number in 0..20_000_u32 {
-        let digest = Digest::of(&number.to_be_bytes());
-        fs::File::create(directory.join(digest.hex())).unwrap();
+async fn check_shelf(store: &dyn RemoteStore, shelf: &dyn Shelf) {
+    let start = SystemTime::now() - Duration::from_secs(2);
+    let blobs = [Blob::layer(1, 10), Blob::layer(2, 20)];
+    for blob in &blobs {
+        blob.put(store).await.unwrap();
     }
-    let store = server.object();
-    assert_eq!(run(store.blobs().count()), 20_000);
+    let mut listed: Vec<_> = shelf.blobs().try_collect().await.unwrap();
+    listed.sort_by_key(|blob| blob.size);
+    let named: Vec<_> = listed.iter().map(|blob| (&blob.digest, blob.size)).collect();
+    assert_eq!(named, [(&blobs[0].descriptor.digest, 10), (&blobs[1].descriptor.digest, 20)]);
+    assert!(listed.iter().all(|blob| blob.written > start));
+    let gone = Blob::layer(3, 30).descriptor.digest;
+    shelf.remove_blobs(&[gone, listed[0].digest.clone()]).await.unwrap();
+    shelf.remove_blobs(&[listed[0].digest.clone()]).await.unwrap();
+    assert!(!store.has(&blobs[0].descriptor).await.unwrap());
+    assert!(store.has(&blobs[1].descriptor).await.unwrap());
+
+    assert_eq!(shelf.ref_time("main").await.unwrap(), None);
+    store.write_ref("main", b"{}").await.unwrap();
+    assert!(shelf.ref_time("main").await.unwrap().unwrap() > start);
+
+    let written = shelf.write_note("saver-1", b"one").await.unwrap();
+    assert!(written > start);
+    shelf.write_note("saver-2", b"two").await.unwrap();
+    shelf.write_note("collector", b"").await.unwrap();
+    let mut notes = shelf.notes("saver-").await.unwrap();
+    notes.sort_by(|a, b| a.name.cmp(&b.name));
+    let texts: Vec<_> = notes.iter().map(|note| (&*note.name, &*note.text)).collect();
+    assert_eq!(texts, [("saver-1", &b"one"[..]), ("saver-2", b"two")]);
+    assert_eq!(notes[0].written, written);
+    shelf.remove_note("saver-1").await.unwrap();
+    shelf.remove_note("saver-1").await.unwrap();
+    assert_eq!(shelf.notes("").await.unwrap().len(), 2);
+}
+
+#[test]
+fn what_is_not_ours_in_a_bucket_is_not_listed() {
+    let server = S3Server::start(S3Settings::default());
+    let store = server.open();
+    let blob = Blob::layer(1, 10);
+    run(blob.put(&*store)).unwrap();
+    for name in ["blobs/sha256/README", "blobs/sha256/ab/cd", "blobs/sha512/x", "other"] {
+        let path = server.objects().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "x").unwrap();
+    }
+    let listed: Vec<_> = run(store.shelf().unwrap().blobs().try_collect()).unwrap();
+    let named: Vec<_> = listed.iter().map(|blob| &blob.digest).collect();
+    assert_eq!(named, [&blob.descriptor.digest]);
 }
 
 /// Saves and reads through a proxy whose plan is given.
 fn weather(plan: fn(usize, &str) -> Option<Fault>) {
-    for server in servers() {
+    with_each(&servers(), |server| {
         let proxy = Proxy::start(server.address(), plan);
         let store = server.open_at(proxy.address(), PASSWORD).unwrap();
         run(async {
@@ -318,7 +441,7 @@ fn weather(plan: fn(usize, &str) -> Option<Fault>) {
             assert!(get_patiently(&*store, &blob.descriptor).await == noise(41, 500_000));
         });
         assert!(!proxy.requests().is_empty());
-    }
+    });
 }
 
 #[test]
@@ -373,26 +496,25 @@ fn assert_gives_up(store: &dyn RemoteStore, words: &str) {
 #[test]
 fn a_store_that_stays_down_is_given_up() {
     let down = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    for server in servers() {
-        let down = down.clone();
+    with_each(&servers(), |server| {
         let store = server.open_at(&down, PASSWORD).unwrap();
         assert_gives_up(&*store, "refused");
-    }
+    });
 }
 
 #[test]
 fn a_store_that_only_fails_is_given_up() {
-    for server in servers() {
+    with_each(&servers(), |server| {
         let fails = Fault::Status { code: 503, retry_after: None };
         let proxy = Proxy::start(server.address(), move |_, _| Some(fails));
         let store = server.open_at(proxy.address(), PASSWORD).unwrap();
         assert_gives_up(&*store, "503");
-    }
+    });
 }
 
 #[test]
 fn a_wrong_password_is_said_and_not_shown() {
-    for server in servers() {
+    with_each(&servers(), |server| {
         let start = Instant::now();
         let store = server.open_at(server.address(), "hunter2").unwrap();
         let blob = Blob::layer(60, 100);
@@ -411,7 +533,7 @@ fn a_wrong_password_is_said_and_not_shown() {
             }
         });
         assert!(start.elapsed() < Duration::from_secs(10));
-    }
+    });
 }
 
 #[test]
@@ -452,71 +574,22 @@ fn a_blob_of_another_repository_is_mounted() {
 
 #[test]
 fn a_mount_gets_a_token_for_both_repositories() {
-    a_mount(RegistrySettings { access: Access::Tokens, ..RegistrySettings::default() });
+    a_mount(TOKENS);
 }
 
-/// The most memory that this process ever had, in KiB.
-fn peak_memory() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("a status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
-/// Moves 300 MB, in a process of its own whose memory is measured.
+/// Such as one of a registry whose disk was full, or one that another account has written.
 #[test]
-fn memory_stays_small() {
-    const NAME: &str = "stores::backends::memory_stays_small";
-    if let Ok(address) = std::env::var(CLIENT_OF) {
-        return move_much(&address);
-    }
-    for kind in ["registry", "s3"] {
-        let server = &servers()[usize::from(kind == "s3")];
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", NAME, "--nocapture"])
-            .env(CLIENT_OF, format!("{kind} {}", server.address()))
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-        // Shown with --nocapture.
-        print!("{text}");
-    }
-}
-
-fn move_much(server: &str) {
-    let (kind, address) = server.split_once(' ').unwrap();
-    let home = tempfile::tempdir().unwrap();
-    let store = match kind {
-        "s3" => S3Server::open_client(address),
-        _ => RegistryServer::open_client(address, home.path()),
-    };
-    let blob = Blob::layer(90, 1000);
-    let piece = noise(91, 1 << 20);
-    let file = fs::File::create(blob.file.path()).unwrap();
-    let mut hashing = dockercache::layout::digest::Hashing::new(file);
-    for _ in 0..300 {
-        std::io::Write::write_all(&mut hashing, &piece).unwrap();
-    }
-    let (_, digest, size) = hashing.finish();
-    let descriptor = Descriptor { digest, size, ..blob.descriptor.clone() };
-    let blob = Blob { descriptor, file: blob.file };
-    run(async {
-        // What a first transfer needs at all.
-        Blob::layer(92, 1000).put(&*store).await.unwrap();
-        let before = peak_memory();
-        let start = Instant::now();
-        blob.put(&*store).await.unwrap();
-        let put = start.elapsed();
-        let start = Instant::now();
-        let mut pieces = store.get(&blob.descriptor, 0).await.unwrap();
-        let mut received = 0;
-        while let Some(piece) = pieces.next().await {
-            received += piece.unwrap().len() as u64;
-        }
-        assert_eq!(received, size);
-        let grown = (peak_memory() - before) / 1024;
-        let got = start.elapsed();
-        println!("{kind}: {grown} MiB more for 300 MiB, put in {put:?}, got in {got:?}");
-        assert!(grown < 64, "{grown} MiB");
+fn a_ref_that_can_t_be_read_hides_no_other() {
+    with_each(&servers(), |server| {
+        let refused = Fault::Refused { code: 403, words: "not yours" };
+        let plan = move |_, line: &str| line.contains("nearest").then_some(refused);
+        let proxy = Proxy::start(server.address(), plan);
+        let remote = remote_at(server, proxy.address());
+        let refs = ["nearest", "other"].map(reference);
+        let find = || remote.find(&refs, &Trust::default(), |reason| panic!("{reason}"));
+        let error = find().unwrap_err();
+        assert!(matches!(error, StoreError::Denied { .. }), "{error}");
+        Archive::new([1], 1000).push(&remote, &["other"]).unwrap();
+        assert!(find().unwrap().is_some());
     });
 }

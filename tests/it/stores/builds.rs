@@ -7,8 +7,10 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::faults::{Fault, Proxy};
+use crate::harness::{AzureServer, GoogleServer, PASSWORD, RegistryServer, RegistrySettings};
 use crate::harness::{BUILD, Builder, Carried, Engine, Generation, Machine, Run};
-use crate::harness::{PASSWORD, RegistryServer, RegistrySettings, S3Server, Server, USER};
+use crate::harness::{S3Server, S3Settings, Server, USER, servers};
 use crate::words::{FILES, OUTPUT};
 
 /// The step whose layer has 5 MB.
@@ -40,6 +42,18 @@ fn of_a_bucket_only_what_the_build_needs_is_fetched() {
     let store = Store::s3();
     let read = job_after_job(Builder::Buildkit(Generation::V28_5), &store);
     assert!(read < LARGE, "{read} bytes were fetched");
+}
+
+#[test]
+fn a_bucket_of_google_s_serves_job_after_job() {
+    let store = Store::new(Box::new(GoogleServer::start()));
+    job_after_job(Builder::Buildkit(Generation::V28_5), &store);
+}
+
+#[test]
+fn a_container_of_azure_s_serves_job_after_job() {
+    let store = Store::new(Box::new(AzureServer::start()));
+    job_after_job(Builder::Buildkit(Generation::V28_5), &store);
 }
 
 #[test]
@@ -106,9 +120,39 @@ fn trust_and_trouble_never_fail_a_build() {
     assert!(!denied.stderr.contains("hunter2") && !denied.stderr.contains(PASSWORD));
 }
 
+/// The build is as good as without a store, and so is the cache that was there before.
+#[test]
+fn credentials_that_expire_in_a_save_cost_the_cache_of_one_build() {
+    let store = Store::s3();
+    let machine = Machine::new(Builder::Buildkit(Generation::V28_5), FILES);
+    store.run(&machine, &BUILD, &[]).success();
+    store.run(&machine, &["save"], &[]).success();
+    let image = machine.job.engine.image_id("app");
+
+    machine.project.edit("src/a", "of", "OF");
+    store.run(&machine, &BUILD, &[]).success();
+    let expired = Fault::Refused {
+        code: 403,
+        words: "<Error><Code>ExpiredToken</Code><Message>It has expired.</Message></Error>",
+    };
+    let is_upload = |line: &str| line.starts_with("PUT") && line.contains("blobs");
+    let plan = move |_, line: &str| is_upload(line).then_some(expired);
+    let proxy = Proxy::start(store.server.address(), plan);
+    let endpoint = format!("http://{}", proxy.address());
+    let saved = store.run(&machine, &["save"], &[("AWS_ENDPOINT_URL", &endpoint)]);
+    let said = "denies access: HTTP status 403: ExpiredToken It has expired, with \
+                AWS_ACCESS_KEY_ID from the environment, accepted before";
+    assert!(saved.success().stderr.contains(said), "{}", saved.stderr);
+
+    machine.project.edit("src/a", "OF", "of");
+    machine.replace_without_cache();
+    store.run(&machine, &BUILD, &[]).success().build_report().assert_all_cached();
+    assert_eq!(machine.job.engine.image_id("app"), image);
+}
+
 #[test]
 fn a_store_that_has_lost_layers_costs_time_only() {
-    for store in [Store::registry(), Store::s3()] {
+    for store in servers().into_iter().map(Store::new) {
         let machine = Machine::new(Builder::Buildkit(Generation::V28_5), FILES);
         store.run(&machine, &BUILD, &[]).success();
         store.run(&machine, &["save"], &[]).success();
@@ -129,7 +173,7 @@ fn a_store_that_has_lost_layers_costs_time_only() {
 /// What is too old goes by its names; what no name reaches goes when it is older than the grace.
 #[test]
 fn what_is_too_old_is_collected() {
-    for store in [Store::registry(), Store::s3()] {
+    for store in servers().into_iter().map(Store::new) {
         let machine = Machine::new(Builder::Buildkit(Generation::V28_5), FILES);
         let run = |words: &[&str]| store.run(&machine, words, &[]);
         run(&BUILD).success();
@@ -189,24 +233,23 @@ fn job_after_job(builder: Builder, store: &Store) -> usize {
     fetched
 }
 
-/// A real store, and what a job must know of it.
+/// A store, and what a job must know of it.
 struct Store {
     server: Box<dyn Server>,
-    url: String,
     home: TempDir,
 }
 
 impl Store {
+    fn new(server: Box<dyn Server>) -> Self {
+        Self { server, home: tempfile::tempdir().expect("a directory") }
+    }
+
     fn registry() -> Self {
-        let server = RegistryServer::start(RegistrySettings::default());
-        let url = format!("registry://{}/team/app-cache", server.address());
-        Self { server: Box::new(server), url, home: tempfile::tempdir().expect("a directory") }
+        Self::new(Box::new(RegistryServer::start(RegistrySettings::default())))
     }
 
     fn s3() -> Self {
-        let server = S3Server::start();
-        let url = "s3://cache-bucket/team/app".to_owned();
-        Self { server: Box::new(server), url, home: tempfile::tempdir().expect("a directory") }
+        Self::new(Box::new(S3Server::start(S3Settings::default())))
     }
 
     /// Runs the program on a machine that knows the store, and more.
@@ -216,19 +259,18 @@ impl Store {
     }
 
     fn environment(&self, engine: &Engine) -> Vec<(&'static str, String)> {
+        let address = self.server.address();
         let mut variables = vec![
-            ("DOCKERCACHE_STORE", self.url.clone()),
+            ("DOCKERCACHE_STORE", self.server.url(address)),
             ("DOCKERCACHE_PROJECT", "words".to_owned()),
         ];
-        if self.url.starts_with("s3") {
-            variables.extend([
-                ("AWS_ACCESS_KEY_ID", USER.to_owned()),
-                ("AWS_SECRET_ACCESS_KEY", PASSWORD.to_owned()),
-                ("AWS_ENDPOINT_URL", format!("http://{}", self.server.address())),
-            ]);
-        } else {
-            let config = self.logged_in(engine.docker_config());
-            variables.push(("DOCKER_CONFIG", config.display().to_string()));
+        for (name, value) in self.server.variables(address, PASSWORD) {
+            // The client has a configuration already.
+            let value = match name {
+                "DOCKER_CONFIG" => self.logged_in(engine.docker_config()).display().to_string(),
+                _ => value,
+            };
+            variables.push((name, value));
         }
         variables
     }

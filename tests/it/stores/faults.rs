@@ -15,6 +15,8 @@ pub(crate) enum Fault {
     Closed,
     /// The server answers with this status.
     Status { code: u16, retry_after: Option<u32> },
+    /// The server refuses, in these words.
+    Refused { code: u16, words: &'static str },
     /// The connection is reset when so much of the answer has passed.
     Reset { after: usize },
     /// The connection ends in order, but too early.
@@ -94,7 +96,19 @@ async fn serve(
         return Ok(());
     }
     let body = head.split_off(end);
-    if let Some(Fault::Status { code, retry_after }) = fault {
+    let answer = match fault {
+        Some(Fault::Status { code, retry_after: None }) => Some((code, String::new(), "")),
+        Some(Fault::Status { code, retry_after: Some(after) }) => {
+            Some((code, format!("Retry-After: {after}\r\n"), ""))
+        }
+        // An answer to HEAD is a head.
+        Some(Fault::Refused { code, .. }) if line.starts_with("HEAD") => {
+            Some((code, String::new(), ""))
+        }
+        Some(Fault::Refused { code, words }) => Some((code, String::new(), words)),
+        _ => None,
+    };
+    if let Some((code, more, words)) = answer {
         let length = headers.lines().find_map(|header| {
             let (name, value) = header.split_once(": ")?;
             name.eq_ignore_ascii_case("content-length").then(|| value.parse::<u64>().ok())?
@@ -102,10 +116,10 @@ async fn serve(
         let came = (body.len() - 4) as u64;
         let rest = length.unwrap_or_default().saturating_sub(came);
         copy(&mut (&mut client).take(rest), &mut tokio::io::sink()).await?;
-        let after = retry_after.map(|after| format!("Retry-After: {after}\r\n"));
+        let length = words.len();
         let answer = format!(
-            "HTTP/1.1 {code} Fault\r\nContent-Length: 0\r\nConnection: close\r\n{}\r\n",
-            after.unwrap_or_default()
+            "HTTP/1.1 {code} Fault\r\nContent-Length: {length}\r\nConnection: close\r\n{more}\r\n\
+             {words}"
         );
         client.write_all(answer.as_bytes()).await?;
         return client.shutdown().await;

@@ -1,6 +1,12 @@
-//! Stores beyond this machine: real servers on loopback, and a proxy that makes them fail.
+//! Stores beyond this machine: servers on loopback, and a proxy that makes them fail.
 
+mod archives;
 mod backends;
 mod builds;
+mod collection;
+mod expiry;
 mod faults;
+mod full;
+mod questions;
 mod simulation;
+mod volume;

@@ -1,6 +1,9 @@
 //! What a registry's answers, and the library's errors, mean for the next attempt.
 
+use std::io;
+
 use oci_client::errors::{OciDistributionError, OciEnvelope, OciErrorCode};
+use serde_json::Value;
 
 use crate::store::remote::retry::{self, Failure, Kind};
 
@@ -46,7 +49,20 @@ fn refused(code: u16, envelope: &OciEnvelope) -> Failure {
         OciErrorCode::Toomanyrequests => 429,
         _ => code,
     };
-    Failure::status(code, &first.message)
+    match cause(&first.detail) {
+        Some(cause) => Failure::status(code, &format!("{}: {cause}", first.message)),
+        None => Failure::status(code, &first.message),
+    }
+}
+
+/// Docker's registry leaves it to the detail that its disk is full, or not to be written to: by
+/// the number of the system's error.
+fn cause(detail: &Value) -> Option<io::Error> {
+    let detail = detail.as_object()?;
+    match detail.get("Err").and_then(Value::as_i64) {
+        Some(number) => Some(io::Error::from_raw_os_error(i32::try_from(number).ok()?)),
+        None => detail.values().find_map(cause),
+    }
 }
 
 #[cfg(test)]
@@ -62,6 +78,18 @@ mod tests {
         };
         let failure = failure(error);
         assert_eq!(failure.reason, "HTTP status 503: <html>busy</html>");
+        assert_eq!(failure.kind, Kind::Passing(None));
+    }
+
+    #[test]
+    fn a_full_disk_is_said() {
+        let failure = said(
+            500,
+            r#"{"errors": [{"code": "UNKNOWN", "message": "unknown error", "detail": {
+                "DriverName": "filesystem",
+                "Enclosed": {"Op": "mkdir", "Path": "/registry/x", "Err": 28}}}]}"#,
+        );
+        assert!(failure.reason.contains("unknown error: No space left on device"), "{failure:?}");
         assert_eq!(failure.kind, Kind::Passing(None));
     }
 

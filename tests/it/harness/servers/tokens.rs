@@ -5,66 +5,65 @@ use std::fs;
 use std::future::ready;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use hyper::body::Incoming;
 use hyper::header::AUTHORIZATION;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
 
-use super::servers::{PASSWORD, USER};
+use super::service::{Listening, listen};
+use super::{PASSWORD, USER};
 
 /// Who gives the tokens, and for which registry: the same in its configuration.
 pub(super) const ISSUER: &str = "tokens";
 
 /// A server of tokens, as the distribution project specifies them.
 pub(super) struct TokenServer {
-    address: String,
-    _runtime: Runtime,
+    listening: Listening,
+    signer: Arc<Signer>,
 }
 
 /// What signs tokens.
 struct Signer {
     key: EcdsaKeyPair,
     certificate: Vec<u8>,
+    life: Duration,
+    issued: AtomicUsize,
 }
 
+/// For how many seconds after its end a registry takes a token.
+const LEEWAY: u64 = 60;
+
 impl TokenServer {
-    /// Starts a server; a registry that has its certificate takes its tokens.
-    pub(super) fn start(certificate: &Path) -> Self {
-        let signer = Arc::new(Signer::new(certificate));
-        let runtime = Runtime::new().expect("threads");
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
-        let address = listener.local_addr().expect("an address").to_string();
-        runtime.spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let signer = Arc::clone(&signer);
-                let service =
-                    service_fn(move |request| ready(Ok::<_, Infallible>(signer.answer(&request))));
-                let socket = TokioIo::new(socket);
-                tokio::spawn(http1::Builder::new().serve_connection(socket, service));
-            }
-        });
-        Self { address, _runtime: runtime }
+    /// Starts a server; a registry that has its certificate takes its tokens, for as long as they
+    /// live.
+    pub(super) fn start(certificate: &Path, life: Duration) -> Self {
+        let signer = Arc::new(Signer::new(certificate, life));
+        let answering = Arc::clone(&signer);
+        let answer = move |request| ready(Ok::<_, Infallible>(answering.answer(&request)));
+        Self { listening: listen(service_fn(answer), None), signer }
+    }
+
+    /// How many tokens were given out.
+    pub(super) fn issued(&self) -> usize {
+        self.signer.issued.load(Ordering::Relaxed)
     }
 
     pub(super) fn realm(&self) -> String {
-        format!("http://{}/token", self.address)
+        format!("http://{}/token", self.listening.address)
     }
 }
 
 impl Signer {
-    fn new(certificate: &Path) -> Self {
+    fn new(certificate: &Path, life: Duration) -> Self {
         let pair = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -72,7 +71,8 @@ impl Signer {
         fs::write(certificate, signed.pem()).expect("a written file");
         let (algorithm, random) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new());
         let key = EcdsaKeyPair::from_pkcs8(algorithm, &pair.serialize_der(), &random);
-        Self { key: key.expect("a key"), certificate: signed.der().to_vec() }
+        let (key, certificate) = (key.expect("a key"), signed.der().to_vec());
+        Self { key, certificate, life, issued: AtomicUsize::new(0) }
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<String> {
@@ -90,8 +90,9 @@ impl Signer {
 
     fn token(&self, access: &[Value]) -> String {
         let encode = |json: Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now = now.as_ref().map_or(0, Duration::as_secs);
+        self.issued.fetch_add(1, Ordering::Relaxed);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time");
+        let (begin, end) = (now.as_secs() - 2 * LEEWAY, (now + self.life).as_secs() - LEEWAY);
         let header = encode(json!({
             "typ": "JWT",
             "alg": "ES256",
@@ -99,7 +100,7 @@ impl Signer {
         }));
         let claims = encode(json!({
             "iss": ISSUER, "aud": ISSUER, "sub": USER, "jti": "1",
-            "iat": now - 60, "nbf": now - 60, "exp": now + 300,
+            "iat": begin, "nbf": begin, "exp": end,
             "access": access,
         }));
         let text = format!("{header}.{claims}");

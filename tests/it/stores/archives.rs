@@ -1,0 +1,112 @@
+//! Small archives, made without an engine, that are pushed to stores and read from them.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use dockercache::layout::archive::{ImageNote, LayerBlob, Role, write_image};
+use dockercache::layout::digest::Digest;
+use dockercache::layout::directory::Layout;
+use dockercache::layout::live;
+use dockercache::layout::oci::Index;
+use dockercache::store::remote::reference::RefName;
+use dockercache::store::remote::signature::Trust;
+use dockercache::store::remote::transfer::{PushError, Pushed, Remote, is_layer};
+use tempfile::TempDir;
+
+use crate::harness::{PASSWORD, Server};
+
+/// An archive of one image.
+pub(super) struct Archive {
+    dir: TempDir,
+    index: Index,
+}
+
+impl Archive {
+    /// An archive of layers of this size; one has the same number in every archive.
+    pub(super) fn new(layers: impl IntoIterator<Item = u64>, size: usize) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let layout = Layout::at(dir.path());
+        let _lock = layout.lock().expect("a lock");
+        let layers: Vec<LayerBlob> =
+            layers.into_iter().map(|number| layer(&layout, number, size)).collect();
+        let diff_ids: Vec<&Digest> = layers.iter().map(|l| &l.diff_id).collect();
+        let config = serde_json::json!({ "rootfs": { "type": "layers", "diff_ids": diff_ids } });
+        let config = config.to_string();
+        let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None };
+        let image = write_image(&layout, config.as_bytes(), &layers, "stage", note);
+        let index = Index::new(vec![image.expect("an image").descriptor]);
+        Self { dir, index }
+    }
+
+    /// Saves it under these names.
+    pub(super) fn push(&self, remote: &Remote, names: &[&str]) -> Result<Pushed, PushError> {
+        let refs: Vec<RefName> = names.iter().map(|name| reference(name)).collect();
+        let layout = Layout::at(self.dir.path());
+        remote.push(&layout, &self.index, &refs, &BTreeSet::new(), &Trust::default(), &|_| {})
+    }
+}
+
+/// Opens the store of a server.
+pub(super) fn remote_at(server: &dyn Server, address: &str) -> Remote {
+    Remote::new(server.open_at(address, PASSWORD).expect("an opened store")).expect("a store")
+}
+
+/// Asserts that all is there that a ref names.
+#[track_caller]
+pub(super) fn assert_whole(remote: &Remote, name: &str) {
+    let index = find(remote, name).expect("an answer").expect("a cache");
+    fetch(remote, &index).expect("a whole cache");
+}
+
+/// What a ref names, if it is there.
+pub(super) fn find(remote: &Remote, name: &str) -> Result<Option<Index>, String> {
+    let found = remote.find(&[reference(name)], &Trust::default(), |reason| panic!("{reason}"));
+    Ok(found.map_err(|error| error.to_string())?.map(|found| found.index))
+}
+
+/// Fetches all that an index names.
+pub(super) fn fetch(remote: &Remote, index: &Index) -> Result<(), String> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let layout = Layout::at(dir.path());
+    let _lock = layout.lock().expect("a lock");
+    remote.fetch_documents(index, &layout).map_err(|error| error.to_string())?;
+    let blobs = live::reach(&layout, index).blobs.into_values();
+    let layers: Vec<_> = blobs.filter(is_layer).collect();
+    let failed = remote.fetch(&layers, &layout, &|_| {}).map_err(|error| error.to_string())?;
+    failed.first().map_or(Ok(()), |(_, error)| Err(error.to_string()))
+}
+
+pub(super) fn reference(name: &str) -> RefName {
+    RefName { level: "exact".to_owned(), name: name.to_owned() }
+}
+
+fn layer(layout: &Layout, number: u64, size: usize) -> LayerBlob {
+    let mut random = Random(number + 1);
+    let mut text = String::with_capacity(size + 40);
+    while text.len() < size {
+        let _ = writeln!(text, "{number} {:x}", random.next());
+    }
+    let digest = layout.put(text.as_bytes()).expect("a blob");
+    LayerBlob {
+        diff_id: digest.clone(),
+        blob: digest,
+        size: text.len() as u64,
+        unpacked_size: text.len() as u64,
+        media_type: "application/vnd.oci.image.layer.v1.tar".to_owned(),
+    }
+}
+
+/// Xorshift: the same numbers for the same seed.
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        self.0 ^= self.0 >> 29;
+        self.0
+    }
+
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        (self.next() >> 8) % bound
+    }
+}
