@@ -127,7 +127,7 @@ fn look(layout: &Layout, archive: &Archive) -> Result<Inspected, Failure> {
     });
     let cache = archive.cache.as_ref().map(|cache| {
         let (layers, records) = archive::read_cache(layout, cache)
-            .map_or((0, 0), |(config, _)| (config.layers.len(), config.records.len()));
+            .map_or((0, 0), |(config, _)| (config.layers.len(), config.steps()));
         CacheRow { manifest: cache.digest.clone(), layers, records }
     });
     let mut inspected = Inspected {

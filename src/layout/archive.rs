@@ -444,7 +444,7 @@ pub fn write_records(
             let is_allowed = allowed.as_ref().is_none_or(|a| a.contains(blob));
             (is_allowed && descriptors.contains_key(blob)).then(|| blob.clone())
         });
-        let wanted = *wanted.get_or_insert(config.records.len() + cut_records);
+        let wanted = *wanted.get_or_insert(config.steps() + cut_records);
         if config.records.is_empty() {
             return Ok(None);
         }
@@ -466,7 +466,7 @@ pub fn write_records(
         sink.put(&bytes)?;
         sink.put(&manifest)?;
         let entry = cache_entry(&Descriptor::of(oci::INDEX, &manifest));
-        return Ok(Some((entry, wanted - config.records.len())));
+        return Ok(Some((entry, wanted - config.steps())));
     }
 }
 
@@ -687,7 +687,7 @@ mod tests {
         let config: CacheConfig = serde_json::from_slice(&documents[0]).unwrap();
         let listed: BTreeSet<_> = manifest.manifests.iter().map(|d| &d.digest).collect();
         assert!(config.layers.iter().all(|l| listed.contains(&l.blob)));
-        assert_eq!(config.records.len() + cut, 60 * 80, "what is cut must be said");
+        assert_eq!(config.steps() + cut, 60 * 80, "what is cut must be said");
         assert!(config.records.len() > 1500, "only {} are left", config.records.len());
     }
 }

@@ -26,6 +26,14 @@ pub struct CacheConfig {
     pub records: Vec<CacheRecord>,
 }
 
+impl CacheConfig {
+    /// How many steps there are, of builds.
+    pub fn steps(&self) -> usize {
+        let end = end_of_all();
+        self.records.iter().filter(|record| record.digest != end).count()
+    }
+}
+
 /// A layer on top of another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheLayer {
@@ -323,7 +331,7 @@ impl RecordGraph {
                 Some(CacheLayer { blob: blobs[i].clone()?, parent })
             })
             .collect();
-        let records = records
+        let mut records: Vec<CacheRecord> = records
             .iter()
             .enumerate()
             .filter(|(i, _)| used_records[*i])
@@ -362,8 +370,30 @@ impl RecordGraph {
                     .collect(),
             })
             .collect();
+        records.extend(one_end(&records));
         CacheConfig { layers, records }
     }
+}
+
+/// A step of no build that all others lead to, if they lead to several. BuildKit (that of Docker
+/// 28.5, for one) takes records in from their ends, in any order, and then does not always find
+/// those from which several ends are reached. Without a result, the step goes when it is read
+/// back.
+fn one_end(records: &[CacheRecord]) -> Option<CacheRecord> {
+    let inputs = records.iter().flat_map(|record| record.inputs.iter().flatten());
+    let passed: BTreeSet<usize> = inputs.map(|input| input.link).collect();
+    let ends: Vec<usize> = (0..records.len()).filter(|index| !passed.contains(index)).collect();
+    let input = |&link| vec![CacheInput { selector: String::new(), link }];
+    (ends.len() > 1).then(|| CacheRecord {
+        digest: end_of_all(),
+        inputs: ends.iter().map(input).collect(),
+        ..CacheRecord::default()
+    })
+}
+
+/// The digest of that step.
+fn end_of_all() -> String {
+    Digest::of(b"dockercache: where all builds end").to_string()
 }
 
 /// For each used place, how many used places come before it.
@@ -450,6 +480,31 @@ mod tests {
                 .map(|&link| vec![CacheInput { selector: String::new(), link }])
                 .collect(),
         }
+    }
+
+    #[test]
+    fn several_builds_have_one_end_however_often_they_are_read_and_written() {
+        let config = CacheConfig {
+            layers: vec![layer("base", -1), layer("app", 0), layer("worker", 0)],
+            records: vec![
+                record("base", &[], Some(0)),
+                record("app", &[0], Some(1)),
+                record("worker", &[0], Some(2)),
+            ],
+        };
+        let mut written = config;
+        for _ in 0..3 {
+            let mut graph = RecordGraph::default();
+            graph.add(&written).unwrap();
+            written = graph.to_config(same).config;
+            assert_eq!((written.steps(), written.records.len()), (3, 4));
+            let end = &written.records[3];
+            let linked: Vec<_> = end.inputs.iter().map(|input| input[0].link).collect();
+            assert_eq!(linked, [1, 2]);
+        }
+        let mut graph = RecordGraph::default();
+        graph.add(&CacheConfig { records: written.records[..2].to_vec(), ..written }).unwrap();
+        assert_eq!(graph.to_config(same).config.records.len(), 2);
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "the form that the graph asks for")]

@@ -40,6 +40,27 @@ FROM busybox:1
 COPY --from=build /worker /worker
 ";
 
+/// Each build starts from the same base, and reads a cache in which other builds do, too.
+#[test]
+fn builds_with_nothing_in_common_but_their_base_all_hit() {
+    let app = "FROM busybox:1 AS build\nCOPY app /input\nRUN tr a-z A-Z < /input > /output\n\
+               FROM busybox:1\nCOPY --from=build /output /output\n";
+    let worker = app.replace("app", "worker");
+    let files = [("Dockerfile", app), ("Worker", &worker), ("app", "text"), ("worker", "other")];
+    let machine = Machine::new(Builder::Buildkit(Generation::V28_5), &files);
+    let builds =
+        [&["build", "-t", "app", "."][..], &["build", "-t", "worker", "-f", "Worker", "."]];
+    for build in builds {
+        machine.run(build.iter().copied()).success();
+    }
+    machine.save();
+    // A builder that finds them by chance finds them now and then.
+    for build in builds.iter().cycle().take(6) {
+        machine.replace();
+        machine.run(build.iter().copied()).success().build_report().assert_all_cached();
+    }
+}
+
 fn machine(builder: Builder) -> Machine {
     Machine::new(
         builder,
