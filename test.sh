@@ -52,6 +52,8 @@ for generation in 20.10 26.1 28.5; do
   tests/engines/engine.sh install "$generation" &
   installing+=($!)
 done
+tests/engines/engine.sh azurite >/dev/null &
+installing+=($!)
 
 cargo fmt --check
 
@@ -67,7 +69,7 @@ cargo clippy --locked --all-targets -- -D warnings
 cargo test --locked --no-run
 
 for pid in "${installing[@]}"; do
-  wait "$pid" || die "an engine can't be installed: see above"
+  wait "$pid" || die "an engine or a server can't be installed: see above"
 done
 
 say "Testing"

@@ -43,7 +43,7 @@ if [ ! -e "$archive" ]; then
     pull) pull >&2 ;;
     packages) packages ;;
     either)
-      pull >&2 || {
+      pull >/dev/null 2>&1 || {
         echo "bases.sh: no registry answers: making the base images from Debian's packages" >&2
         packages
       }

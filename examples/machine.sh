@@ -17,6 +17,13 @@ self=$(basename "$0")
 engine=$here/../tests/engines/engine.sh
 bases=$here/bases.sh
 generation=${1:-28.5}
+case $generation in
+  20.10 | 26.1 | 28.5 | 28.5-containerd) ;;
+  *)
+    echo "usage: $self [20.10|26.1|28.5|28.5-containerd]" >&2
+    exit 2
+    ;;
+esac
 name=${self%.sh}-$$
 
 say() {

@@ -1,5 +1,6 @@
 //! The program: parses, runs, and says how it ended.
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use dockercache::report::Reporter;
@@ -10,6 +11,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; a closed pipe is none either.
+            if error.use_stderr() {
+                let _ = io::stderr().write_all(b"dockercache: ");
+            }
             let _ = error.print();
             return u8::try_from(error.exit_code()).unwrap_or(2).into();
         }

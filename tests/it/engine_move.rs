@@ -68,7 +68,7 @@ fn the_cache_of_one_builder_is_a_miss_for_the_other() {
     let buildkit = Builder::Buildkit(Generation::V28_5);
     let containerd = Builder::Buildkit(Generation::V28_5Containerd);
     for (from, to, reason) in [
-        (classic, buildkit, "no BuildKit cache"),
+        (classic, buildkit, "images of the classic builder"),
         (containerd, classic, "BuildKit's cache"),
         (buildkit, classic, "BuildKit's cache"),
     ] {
