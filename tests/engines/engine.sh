@@ -467,7 +467,7 @@ registry() {
 # too old for it in one release, and comes with hundreds of packages in all.
 azurite() {
   local version=3.35.0 node=22.20.0 root
-  root=$home/azurite-$version
+  root=$home/azurite-$version-node-$node
   python3 -c 'import ensurepip' 2>/dev/null || host_apt install -y --no-install-recommends python3-venv
   (
     flock 9
