@@ -116,5 +116,6 @@ fn collect_much(store: Box<dyn RemoteStore>) {
     println!("{grown} MiB more for {BLOBS} blobs in {took:?}");
     // Less than the list has by itself.
     assert!(grown < 12, "{grown} MiB");
-    assert!(took < Duration::from_mins(1), "{took:?}");
+    // A request for each takes far longer.
+    assert!(took < Duration::from_mins(5), "{took:?}");
 }
