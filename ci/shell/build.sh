@@ -11,7 +11,7 @@ project=${DOCKERCACHE_PROJECT:-$(basename "$PWD")}
 # Jobs may run side by side: each works on its own copy, and takes and puts it back under a lock.
 # Blobs are never changed once they are written, so that links to them are enough.
 mkdir -p "$shared"
-exec 9>"$shared/$project.lock"
+exec 9>>"$shared/$project.lock"
 work=$(mktemp -d "$shared/.work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 export DOCKERCACHE_DIR="$work/archive"
