@@ -81,7 +81,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     for warning in &captured.warnings {
         reporter.warn(warning);
     }
-    live::sweep(&layout)?;
+    let pruned = live::sweep(&layout)?;
     drop(lock);
 
     let reach = archive::reach(&layout)?;
@@ -100,7 +100,8 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
             "save: dropped build `{build}`, which this job has not built; `--keep-others` keeps it"
         ));
     }
-    let saved = Saved::of(changed, strategy, &captured, [&before, &layout.blob_files()?]);
+    let dropped = before.iter().filter(|(digest, _)| !reach.blobs.contains_key(digest));
+    let saved = Saved::of(changed, strategy, &captured, pruned.live, dropped);
     reporter.info(saved.summary());
     if let Some((path, codec)) = file {
         if let Some(store) = &store {

@@ -77,19 +77,13 @@ pub(super) fn from_environment() -> cli::Store {
 /// Opens the store that is named, if one is, and begins to connect. What the journal says of
 /// another store is forgotten.
 pub(super) fn open(options: &cli::Store, journal: &mut Journal) -> Result<Option<Store>, Failure> {
-    let mut store = named(options)?;
+    let store = named(options, journal)?;
     let url = store.as_ref().map(|store| store.url.to_string());
     journal.remote = journal.remote.take().filter(|copy| Some(&copy.url) == url.as_ref());
-    if let Some(store) = &mut store {
-        store.is_away = journal.is_away(&store.url.to_string());
-        if !store.is_away {
-            store.remote.greet_ahead();
-        }
-    }
     Ok(store)
 }
 
-fn named(options: &cli::Store) -> Result<Option<Store>, Failure> {
+fn named(options: &cli::Store, journal: &Journal) -> Result<Option<Store>, Failure> {
     let Some(text) = options.store.as_deref().filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
@@ -97,8 +91,11 @@ fn named(options: &cli::Store) -> Result<Option<Store>, Failure> {
         Failure::usage(format!("the store of --store or DOCKERCACHE_STORE: {why}"))
     })?;
     let remote = Remote::open(&url, &Environment::of_process()).map_err(Failure::from)?;
-    let read_only = options.read_only;
-    Ok(Some(Store { remote, url, trust: trust()?, read_only, is_away: false }))
+    let is_away = journal.is_away(&url.to_string());
+    if !is_away {
+        remote.greet_ahead();
+    }
+    Ok(Some(Store { remote, url, trust: trust()?, read_only: options.read_only, is_away }))
 }
 
 /// The keys in the environment.

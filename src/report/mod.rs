@@ -6,7 +6,6 @@ mod amount;
 pub mod output;
 mod progress;
 mod sanitize;
-
 mod time;
 
 use std::io::{self, IsTerminal as _, Write as _};

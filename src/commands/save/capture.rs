@@ -59,7 +59,7 @@ impl Capture<'_> {
             let known = builds::known(&parts, &self.offer.archive);
             let captured =
                 entered.and_then(|()| self.build(strategy, build, name, project.as_ref(), &known));
-            let captured = captured.and_then(unless_nothing);
+            let captured = captured.and_then(|captured| unless_nothing(captured, "save the build"));
             match captured {
                 Ok(captured) => {
                     let told = |stage| if several { format!("{name}/{stage}") } else { stage };
@@ -74,31 +74,30 @@ impl Capture<'_> {
                 {
                     all.warnings.push(format!("build `{name}` is not saved: {error}"));
                     if self.offer.miss.is_none() && self.offer.archive.builds().contains(&&**name) {
-                        let old = builds::part(&self.offer.archive, name);
-                        let stages = old.about.iter().flat_map(|about| &about.stages);
-                        all.kept.extend(stages.map(qualified));
-                        parts.push(old);
+                        parts.push(self.old(name, &mut all.kept));
                     }
                 }
                 Err(error) => return Err(error),
             }
         }
-        if all.taken.is_empty() && all.kept.is_empty() && !all.warnings.is_empty() {
-            return Err(EngineError::failed("save any build", all.warnings.join("; ")));
-        }
+        let mut all = unless_nothing(all, "save any build")?;
         if self.keep_others && self.offer.miss.is_none() {
             let old = &self.offer.archive;
             let others = old.builds().into_iter().filter(|build| names.iter().all(|n| n != build));
-            let others: Vec<_> = others.map(|build| builds::part(old, build)).collect();
-            let stages =
-                others.iter().filter_map(|part| part.about.as_ref()).flat_map(|a| &a.stages);
-            all.kept.extend(stages.map(qualified));
+            let others: Vec<_> = others.map(|build| self.old(build, &mut all.kept)).collect();
             parts.splice(..0, others);
         }
         let joined = builds::join(self.layout, parts)?;
         all.archive = joined.archive;
         all.warnings.extend(replay::cut_warning(joined.cut_records));
         Ok(all)
+    }
+
+    /// A build as it is in the archive, and the names of its stages.
+    fn old(&self, build: &str, kept: &mut Vec<String>) -> Archive {
+        let part = builds::part(&self.offer.archive, build);
+        kept.extend(part.about.iter().flat_map(|about| &about.stages).map(qualified));
+        part
     }
 
     fn build(
@@ -214,9 +213,9 @@ impl Capture<'_> {
 }
 
 /// A build of which nothing could be taken must not cost what was there.
-fn unless_nothing(captured: Captured) -> Result<Captured, EngineError> {
+fn unless_nothing(captured: Captured, action: &str) -> Result<Captured, EngineError> {
     if captured.taken.is_empty() && captured.kept.is_empty() && !captured.warnings.is_empty() {
-        return Err(EngineError::failed("save the build", captured.warnings.join("; ")));
+        return Err(EngineError::failed(action, captured.warnings.join("; ")));
     }
     Ok(captured)
 }

@@ -43,23 +43,23 @@ impl<'a> Saved<'a> {
         }
     }
 
-    /// This was captured; these are the blobs that were in the directory before and after it.
+    /// This was captured; so many blobs, with so many bytes, are live, and these have gone.
     pub(super) fn of(
         changed: bool,
         strategy: Strategy,
         captured: &'a Captured,
-        [before, after]: [&[(Digest, u64)]; 2],
+        live: (usize, u64),
+        dropped: impl Iterator<Item = &'a (Digest, u64)> + Clone,
     ) -> Self {
-        let dropped = || before.iter().filter(|blob| !after.contains(blob));
         Self {
             changed,
             strategy: strategy.name(),
             taken: &captured.taken,
             kept: &captured.kept,
-            live_blobs: after.len(),
-            live_bytes: after.iter().map(|(_, size)| size).sum(),
-            dropped_blobs: dropped().count(),
-            dropped_bytes: dropped().map(|(_, size)| size).sum(),
+            live_blobs: live.0,
+            live_bytes: live.1,
+            dropped_blobs: dropped.clone().count(),
+            dropped_bytes: dropped.map(|(_, size)| size).sum(),
             warnings: &captured.warnings,
             ..Self::nothing()
         }

@@ -1,7 +1,7 @@
 //! The files of the AWS command line tools: `~/.aws/credentials` and `~/.aws/config`.
 //!
-//! Read are the keys of a profile, its region, its endpoint, and whose certificates that has. What a profile says of roles,
-//! single sign-on, or a process that makes credentials is left out.
+//! Read are the keys of a profile, its region, its endpoint, and whose certificates that has. What a
+//! profile says of roles, single sign-on, or a process that makes credentials is left out.
 
 use std::collections::BTreeMap;
 use std::path::Path;
