@@ -39,7 +39,7 @@ use super::url::StoreUrl;
 use super::{Answer, RemoteStore};
 use crate::layout::oci::{DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST};
 use answers::{failure, said};
-use connection::{Connection, Request};
+use connection::{Connection, Request, greet};
 
 /// What a tag may name.
 const DOCUMENTS: [&str; 4] = [INDEX, MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST];
@@ -129,16 +129,19 @@ impl Registry {
     /// Finds out how the registry is spoken to. As docker has it, one on this very machine may do
     /// without TLS.
     async fn connect(&self) -> Result<Connection, Failure> {
-        let host = &self.tag("").resolve_registry().to_owned();
-        let open = |scheme| Connection::open(scheme, host, &self.auth, &self.authorities);
-        let https = open("https").await?;
+        let host = self.tag("").resolve_registry().to_owned();
+        let requests = connection::requests(&self.authorities)?;
+        let scheme = self.scheme(&requests, &host).await?;
+        Connection::open(requests, scheme, &host, &self.auth, &self.authorities).await
+    }
+
+    async fn scheme(&self, requests: &reqwest::Client, host: &str) -> Result<&str, Failure> {
         if !is_loopback(&self.host) {
-            return Ok(https);
+            return Ok("https");
         }
-        let Err(failure) = https.greet().await else { return Ok(https) };
-        let http = open("http").await?;
-        match http.greet().await {
-            Ok(StatusCode::OK | StatusCode::UNAUTHORIZED) => Ok(http),
+        let Err(failure) = greet(requests, "https", host).await else { return Ok("https") };
+        match greet(requests, "http", host).await {
+            Ok(StatusCode::OK | StatusCode::UNAUTHORIZED) => Ok("http"),
             Ok(status) if status != StatusCode::BAD_REQUEST => {
                 Err(Failure::status(status.as_u16(), ""))
             }

@@ -22,6 +22,8 @@ use super::DOCUMENTS;
 use super::answers::failure;
 use crate::store::remote::retry::{self, CONNECT, Failure, IDLE, Kind, in_time};
 
+/// What we call ourselves.
+const AGENT: &str = concat!("dockercache/", env!("CARGO_PKG_VERSION"));
 /// How long a token is taken to be good. Registries give out none for less than a minute.
 const TOKEN: Duration = Duration::from_secs(45);
 
@@ -58,47 +60,59 @@ struct Token {
     token: String,
 }
 
+/// Makes ready to send requests of our own, to whatever host.
+pub(super) fn requests(authorities: &[Certificate]) -> Result<reqwest::Client, Failure> {
+    let certificates = authorities
+        .iter()
+        .map(|authority| reqwest::Certificate::from_pem(&authority.data))
+        .collect::<Result<Vec<_>, _>>();
+    certificates
+        .and_then(|certificates| {
+            reqwest::Client::builder()
+                .tls_certs_merge(certificates)
+                .connect_timeout(CONNECT)
+                .user_agent(AGENT)
+                .build()
+        })
+        .map_err(|error| Failure::new(Kind::Lasting, retry::innermost(&error)))
+}
+
+/// Asks whether a registry answers in this way.
+pub(super) async fn greet(
+    requests: &reqwest::Client,
+    scheme: &str,
+    host: &str,
+) -> Result<StatusCode, Failure> {
+    Ok(sent(requests.get(format!("{}/", base(scheme, host)))).await?.status())
+}
+
+fn base(scheme: &str, host: &str) -> String {
+    format!("{scheme}://{host}/v2")
+}
+
 impl Connection {
     /// Makes ready to speak to a registry. Nothing is sent yet.
     pub(super) async fn open(
+        requests: reqwest::Client,
         scheme: &str,
         host: &str,
         auth: &RegistryAuth,
         authorities: &[Certificate],
     ) -> Result<Self, Failure> {
-        let agent = concat!("dockercache/", env!("CARGO_PKG_VERSION"));
-        let base = format!("{scheme}://{host}/v2");
         let protocol = if scheme == "https" { ClientProtocol::Https } else { ClientProtocol::Http };
         let client = Client::try_from(ClientConfig {
             protocol,
             use_monolithic_push: true,
             extra_root_certificates: authorities.to_vec(),
             connect_timeout: Some(CONNECT),
-            user_agent: agent,
+            user_agent: AGENT,
             ..ClientConfig::default()
         })
         .map_err(failure)?;
-        let certificates = authorities
-            .iter()
-            .map(|authority| reqwest::Certificate::from_pem(&authority.data))
-            .collect::<Result<Vec<_>, _>>();
-        let requests = certificates
-            .and_then(|certificates| {
-                reqwest::Client::builder()
-                    .tls_certs_merge(certificates)
-                    .connect_timeout(CONNECT)
-                    .user_agent(agent)
-                    .build()
-            })
-            .map_err(|error| Failure::new(Kind::Lasting, retry::innermost(&error)))?;
         // Not every call of the library takes credentials.
         client.store_auth_if_needed(host, auth).await;
+        let base = base(scheme, host);
         Ok(Self { client, requests, base, auth: auth.clone(), tokens: Mutex::default() })
-    }
-
-    /// Asks whether a registry answers in this way.
-    pub(super) async fn greet(&self) -> Result<StatusCode, Failure> {
-        Ok(sent(self.requests.get(format!("{}/", self.base))).await?.status())
     }
 
     /// Gets a new token for the library.
