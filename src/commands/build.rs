@@ -33,6 +33,8 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
         None
     });
     let client = Client::from_path();
+    let environment = |name: &str| std::env::var(name).ok();
+    strategy::ask_ahead(&client, &environment);
     let engine = match Engine::connect(client.clone()) {
         Ok(engine) => engine,
         // Without an engine there is no build either.
@@ -47,7 +49,6 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
         let parsed = name.parse().map_err(|why| format!("DOCKERCACHE_STRATEGY is left out: {why}"));
         parsed.inspect_err(|why| reporter.warn(why)).ok()
     });
-    let environment = |name: &str| std::env::var(name).ok();
     let chosen = strategy::choose(&engine.facts, &client, &arguments, &environment, forced);
     let strategy = match chosen {
         Ok(strategy) => strategy,
@@ -82,7 +83,6 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
         reporter.info(line);
     }
     if finished.status.success() {
-        journal.client = Some(engine.client.abilities().clone());
         journal.note(NotedBuild {
             arguments,
             directory: std::env::current_dir().unwrap_or_default(),

@@ -60,9 +60,11 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
             .info(format!("explain: there is no archive of ours in `{dir}`: all steps will run"));
         return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
     };
-    let engine = Engine::connect(Client::from_path())?;
-    let builds = builds::required(&args.builds, &engine.client)?;
+    let client = Client::from_path();
     let environment = |name: &str| std::env::var(name).ok();
+    strategy::ask_ahead(&client, &environment);
+    let engine = Engine::connect(client)?;
+    let builds = builds::required(&args.builds, &engine.client)?;
     let strategy = strategy::choose(
         &engine.facts,
         &engine.client,

@@ -118,7 +118,9 @@ fn target(
     reporter: Reporter,
 ) -> Result<Target, Failure> {
     let environment = |name: &str| std::env::var(name).ok();
-    match Engine::connect(Client::from_path()) {
+    let client = Client::from_path();
+    strategy::ask_ahead(&client, &environment);
+    match Engine::connect(client) {
         Ok(engine) => {
             let strategy =
                 strategy::choose(&engine.facts, &engine.client, arguments, &environment, forced)?;

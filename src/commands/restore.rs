@@ -50,9 +50,11 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     journal.builds.clear();
     journal.away = None;
     let store = store::open(&args.store, &mut journal)?;
-    let engine = Engine::connect(Client::from_path())?;
-    let builds = builds::named(&args.builds, &engine.client)?;
+    let client = Client::from_path();
     let environment = |name: &str| std::env::var(name).ok();
+    strategy::ask_ahead(&client, &environment);
+    let engine = Engine::connect(client)?;
+    let builds = builds::named(&args.builds, &engine.client)?;
     let strategy = strategy::choose(
         &engine.facts,
         &engine.client,

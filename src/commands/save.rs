@@ -31,7 +31,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let recipe = Recipe::asked(args)?;
     let mut journal = Journal::read(&dir);
     let store = store::open(&args.store, &mut journal)?;
-    let engine = Engine::connect(client(args, &journal))?;
+    let engine = Engine::connect(Client::from_path())?;
     subject::note_named(args, &mut journal, &engine)?;
     let subject = match recipe {
         Some(recipe) => Some(Subject::Images(recipe.on(&engine)?)),
@@ -116,12 +116,6 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     saved.print(args.speech.format);
     let soft_failure = !well || !captured.warnings.is_empty();
     Ok(if args.speech.strict && soft_failure { Exit::Strict } else { Exit::Ok })
-}
-
-/// The client: that of the builds that were noted, unless others are named.
-fn client(args: &SaveArgs, journal: &Journal) -> Client {
-    let noted = journal.client.as_ref().filter(|_| !args.builds.any());
-    noted.map_or_else(Client::from_path, |abilities| Client::from_path().known(abilities.clone()))
 }
 
 /// How new layers are compressed, if the user says so and the engine reads it.

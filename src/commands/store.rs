@@ -205,7 +205,7 @@ impl Store {
     fn direct(&self, task: &Task<'_>, archive: &Archive) -> Option<String> {
         let StoreUrl::Registry { host, repository, .. } = &self.url else { return None };
         let reads = task.strategy.is_buildkit()
-            && task.engine.client.abilities().buildx
+            && task.engine.client.has_buildx()
             && task.engine.facts.version.major >= READS_IMAGE_FORM;
         let cache = archive.cache.as_ref().filter(|_| reads)?;
         // By its digest: another job may write the tag meanwhile.

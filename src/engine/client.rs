@@ -1,101 +1,129 @@
-//! The user's own `docker` command: the one thing that knows how to reach the user's engine.
+//! The user's own `docker` command, which knows how to reach the user's engine.
 //!
-//! Sockets, TCP with TLS, SSH and docker contexts are its business, never ours.
+//! TCP with TLS, SSH and docker contexts are its business, never ours. What it would only hand on,
+//! to a socket of this machine or to its buildx plugin, goes there directly: each start of it takes
+//! a while.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
-use std::thread;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::error::EngineError;
+use super::settings::Settings;
 use super::version::Version;
+
+/// By this variable a plugin knows that the client has started it, and which: docker/cli,
+/// `cli-plugins/metadata`.
+const STARTED_BY: &str = "DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND";
 
 /// The docker command-line client.
 #[derive(Clone, Debug)]
 pub struct Client {
     program: String,
-    abilities: Arc<OnceLock<Abilities>>,
-}
-
-/// What a client can do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Abilities {
-    /// Its version.
-    pub version: Version,
-    /// Whether it has the buildx plugin.
-    pub buildx: bool,
-    /// The name of its context, if it can say.
-    pub context: Option<String>,
+    /// What can be known without it.
+    settings: Option<Arc<Settings>>,
+    version: Arc<OnceLock<Version>>,
+    info: Arc<OnceLock<Info>>,
 }
 
 /// What the client says of itself in `docker info`.
-#[derive(Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct ClientInfo {
-    version: Option<String>,
-    context: Option<String>,
-    plugins: Option<Vec<Plugin>>,
+pub(super) struct Info {
+    pub(super) version: Option<String>,
+    pub(super) context: Option<String>,
+    pub(super) plugins: Option<Vec<Plugin>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Plugin {
-    name: String,
+pub(super) struct Plugin {
+    pub(super) name: String,
     /// Why it can't be used.
     #[serde(default)]
-    err: Option<serde_json::Value>,
-}
-
-impl Plugin {
-    fn is_buildx(&self) -> bool {
-        self.name == "buildx" && self.err.is_none()
-    }
+    pub(super) err: Option<serde_json::Value>,
 }
 
 impl Client {
     /// The `docker` that is found on the path.
     pub fn from_path() -> Self {
-        Self { program: "docker".to_owned(), abilities: Arc::default() }
+        let settings = Settings::find(&|name| std::env::var(name).ok()).map(Arc::new);
+        Self { settings, ..Self::unknown() }
     }
 
-    /// The same client, which need not be asked what it can do.
-    #[must_use]
-    pub fn known(self, abilities: Abilities) -> Self {
-        Self { abilities: Arc::new(abilities.into()), ..self }
-    }
-
-    /// Begins to find out what the client can do, since each start of it takes a while.
-    pub fn ask_ahead(&self) {
-        if self.abilities.get().is_none() {
-            let client = self.clone();
-            thread::spawn(move || {
-                client.abilities();
-            });
+    /// A client of which nothing can be known without it.
+    fn unknown() -> Self {
+        Self {
+            program: "docker".to_owned(),
+            settings: None,
+            version: Arc::default(),
+            info: Arc::default(),
         }
     }
 
-    /// What the client can do. It is asked once.
-    pub fn abilities(&self) -> &Abilities {
-        self.abilities.get_or_init(|| {
-            // Says it all in one start, and without a question to the engine from 23 on.
-            let said = self.output(&["info", "--format", "{{json .ClientInfo}}"]);
-            let said = said.ok().and_then(|said| serde_json::from_str(&said).ok());
-            let ClientInfo { version, context, plugins } = said.unwrap_or_default();
+    /// A client that has said this of itself.
+    #[cfg(test)]
+    pub(super) fn saying(info: Info) -> Self {
+        Self { info: Arc::new(info.into()), ..Self::unknown() }
+    }
+
+    /// Its version. It is asked once.
+    pub fn version(&self) -> Version {
+        *self.version.get_or_init(|| {
+            let asked = || self.output(&["--version"]).ok();
             // Not in what an old client says of itself.
-            let version = version.or_else(|| self.output(&["--version"]).ok());
-            Abilities {
-                version: version.and_then(|said| Version::find(&said)).unwrap_or_default(),
-                buildx: plugins.into_iter().flatten().any(|plugin| plugin.is_buildx()),
-                context,
-            }
+            let said = self.plugin().is_none().then(|| self.info().version.clone()).flatten();
+            said.or_else(asked).and_then(|said| Version::find(&said)).unwrap_or_default()
         })
     }
 
-    /// A command with these arguments; standard input is closed.
+    /// Whether it has the buildx plugin. It is asked at most once.
+    pub fn has_buildx(&self) -> bool {
+        let is_buildx = |plugin: &Plugin| plugin.name == "buildx" && plugin.err.is_none();
+        self.plugin().is_some() || self.info().plugins.iter().flatten().any(is_buildx)
+    }
+
+    /// The name of its context, if it can say.
+    pub fn context(&self) -> Option<&str> {
+        match &self.settings {
+            Some(settings) => Some(&settings.context),
+            None => self.info().context.as_deref(),
+        }
+    }
+
+    /// All in one start, and without a question to the engine from 23 on.
+    fn info(&self) -> &Info {
+        self.info.get_or_init(|| {
+            let said = self.output(&["info", "--format", "{{json .ClientInfo}}"]);
+            said.ok().and_then(|said| serde_json::from_str(&said).ok()).unwrap_or_default()
+        })
+    }
+
+    fn plugin(&self) -> Option<&Path> {
+        self.settings.as_ref()?.buildx.as_deref()
+    }
+
+    /// The engine's socket, if the client would only hand on to it.
+    pub fn socket(&self) -> Option<&Path> {
+        self.settings.as_ref()?.socket.as_deref()
+    }
+
+    /// A command with these arguments; standard input is closed. One of buildx is started as the
+    /// client would start it, without the client, where that is possible.
     pub fn command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut args = args.into_iter().peekable();
+        let is_buildx = args.peek().is_some_and(|first| first.as_ref() == "buildx");
+        let mut command = match self.settings.as_deref() {
+            Some(Settings { buildx: Some(plugin), client, .. }) if is_buildx => {
+                let mut command = Command::new(plugin);
+                command.env(STARTED_BY, client);
+                command
+            }
+            _ => Command::new(&self.program),
+        };
         command.args(args).stdin(Stdio::null());
         command
     }

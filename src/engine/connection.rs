@@ -1,5 +1,6 @@
-//! The Docker API through `docker system dial-stdio`, which connects to whatever engine the
-//! user's client is configured for. Image archives are streamed in both directions.
+//! The Docker API through the engine's socket, or through `docker system dial-stdio`, which connects
+//! to whatever engine the user's client is configured for. Image archives are streamed in both
+//! directions.
 
 use std::io::{self, Read};
 use std::process::Stdio;
@@ -19,6 +20,8 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -187,6 +190,9 @@ where
     }
 
     async fn dial(&self) -> Result<SendRequest<B>, Error> {
+        if let Some(socket) = self.client.socket() {
+            return speak(UnixStream::connect(socket).await?, ()).await;
+        }
         let command = self.client.command(["system", "dial-stdio"]);
         let mut child = tokio::process::Command::from(command)
             .stdin(Stdio::piped())
@@ -198,15 +204,26 @@ where
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(io::Error::other("`docker system dial-stdio` has no pipes").into());
         };
-        let stream = TokioIo::new(tokio::io::join(output, input));
-        let (sender, connection) = http1::handshake(stream).await?;
-        tokio::spawn(async move {
-            // The child must live as long as answers are being read.
-            let _child = child;
-            let _ = connection.await;
-        });
-        Ok(sender)
+        speak(tokio::io::join(output, input), child).await
     }
+}
+
+/// Speaks HTTP over a stream; what it needs is held as long as answers are being read.
+async fn speak<B>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    needed: impl Send + 'static,
+) -> Result<SendRequest<B>, Error>
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(async move {
+        let _needed = needed;
+        let _ = connection.await;
+    });
+    Ok(sender)
 }
 
 /// Reads what a task of the runtime sends.

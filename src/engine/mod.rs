@@ -19,6 +19,7 @@ pub mod ready;
 pub mod replay;
 pub mod run;
 pub mod saved;
+pub mod settings;
 pub mod strategy;
 pub mod version;
 
@@ -42,7 +43,6 @@ pub struct Engine {
 impl Engine {
     /// Reaches the engine that the user's client is configured for.
     pub fn connect(client: Client) -> Result<Self, EngineError> {
-        client.ask_ahead();
         let connection = Connection::open(&client).map_err(|error| client.trouble(error))?;
         let facts = Facts::of(&connection)?;
         Ok(Self { client, connection, facts })

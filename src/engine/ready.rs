@@ -61,7 +61,7 @@ pub fn load_missing(
 fn needed_tags(engine: &Engine, strategy: Strategy) -> Option<Tags> {
     match strategy {
         Strategy::Classic => Some(Tags::Noted),
-        Strategy::BuildkitReplay if !engine.client.abilities().buildx => Some(Tags::Stages),
+        Strategy::BuildkitReplay if !engine.client.has_buildx() => Some(Tags::Stages),
         Strategy::BuildkitReplay | Strategy::BuildkitLocal => None,
     }
 }

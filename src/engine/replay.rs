@@ -149,7 +149,7 @@ fn build_carriers(
 
     let mut common: Vec<OsString> =
         vec!["--progress=plain".into(), "--build-arg=BUILDKIT_INLINE_CACHE=1".into()];
-    if engine.client.abilities().buildx {
+    if engine.client.has_buildx() {
         common.push("--provenance=false".into());
     }
     common.extend(request.target_stage.map(|s| format!("--build-arg=TARGETSTAGE={s}").into()));

@@ -6,7 +6,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use super::Engine;
 use super::build_log::{BuildkitLog, ClassicLog, ClassicStep, LoggedStep};
-use super::client::{Abilities, Client};
+use super::client::Client;
 use super::error::EngineError;
 
 /// Enough of a log's end to find the cause of a failure in.
@@ -55,14 +55,15 @@ pub fn buildkit(
     let client = &engine.client;
     let named =
         builder_is_named || std::env::var_os("BUILDX_BUILDER").is_some_and(|b| !b.is_empty());
-    let Abilities { buildx, context, .. } = client.abilities();
+    let has_buildx = client.has_buildx();
     let mut command =
-        if *buildx { client.command(["buildx", "build"]) } else { client.command(["build"]) };
+        if has_buildx { client.command(["buildx", "build"]) } else { client.command(["build"]) };
     command.args(words).env("DOCKER_BUILDKIT", "1");
     // `docker build` takes the current context's own builder, `docker buildx build` the selected
     // one; we are the former.
-    let own = context.as_ref().filter(|_| *buildx && !named);
-    command.envs(own.map(|context| ("BUILDX_BUILDER", context)));
+    if has_buildx && !named {
+        command.envs(client.context().map(|context| ("BUILDX_BUILDER", context)));
+    }
     let mut log = BuildkitLog::default();
     let (status, tail) = run(client, command, Stream::Stderr, echo, &mut |line| log.line(line))?;
     Ok(Finished { status, steps: log.into_steps(), images: Vec::new(), tail })

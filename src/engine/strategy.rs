@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::thread;
 
 use super::arguments::BuildArguments;
-use super::client::{Abilities, Client};
+use super::client::Client;
 use super::error::EngineError;
 use super::facts::{Facts, ImageStore};
+use super::settings::Config;
 
 /// How a build's cache is taken out of an engine and put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,16 @@ enum Builder {
     Classic,
 }
 
+/// Begins to find out what [`choose`] will ask of the client: each start of it takes a while.
+pub fn ask_ahead(client: &Client, environment: &dyn Fn(&str) -> Option<String>) {
+    let (client, told) = (client.clone(), told(environment));
+    thread::spawn(move || {
+        if client.has_buildx() && told.is_none() {
+            client.version();
+        }
+    });
+}
+
 /// Chooses as the docker client would choose the builder; `forced` overrules it.
 pub fn choose(
     facts: &Facts,
@@ -73,8 +85,7 @@ pub fn choose(
     if let Some(strategy) = forced {
         return Ok(strategy);
     }
-    let Abilities { version, buildx, .. } = client.abilities();
-    if builder(client.abilities(), environment) == Builder::Classic {
+    if builder(client, environment) == Builder::Classic {
         return match facts.store {
             ImageStore::GraphDriver => Ok(Strategy::Classic),
             ImageStore::Containerd => Err(EngineError::Unsupported(
@@ -84,10 +95,10 @@ pub fn choose(
             )),
         };
     }
-    if !buildx {
+    if !client.has_buildx() {
         // The client's own BuildKit imports images only, and these only with a graph driver.
         return match facts.store {
-            ImageStore::GraphDriver if version.major < 23 => Ok(Strategy::BuildkitReplay),
+            ImageStore::GraphDriver if client.version().major < 23 => Ok(Strategy::BuildkitReplay),
             _ => Err(EngineError::Unsupported(
                 "the docker client has no buildx plugin, without which it can't build with \
                  BuildKit; install it (package docker-buildx or docker-buildx-plugin)"
@@ -108,23 +119,21 @@ pub fn choose(
 
 /// Follows the docker client: `DOCKER_BUILDKIT` decides; otherwise BuildKit from client 23 on,
 /// unless there is no buildx, and before that only where buildx was made the default.
-fn builder(client: &Abilities, environment: &dyn Fn(&str) -> Option<String>) -> Builder {
-    match environment("DOCKER_BUILDKIT").as_deref() {
-        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Builder::Classic,
-        Some(value) if !value.is_empty() => Builder::Buildkit,
-        _ if client.version.major >= 23 && client.buildx => Builder::Buildkit,
-        _ if is_buildx_alias(environment) => Builder::Buildkit,
-        _ => Builder::Classic,
-    }
+fn builder(client: &Client, environment: &dyn Fn(&str) -> Option<String>) -> Builder {
+    let by_default = || client.has_buildx() && client.version().major >= 23;
+    let by_alias = || Config::read(environment).is_some_and(|config| config.builds_with_buildx());
+    told(environment).unwrap_or_else(|| {
+        if by_default() || by_alias() { Builder::Buildkit } else { Builder::Classic }
+    })
 }
 
-/// Whether `docker buildx install` was run.
-fn is_buildx_alias(environment: &dyn Fn(&str) -> Option<String>) -> bool {
-    let dir = environment("DOCKER_CONFIG")
-        .or_else(|| environment("HOME").map(|home| format!("{home}/.docker")));
-    dir.and_then(|dir| std::fs::read(format!("{dir}/config.json")).ok())
-        .and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok())
-        .is_some_and(|config| config["aliases"]["builder"] == "buildx")
+/// The builder that `DOCKER_BUILDKIT` asks for.
+fn told(environment: &dyn Fn(&str) -> Option<String>) -> Option<Builder> {
+    match environment("DOCKER_BUILDKIT")?.as_str() {
+        "" => None,
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(Builder::Classic),
+        _ => Some(Builder::Buildkit),
+    }
 }
 
 /// The `Driver:` line of `docker buildx inspect`.
@@ -138,6 +147,7 @@ fn driver_of(inspected: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::client::{Info, Plugin};
     use crate::engine::version::Version;
 
     fn chosen(
@@ -150,8 +160,11 @@ mod tests {
             store,
             platform: "linux/amd64".into(),
         };
-        let version = Version::new(client, 0, 0);
-        let client = Client::from_path().known(Abilities { version, buildx, context: None });
+        let client = Client::saying(Info {
+            version: Some(format!("{client}.0.0")),
+            plugins: buildx.then(|| vec![Plugin { name: "buildx".into(), err: None }]),
+            ..Info::default()
+        });
         let environment =
             |name: &str| (name == "DOCKER_BUILDKIT").then(|| buildkit.map(Into::into)).flatten();
         choose(&facts, &client, &BuildArguments::default(), &environment, None)

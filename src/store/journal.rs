@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::arguments::BuildArguments;
 use crate::engine::build_log::{ClassicStep, LoggedStep};
-use crate::engine::client::Abilities;
 use crate::layout::digest::Digest;
 use crate::layout::verify::Seen;
 
@@ -26,9 +25,6 @@ const AWAY: Duration = Duration::from_mins(5);
 pub struct Journal {
     /// The builds since the directory was restored, in order, each once.
     pub builds: Vec<NotedBuild>,
-    /// What the client was found to do as it built: each start of it takes a while.
-    #[serde(default)]
-    pub client: Option<Abilities>,
     /// Blobs that were found good.
     pub verified: BTreeMap<Digest, Seen>,
     /// The store that the archive came from or went to.

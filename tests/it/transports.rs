@@ -76,10 +76,7 @@ fn ssh() {
     );
     fs::write(dir.path().join("ssh_config"), client).expect("a file");
     // The client calls `ssh` from its path; the user's own configuration is in the way.
-    let ssh = dir.path().join("ssh");
-    fs::write(&ssh, format!("#!/bin/sh\nexec /usr/bin/ssh -F {path}/ssh_config \"$@\"\n"))
-        .expect("a program");
-    fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).expect("a mode");
+    script(dir.path(), "ssh", &format!("exec /usr/bin/ssh -F {path}/ssh_config \"$@\""));
     let mut sshd = Command::new("/usr/sbin/sshd");
     sshd.arg("-D").arg("-e").arg("-f").arg(dir.path().join("sshd_config"));
     let _server = Server::start(port, &mut sshd);
@@ -113,6 +110,18 @@ fn docker_contexts() {
     whole_job(&machine, &[("DOCKER_CONFIG", config), ("DOCKER_HOST", "")]);
 }
 
+/// Only the script knows which engine is meant.
+#[test]
+fn a_script_that_stands_before_the_client() {
+    let machine = machine();
+    let engine = &machine.job.engine;
+    let dir = tempfile::tempdir().expect("a directory");
+    let (host, bin) = (engine.docker_host(), engine.bin().display());
+    script(dir.path(), "docker", &format!("DOCKER_HOST={host} exec {bin}/docker \"$@\""));
+    let programs = format!("{}:/usr/bin:/bin", dir.path().display());
+    whole_job(&machine, &[("DOCKER_HOST", "unix:///run/no-engine.sock"), ("PATH", &programs)]);
+}
+
 fn machine() -> Machine {
     Machine::new(Builder::Buildkit(Generation::V28_5), &[("Dockerfile", DOCKERFILE)])
 }
@@ -133,6 +142,12 @@ fn whole_job(machine: &Machine, environment: &[(&str, &str)]) {
 
 fn socket(engine: &Engine) -> &str {
     engine.docker_host().strip_prefix("unix://").expect("a socket")
+}
+
+fn script(dir: &Path, name: &str, line: &str) {
+    let path = dir.join(name);
+    fs::write(&path, format!("#!/bin/sh\n{line}\n")).expect("a program");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
 }
 
 /// One certificate for both sides, signed by an authority of its own.
