@@ -11,9 +11,11 @@ use bollard::API_DEFAULT_VERSION;
 use bollard::errors::Error;
 use bollard::models::{ImageInspect, ImageSummary, SystemInfo, SystemVersion};
 use bollard::query_parameters::{
-    ImportImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptions,
+    ImportImageOptionsBuilder, ListImagesOptionsBuilder, PushImageOptionsBuilder,
+    RemoveImageOptions, TagImageOptionsBuilder,
 };
 use bytes::Bytes;
+use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt as _};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -34,8 +36,10 @@ const TRANSFER_TIMEOUT_SECONDS: u64 = 24 * 3600;
 /// How long the engine may take to say its version.
 const CONNECT_TIMEOUT: Duration = Duration::from_mins(1);
 /// Chunks that wait between the network and a reader; each has some tens of KiB.
-const CHUNKS_AHEAD: usize = 64;
+pub(super) const CHUNKS_AHEAD: usize = 64;
 
+/// How long the engine may say nothing while it pushes.
+const PUSH_IDLE: Duration = Duration::from_secs(30);
 /// How long a connection may take until it can be used again, before another is dialled.
 const RELEASE: Duration = Duration::from_millis(20);
 
@@ -110,6 +114,43 @@ impl Connection {
         }
     }
 
+    /// Pushes images, each by a name that it has and a name and tag in a registry, which it has no
+    /// longer than that. `tick` is called while it goes on.
+    pub fn push(&self, images: &[(&str, &str, &str)], tick: &dyn Fn()) -> Result<(), EngineError> {
+        let pushes = images.iter().map(async |&(image, repository, tag)| {
+            let options = TagImageOptionsBuilder::default().repo(repository).tag(tag).build();
+            self.api.tag_image(image, Some(options)).await?;
+            let pushed = self.push_as(repository, tag, tick).await;
+            let name = format!("{repository}:{tag}");
+            self.api.remove_image(&name, None::<RemoveImageOptions>, None).await?;
+            pushed
+        });
+        // Each to its end, which takes its name away.
+        let done = self.runtime.block_on(join_all(pushes));
+        done.into_iter()
+            .collect::<Result<(), Error>>()
+            .map_err(|e| EngineError::failed("push images", e))
+    }
+
+    async fn push_as(&self, repository: &str, tag: &str, tick: &dyn Fn()) -> Result<(), Error> {
+        let options = PushImageOptionsBuilder::default().tag(tag).build();
+        let answers = self.api.push_image(repository, Some(options), None);
+        tokio::pin!(answers);
+        loop {
+            tick();
+            match timeout(PUSH_IDLE, answers.next()).await {
+                Ok(Some(answer)) => answer?,
+                Ok(None) => return Ok(()),
+                Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            };
+        }
+    }
+
+    /// What requests run on.
+    pub(super) fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
     /// Streams `docker save` of these images: a tar.
     pub fn export(&self, names: &[&str]) -> impl Read + Send + use<> {
         let api = self.api.clone();
@@ -126,7 +167,7 @@ impl Connection {
                 }
             }
         });
-        ChannelReader { receiver, chunk: Bytes::new() }
+        ChannelReader::new(receiver)
     }
 
     /// Streams a tar into `docker load`.
@@ -227,9 +268,15 @@ where
 }
 
 /// Reads what a task of the runtime sends.
-struct ChannelReader {
+pub(super) struct ChannelReader {
     receiver: mpsc::Receiver<io::Result<Bytes>>,
     chunk: Bytes,
+}
+
+impl ChannelReader {
+    pub(super) fn new(receiver: mpsc::Receiver<io::Result<Bytes>>) -> Self {
+        Self { receiver, chunk: Bytes::new() }
+    }
 }
 
 impl Read for ChannelReader {

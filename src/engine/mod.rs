@@ -14,6 +14,7 @@ pub mod connection;
 pub mod error;
 pub mod facts;
 pub mod images;
+pub mod inbox;
 pub mod native;
 pub mod ready;
 pub mod replay;

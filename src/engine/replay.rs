@@ -7,6 +7,7 @@
 //! The carrier images have names of their own and are removed again: the user's images and tags
 //! are never touched.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::sync::Mutex;
@@ -15,13 +16,21 @@ use std::sync::PoisonError;
 use super::Engine;
 use super::capture::{Captured, Request, Stage};
 use super::error::EngineError;
+use super::inbox::Inbox;
 use super::run::{self, Echo};
-use super::saved;
-use crate::layout::archive::{Archive, ImageNote, Role, StoredImage, write_cache, write_image};
+use super::saved::{self, SavedImage};
+use crate::layout::archive::{
+    Archive, ImageNote, LayerBlob, Role, StoredImage, write_cache, write_image,
+};
 use crate::layout::codec::{Codec, Compression};
+use crate::layout::digest::Digest;
 use crate::layout::directory::Layout;
 use crate::report::Reporter;
 
+/// How much a push may bring besides twice what is thought to be new (a layer is longer than its
+/// files), in bytes. Of smaller layers, engines do not ask whether they are there; an engine that has
+/// built known layers itself would send all of them.
+const PUSH_SLACK: u64 = 64 << 20;
 /// Carrier builds at a time; each is a client that mostly waits.
 const AT_ONCE: usize = 4;
 
@@ -209,11 +218,19 @@ fn export(
     if carriers.is_empty() {
         return Ok(Vec::new());
     }
+    let known = old
+        .layers()
+        .into_iter()
+        .filter(|(_, l)| Codec::from_media_type(&l.media_type).is_some_and(|c| engine.reads(c)))
+        .collect();
     let mut by_id = Vec::new();
+    let mut weight = Weight::default();
     for carrier in carriers {
         let image = engine.connection.image(&carrier.tag)?.unwrap_or_default();
+        let layers = image.root_fs.and_then(|fs| fs.layers).unwrap_or_default();
         // An image without layers is nothing to carry, and engines refuse to export it.
-        if image.root_fs.and_then(|fs| fs.layers).is_some_and(|layers| !layers.is_empty()) {
+        if !layers.is_empty() {
+            weight.add(image.size, &layers, &known);
             by_id.push((image.id.unwrap_or_default(), carrier));
         }
     }
@@ -221,14 +238,21 @@ fn export(
         return Ok(Vec::new());
     }
     let progress = reporter.progress("exporting stage images", 0);
-    let tags: Vec<&str> = by_id.iter().map(|(_, c)| c.tag.as_str()).collect();
-    let stream = engine.connection.export(&tags);
-    let known = old
-        .layers()
-        .into_iter()
-        .filter(|(_, l)| Codec::from_media_type(&l.media_type).is_some_and(|c| engine.reads(c)))
-        .collect();
-    let saved = saved::ingest(stream, layout, compression, &known, &|n| progress.advance(n))?;
+    let advance = |n| progress.advance(n);
+    let pushed = match engine.client.socket() {
+        // An engine with a network of its own does not reach us.
+        Some(_) if weight.is_mostly_known() => {
+            push(engine, layout, compression, &known, weight.new, &by_id, &advance).ok()
+        }
+        _ => None,
+    };
+    let saved = if let Some(pushed) = pushed {
+        pushed
+    } else {
+        let tags: Vec<&str> = by_id.iter().map(|(_, c)| c.tag.as_str()).collect();
+        let stream = engine.connection.export(&tags);
+        saved::ingest(stream, layout, compression, &known, &advance)?
+    };
     let mut stored_images = Vec::new();
     for (id, carrier) in by_id {
         let image = saved.iter().find(|s| s.id.as_str() == id).ok_or_else(|| {
@@ -239,4 +263,59 @@ fn export(
         stored_images.push((carrier.index, stored));
     }
     Ok(stored_images)
+}
+
+/// How much of images is known already, in bytes.
+#[derive(Default)]
+struct Weight {
+    known: BTreeMap<Digest, u64>,
+    new: u64,
+}
+
+impl Weight {
+    fn add(&mut self, size: Option<i64>, layers: &[String], known: &BTreeMap<Digest, LayerBlob>) {
+        let ids = layers.iter().filter_map(|id| id.parse::<Digest>().ok());
+        let known: BTreeMap<_, _> = ids
+            .filter_map(|id| Some((known.get(&id)?.unpacked_size, id)))
+            .map(|(n, id)| (id, n))
+            .collect();
+        let size = size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
+        self.new += size.saturating_sub(known.values().sum());
+        self.known.extend(known);
+    }
+
+    /// A push compresses on one core, and is slower than an export of as much.
+    fn is_mostly_known(&self) -> bool {
+        self.known.values().sum::<u64>() > 3 * self.new
+    }
+}
+
+/// Lets the engine push images to us, without the layers that are known. Each image has an ID and a
+/// name.
+fn push(
+    engine: &Engine,
+    layout: &Layout,
+    compression: Compression,
+    known: &BTreeMap<Digest, LayerBlob>,
+    new: u64,
+    images: &[(String, &Carrier)],
+    advance: &dyn Fn(u64),
+) -> Result<Vec<SavedImage>, EngineError> {
+    let room = 2 * new + PUSH_SLACK;
+    let ids = images.iter().map(|(id, _)| id.clone());
+    let inbox = Inbox::open(&engine.connection, layout, compression, room, ids)
+        .map_err(EngineError::io("listen on loopback"))?;
+    let repository = inbox.repository();
+    let numbers: Vec<String> = (0..images.len()).map(|number| number.to_string()).collect();
+    let tags = images.iter().zip(&numbers);
+    let named: Vec<_> = tags.map(|((_, c), n)| (c.tag.as_str(), &*repository, &**n)).collect();
+    for _ in 0..2 {
+        engine.connection.push(&named, &|| advance(inbox.arrived()))?;
+        let pushed = numbers.iter().map(|number| inbox.image(number, known));
+        let pushed = pushed.collect::<Result<Vec<_>, _>>()?;
+        if let Some(pushed) = pushed.into_iter().collect() {
+            return Ok(pushed);
+        }
+    }
+    Err(EngineError::failed("push images", "it leaves out layers that it was asked for"))
 }

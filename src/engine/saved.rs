@@ -49,7 +49,7 @@ struct Contents {
 }
 
 /// Enough of a file to tell a tar from a document.
-const TAR_BLOCK: u64 = 512;
+pub(super) const TAR_BLOCK: u64 = 512;
 
 /// Reads a `docker save` stream. Layers in `known` are not taken again. The write lock is
 /// held by the caller; `advance` is told of bytes as they pass.
@@ -78,7 +78,8 @@ pub fn ingest(
     entries.iter().map(|entry| contents.image(entry)).collect()
 }
 
-enum Failure {
+/// Which side failed.
+pub(super) enum Failure {
     Stream(io::Error),
     Engine(EngineError),
 }
@@ -144,7 +145,7 @@ fn read_entries(
 
 /// Whether a file that begins so is a document. A layer may begin with the name of a file, such
 /// as `[id].js`.
-fn is_json(head: &[u8]) -> bool {
+pub(super) fn is_json(head: &[u8]) -> bool {
     let is_tar = head.get(257..262) == Some(b"ustar");
     matches!(head.first(), Some(b'{' | b'[')) && !is_tar
 }
@@ -153,8 +154,8 @@ fn is_small_text(name: &str) -> bool {
     name.ends_with("/VERSION") || name == "VERSION" || name == "oci-layout"
 }
 
-/// Compresses a layer into the layout.
-fn store_layer(
+/// Compresses a layer into the layout, however it was compressed before.
+pub(super) fn store_layer(
     input: impl Read,
     layout: &Layout,
     compression: Compression,

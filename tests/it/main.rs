@@ -38,6 +38,8 @@ mod prediction;
 #[cfg(test)]
 mod prune;
 #[cfg(test)]
+mod pushes;
+#[cfg(test)]
 mod recipes;
 #[cfg(test)]
 mod refusals;
