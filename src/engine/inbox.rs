@@ -58,11 +58,13 @@ struct Contents {
     arrived: AtomicU64,
     /// The digests of blobs that are not here.
     lacking: Mutex<BTreeSet<String>>,
-    /// What has arrived, by the digests that the engine gave.
+    /// What has arrived, by the digests that the engine gave; manifests by their tags.
     layers: Mutex<BTreeMap<String, LayerBlob>>,
     documents: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// How many uploads were begun.
+    begun: AtomicU64,
     /// What has arrived of which the digest is not known yet, by the number of the upload.
-    uploads: Mutex<Vec<Option<Upload>>>,
+    uploads: Mutex<BTreeMap<String, Upload>>,
 }
 
 enum Upload {
@@ -105,6 +107,7 @@ impl Inbox {
             lacking: Mutex::new(ids.into_iter().collect()),
             layers: Mutex::default(),
             documents: Mutex::default(),
+            begun: AtomicU64::default(),
             uploads: Mutex::default(),
         });
         let mut server = JoinSet::new();
@@ -173,86 +176,80 @@ async fn serve(listener: TcpListener, contents: Arc<Contents>) {
     }
 }
 
-async fn answer(
-    contents: Arc<Contents>,
-    request: Request<Incoming>,
-) -> Result<Response<String>, hyper::http::Error> {
-    let status = |status| Response::builder().status(status).body(String::new());
+type Answer = Result<Response<String>, hyper::http::Error>;
+
+async fn answer(contents: Arc<Contents>, request: Request<Incoming>) -> Answer {
     let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
     let base = format!("/v2/{}/", contents.repository);
-    let Some(path) = parts.uri.path().strip_prefix(&base) else {
+    let Some(rest) = path.strip_prefix(&base) else {
         // The greeting, and strangers.
-        let is_greeting = parts.uri.path() == "/v2/";
-        return status(if is_greeting { StatusCode::OK } else { StatusCode::NOT_FOUND });
+        return status(if path == "/v2/" { StatusCode::OK } else { StatusCode::NOT_FOUND });
     };
-    let is_put = parts.method == Method::PUT;
-    match path.split('/').collect::<Vec<_>>()[..] {
-        ["blobs", "uploads", ""] if parts.method == Method::POST => {
-            let mut uploads = lock(&contents.uploads);
-            uploads.push(None);
-            Response::builder()
-                .status(StatusCode::ACCEPTED)
-                .header(LOCATION, format!("{base}blobs/uploads/{}", uploads.len() - 1))
-                .header(RANGE, "0-0")
-                .body(String::new())
-        }
-        ["blobs", "uploads", number] if is_put || parts.method == Method::PATCH => {
-            let Ok(number) = number.parse::<usize>() else { return status(StatusCode::NOT_FOUND) };
-            let Ok((size, arrived)) = contents.take(body).await else {
-                // A reason for which engines don't try again.
-                return Response::builder()
-                    .status(StatusCode::FORBIDDEN)
-                    .body(r#"{"errors":[{"code":"DENIED","message":"not taken"}]}"#.to_owned());
-            };
-            let mut uploads = lock(&contents.uploads);
-            let Some(upload) = uploads.get_mut(number) else {
-                return status(StatusCode::NOT_FOUND);
-            };
-            if arrived.is_some() {
-                *upload = arrived;
-            }
-            let digest = parts.uri.query().unwrap_or_default().split('&').find_map(|pair| {
-                pair.strip_prefix("digest=").map(|digest| digest.replace("%3A", ":"))
-            });
-            let (Some(digest), true) = (digest, is_put) else {
-                return Response::builder()
-                    .status(StatusCode::ACCEPTED)
-                    .header(LOCATION, parts.uri.path())
-                    .header(RANGE, format!("0-{}", size.saturating_sub(1)))
-                    .body(String::new());
-            };
-            match upload.take() {
-                Some(Upload::Layer(layer)) => {
-                    lock(&contents.layers).insert(digest.clone(), layer);
-                }
-                Some(Upload::Document(document)) => {
-                    lock(&contents.documents).insert(digest.clone(), document);
-                }
-                None => return status(StatusCode::BAD_REQUEST),
-            }
-            lock(&contents.lacking).remove(&digest);
-            status(StatusCode::CREATED)
-        }
-        ["blobs", digest] if parts.method == Method::HEAD => {
-            if lock(&contents.lacking).contains(digest) {
+    match (parts.method, &rest.split('/').collect::<Vec<_>>()[..]) {
+        (Method::HEAD, ["blobs", digest]) => {
+            if lock(&contents.lacking).contains(*digest) {
                 return status(StatusCode::NOT_FOUND);
             }
             // Engines want a size, but do nothing with it.
             Response::builder().header(CONTENT_LENGTH, 1).body(String::new())
         }
-        ["manifests", tag] if is_put => match contents.take(body).await {
-            Ok((_, Some(Upload::Document(document)))) => {
-                let digest = Digest::of(&document);
-                lock(&contents.documents).insert(tag.to_owned(), document);
-                Response::builder()
-                    .status(StatusCode::CREATED)
-                    .header("Docker-Content-Digest", digest.as_str())
-                    .body(String::new())
+        (Method::POST, ["blobs", "uploads", ""]) => {
+            let number = contents.begun.fetch_add(1, Ordering::Relaxed);
+            going_on(&format!("{path}{number}"), 0)
+        }
+        (Method::PATCH, ["blobs", "uploads", number]) => {
+            let Ok((size, arrived)) = contents.take(body).await else { return denied() };
+            if let Some(arrived) = arrived {
+                lock(&contents.uploads).insert((*number).to_owned(), arrived);
             }
-            _ => status(StatusCode::BAD_REQUEST),
-        },
+            going_on(path, size)
+        }
+        (Method::PUT, ["blobs", "uploads", number]) => {
+            let Ok((_, arrived)) = contents.take(body).await else { return denied() };
+            let upload = arrived.or_else(|| lock(&contents.uploads).remove(*number));
+            match (parts.uri.query().and_then(digest_in), upload) {
+                (Some(digest), Some(upload)) => contents.keep(digest, upload),
+                _ => return status(StatusCode::BAD_REQUEST),
+            }
+            status(StatusCode::CREATED)
+        }
+        (Method::PUT, ["manifests", tag]) => {
+            let Ok((_, Some(Upload::Document(document)))) = contents.take(body).await else {
+                return denied();
+            };
+            let digest = Digest::of(&document);
+            contents.keep((*tag).to_owned(), Upload::Document(document));
+            let created = Response::builder().status(StatusCode::CREATED);
+            created.header("Docker-Content-Digest", digest.as_str()).body(String::new())
+        }
         _ => status(StatusCode::NOT_FOUND),
     }
+}
+
+fn status(status: StatusCode) -> Answer {
+    Response::builder().status(status).body(String::new())
+}
+
+/// An upload that goes on there, and has so many bytes.
+fn going_on(location: &str, size: u64) -> Answer {
+    Response::builder()
+        .status(StatusCode::ACCEPTED)
+        .header(LOCATION, location)
+        .header(RANGE, format!("0-{}", size.saturating_sub(1)))
+        .body(String::new())
+}
+
+/// For this reason, engines don't try again.
+fn denied() -> Answer {
+    Response::builder()
+        .status(StatusCode::FORBIDDEN)
+        .body(r#"{"errors":[{"code":"DENIED","message":"not taken"}]}"#.to_owned())
+}
+
+fn digest_in(query: &str) -> Option<String> {
+    let digest = query.split('&').find_map(|pair| pair.strip_prefix("digest="))?;
+    Some(digest.replace("%3A", ":"))
 }
 
 impl Contents {
@@ -272,6 +269,14 @@ impl Contents {
         }
         drop(sender);
         Ok((size, taking.await.map_err(io::Error::other)??))
+    }
+
+    fn keep(&self, name: String, upload: Upload) {
+        lock(&self.lacking).remove(&name);
+        match upload {
+            Upload::Layer(layer) => drop(lock(&self.layers).insert(name, layer)),
+            Upload::Document(document) => drop(lock(&self.documents).insert(name, document)),
+        }
     }
 
     fn admit(&self, chunk: Bytes) -> io::Result<Bytes> {
