@@ -2,8 +2,8 @@
 //! export one (every engine with a graph driver).
 //!
 //! Straight after the real build every step is cached. So each changed stage is built once more
-//! with `--target` and inline cache, in a fraction of a second, and the images are saved in one
-//! call. Each carries the records of its own layers; merged they are a cache of the whole build.
+//! with `--target` and inline cache, in a fraction of a second, and the engine pushes the images to
+//! us, or saves them in one call. Each carries the records of its own layers; merged they are a cache of the whole build.
 //! The carrier images have names of their own and are removed again: the user's images and tags
 //! are never touched.
 
