@@ -3,9 +3,9 @@
 //!
 //! Straight after the real build every step is cached. So each changed stage is built once more
 //! with `--target` and inline cache, in a fraction of a second, and the engine pushes the images to
-//! us, or saves them in one call. Each carries the records of its own layers; merged they are a cache of the whole build.
-//! The carrier images have names of their own and are removed again: the user's images and tags
-//! are never touched.
+//! us, or saves them in one call. Each carries the records of its own layers; merged they are a
+//! cache of the whole build. The carrier images have names of their own and are removed again: the
+//! user's images and tags are never touched.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
