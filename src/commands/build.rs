@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
-use super::{offer, store, variable};
+use super::{connect_to_choose, environment, offer, store, variable};
 use crate::builder::Builder;
 use crate::cli::BuildArgs;
 use crate::engine::Engine;
@@ -33,9 +33,7 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
         None
     });
     let client = Client::from_path();
-    let environment = |name: &str| std::env::var(name).ok();
-    strategy::ask_ahead(&client, &environment);
-    let engine = match Engine::connect(client.clone()) {
+    let engine = match connect_to_choose(client.clone()) {
         Ok(engine) => engine,
         // Without an engine there is no build either.
         Err(error @ (EngineError::NoClient { .. } | EngineError::Unreachable(_)))

@@ -2,10 +2,9 @@
 
 use serde::Serialize;
 
-use super::builds;
+use super::{builds, connect_to_choose, environment};
 use crate::builder::Builder;
 use crate::cli::{ExplainArgs, Format};
-use crate::engine::Engine;
 use crate::engine::client::Client;
 use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
@@ -60,10 +59,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
             .info(format!("explain: there is no archive of ours in `{dir}`: all steps will run"));
         return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
     };
-    let client = Client::from_path();
-    let environment = |name: &str| std::env::var(name).ok();
-    strategy::ask_ahead(&client, &environment);
-    let engine = Engine::connect(client)?;
+    let engine = connect_to_choose(Client::from_path())?;
     let builds = builds::required(&args.builds, &engine.client)?;
     let strategy = strategy::choose(
         &engine.facts,

@@ -7,10 +7,9 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::builds;
+use super::{builds, connect_to_choose, environment};
 use crate::builder::Builder;
 use crate::cli::{Format, KeyArgs};
-use crate::engine::Engine;
 use crate::engine::arguments::{BuildArguments, ContextSource};
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
@@ -117,10 +116,7 @@ fn target(
     forced: Option<Strategy>,
     reporter: Reporter,
 ) -> Result<Target, Failure> {
-    let environment = |name: &str| std::env::var(name).ok();
-    let client = Client::from_path();
-    strategy::ask_ahead(&client, &environment);
-    match Engine::connect(client) {
+    match connect_to_choose(Client::from_path()) {
         Ok(engine) => {
             let strategy =
                 strategy::choose(&engine.facts, &engine.client, arguments, &environment, forced)?;

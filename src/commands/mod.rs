@@ -13,6 +13,10 @@ mod save;
 mod store;
 
 use crate::cli::{Cli, Verb};
+use crate::engine::Engine;
+use crate::engine::client::Client;
+use crate::engine::error::EngineError;
+use crate::engine::strategy;
 use crate::exit::{Exit, Failure};
 
 /// Runs what was asked for.
@@ -29,7 +33,18 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
     }
 }
 
+/// A variable of the environment, as it is.
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Reaches the engine; meanwhile it is found out what the choice of a strategy will ask of the client.
+fn connect_to_choose(client: Client) -> Result<Engine, EngineError> {
+    strategy::ask_ahead(&client, &environment);
+    Engine::connect(client)
+}
+
 /// A variable of the environment, if it has a value.
 fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+    environment(name).filter(|value| !value.is_empty())
 }

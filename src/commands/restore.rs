@@ -3,10 +3,9 @@
 use serde::Serialize;
 
 use super::offer::{self, Offer};
-use super::{builds, store};
+use super::{builds, connect_to_choose, environment, store};
 use crate::builder::Builder;
 use crate::cli::{Format, RestoreArgs};
-use crate::engine::Engine;
 use crate::engine::arguments::BuildArguments;
 use crate::engine::client::Client;
 use crate::engine::ready;
@@ -50,10 +49,7 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     journal.builds.clear();
     journal.away = None;
     let store = store::open(&args.store, &mut journal)?;
-    let client = Client::from_path();
-    let environment = |name: &str| std::env::var(name).ok();
-    strategy::ask_ahead(&client, &environment);
-    let engine = Engine::connect(client)?;
+    let engine = connect_to_choose(Client::from_path())?;
     let builds = builds::named(&args.builds, &engine.client)?;
     let strategy = strategy::choose(
         &engine.facts,

@@ -114,10 +114,15 @@ impl Connection {
         }
     }
 
-    /// Pushes images, each by a name that it has and a name and tag in a registry, which it has no
-    /// longer than that. `tick` is called while it goes on.
-    pub fn push(&self, images: &[(&str, &str, &str)], tick: &dyn Fn()) -> Result<(), EngineError> {
-        let pushes = images.iter().map(async |&(image, repository, tag)| {
+    /// Pushes images to a registry's repository, each by a name that it has and a tag there, which it
+    /// has no longer than that. `tick` is called while it goes on.
+    pub fn push(
+        &self,
+        repository: &str,
+        images: &[(&str, &str)],
+        tick: &dyn Fn(),
+    ) -> Result<(), EngineError> {
+        let pushes = images.iter().map(async |&(image, tag)| {
             let options = TagImageOptionsBuilder::default().repo(repository).tag(tag).build();
             self.api.tag_image(image, Some(options)).await?;
             let pushed = self.push_as(repository, tag, tick).await;

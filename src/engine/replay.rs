@@ -276,8 +276,8 @@ impl Weight {
     fn add(&mut self, size: Option<i64>, layers: &[String], known: &BTreeMap<Digest, LayerBlob>) {
         let ids = layers.iter().filter_map(|id| id.parse::<Digest>().ok());
         let known: BTreeMap<_, _> = ids
-            .filter_map(|id| Some((known.get(&id)?.unpacked_size, id)))
-            .map(|(n, id)| (id, n))
+            .filter_map(|id| known.get_key_value(&id))
+            .map(|(id, l)| (id.clone(), l.unpacked_size))
             .collect();
         let size = size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
         self.new += size.saturating_sub(known.values().sum());
@@ -308,9 +308,9 @@ fn push(
     let repository = inbox.repository();
     let numbers: Vec<String> = (0..images.len()).map(|number| number.to_string()).collect();
     let tags = images.iter().zip(&numbers);
-    let named: Vec<_> = tags.map(|((_, c), n)| (c.tag.as_str(), &*repository, &**n)).collect();
+    let named: Vec<_> = tags.map(|((_, c), n)| (c.tag.as_str(), n.as_str())).collect();
     for _ in 0..2 {
-        engine.connection.push(&named, &|| advance(inbox.arrived()))?;
+        engine.connection.push(&repository, &named, &|| advance(inbox.arrived()))?;
         let pushed = numbers.iter().map(|number| inbox.image(number, known));
         let pushed = pushed.collect::<Result<Vec<_>, _>>()?;
         if let Some(pushed) = pushed.into_iter().collect() {

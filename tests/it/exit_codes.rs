@@ -171,9 +171,5 @@ fn mounted(machine: &Machine, mount: &str, args: &[&str]) -> Run {
 }
 
 fn shell(machine: &Machine, script: &str) -> Run {
-    Invocation::new(machine.job.engine.command("/usr/bin/unshare"))
-        .args(["--mount", "sh", "-c", script])
-        .env("DOCKERCACHE_DIR", machine.carried.archive())
-        .in_dir(machine.project.path())
-        .run()
+    machine.unshared(["--mount", "sh", "-c", script]).run()
 }

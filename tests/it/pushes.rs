@@ -5,7 +5,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::harness::{
-    Access, Builder, Generation, Invocation, Machine, RegistryServer, RegistrySettings, Server as _,
+    Access, Builder, Generation, Machine, RegistryServer, RegistrySettings, Server as _,
 };
 use crate::words::FILES;
 
@@ -52,12 +52,8 @@ fn an_engine_that_does_not_reach_us_exports() {
     machine.restore();
     machine.project.edit("src/a", "of", "OF");
     machine.build();
-    Invocation::new(machine.job.engine.command("/usr/bin/unshare"))
-        .args(["--net", env!("CARGO_BIN_EXE_dockercache"), "save", "--strict"])
-        .env("DOCKERCACHE_DIR", machine.carried.archive())
-        .in_dir(machine.project.path())
-        .run()
-        .success();
+    let program = env!("CARGO_BIN_EXE_dockercache");
+    machine.unshared(["--net", program, "save", "--strict"]).run().success();
     assert_eq!(events(&machine, "push"), 0);
     assert_eq!(events(&machine, "save"), 2);
     assert_all_is_well(&machine);

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::cli::SaveArgs;
-use crate::commands::builds;
+use crate::commands::{builds, environment};
 use crate::engine::Engine;
 use crate::engine::build_log::ClassicStep;
 use crate::engine::classic;
@@ -102,7 +102,6 @@ pub(super) fn note_named(
     journal: &mut Journal,
     engine: &Engine,
 ) -> Result<(), Failure> {
-    let environment = |name: &str| std::env::var(name).ok();
     let forced = args.engine.strategy;
     for arguments in builds::named(&args.builds, &engine.client)? {
         if let Some(missing) = arguments.missing() {

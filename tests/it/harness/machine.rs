@@ -74,6 +74,14 @@ impl Machine {
         self.dockercache(words).run()
     }
 
+    /// Prepares a run of a program with namespaces of its own: these are the words for `unshare`.
+    pub(crate) fn unshared<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Invocation {
+        Invocation::new(self.job.engine.command("/usr/bin/unshare"))
+            .args(words)
+            .env("DOCKERCACHE_DIR", self.carried.archive())
+            .in_dir(self.project.path())
+    }
+
     /// Prepares a run of the client in the project's directory.
     pub(crate) fn docker<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Invocation {
         self.job.docker(words).in_dir(self.project.path())
