@@ -28,6 +28,8 @@ pub struct Project {
     pub ignore_file: Option<PathBuf>,
     /// The stages that the build needs, dependencies first, with their digests.
     pub stages: Vec<StageDigest>,
+    /// The Dockerfile as the user wrote it.
+    dockerfile: Dockerfile,
     /// What each stage starts from, in the order of `stages`.
     pub bases: Vec<BaseAbout>,
     /// The places of the stages that each stage starts from or copies from, in the order of
@@ -101,6 +103,7 @@ impl Project {
             named,
             targets,
             target_stage,
+            dockerfile,
             ignore_file: own_ignore_file(&context, &root),
             stages,
             bases: planned.graph.stages.iter().map(|stage| planned.base_of(stage)).collect(),
@@ -109,6 +112,25 @@ impl Project {
             warnings: planned.warnings,
             name: name_of(&root),
         })
+    }
+
+    /// The Dockerfile with a name for every stage, in which one stage ends behind its first
+    /// `steps` steps; for the cache of a build that failed in that stage.
+    ///
+    /// Counts what the builder numbers: `RUN`, `COPY`, `ADD`, and a `WORKDIR` that makes a
+    /// directory, those that `ONBUILD` of the base adds first. In the builder's `[stage 3/5]`, the
+    /// base is number 1 where it is an external image, so that the first step is 2; on another
+    /// stage or on `scratch`, the first step is 1. `None` where the stage has fewer steps, or can't
+    /// be cut there, since the step is a trigger of the base.
+    pub fn cut(&self, stage: usize, steps: usize) -> Option<Vec<u8>> {
+        let digests = self.stages.iter().find(|digests| digests.index == stage)?;
+        let from = self.dockerfile.stages()[stage].lines;
+        let layers = digests.steps.iter().filter(|step| step.is_layer);
+        let mut after = layers.skip(steps.checked_sub(1)?);
+        let last = after.next()?.lines;
+        // All triggers stand at `FROM`, so it can be cut behind the last of them alone.
+        let inside = last == from && after.next().is_some_and(|next| next.lines == from);
+        (!inside).then(|| self.dockerfile.cut(stage, last))
     }
 
     /// Every file of a context that counts, relative to it.
@@ -291,4 +313,34 @@ pub fn name_of(root: &Path) -> String {
         .ok()
         .and_then(|dir| Some(dir.file_name()?.to_string_lossy().into_owned()))
         .unwrap_or_else(|| "project".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsString;
+
+    /// Reads a Dockerfile in a directory of its own, with a file `x` beside it.
+    fn read(dockerfile: &str, words: &[&str]) -> Result<Project, ProjectError> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("Dockerfile"), dockerfile).unwrap();
+        std::fs::write(dir.path().join("x"), "x").unwrap();
+        let mut words: Vec<OsString> = words.iter().map(OsString::from).collect();
+        words.push(dir.path().into());
+        let builder = Builder::new(Strategy::BuildkitReplay, "linux/amd64", None);
+        Project::read(&BuildArguments::parse(words), &builder, Detail::Digests)
+    }
+
+    #[test]
+    fn a_failed_stage_is_cut_behind_a_step_that_the_builder_numbers() {
+        let source = "FROM a AS b\nONBUILD RUN t1\nONBUILD ENV A=1\nONBUILD COPY x /\nFROM b\nWORKDIR /\nENV A=1\nRUN one\nLABEL a=b\nWORKDIR /w\nRUN two\n";
+        let project = read(source, &[]).unwrap();
+        let lines = |steps: usize| {
+            let cut = String::from_utf8(project.cut(1, steps)?).unwrap();
+            assert_eq!(cut.lines().count(), 11);
+            cut.lines().enumerate().filter(|(_, l)| !l.is_empty()).map(|(at, _)| at + 1).last()
+        };
+        let found: Vec<_> = (0..7).map(lines).collect();
+        assert_eq!(found, [None, None, Some(5), Some(8), Some(10), Some(11), None]);
+    }
 }

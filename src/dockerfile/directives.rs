@@ -1,6 +1,7 @@
 //! Parser directives: `# syntax=`, `# escape=`, and `# check=` at the top of a Dockerfile.
 
 use super::error::Problem;
+use std::ops::Range;
 
 /// The parser directives of one Dockerfile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,8 +10,8 @@ pub struct Directives {
     pub syntax: Option<String>,
     /// The character that escapes, and that continues a line: a backslash or a backtick.
     pub escape: char,
-    /// The options for the builder's own checks.
-    pub check: Option<String>,
+    /// Where in the file the line with options for the builder's own checks stands.
+    pub(crate) check: Option<Range<usize>>,
 }
 
 /// Reads directives line by line until the first line that is none.
@@ -29,8 +30,8 @@ impl DirectiveReader {
         }
     }
 
-    /// Takes one line of the file, without its line end.
-    pub(crate) fn read(&mut self, line: &str) -> Result<(), Problem> {
+    /// Takes one line of the file, without its line end, and where in the file it stands.
+    pub(crate) fn read(&mut self, line: &str, place: Range<usize>) -> Result<(), Problem> {
         if self.done {
             return Ok(());
         }
@@ -40,7 +41,7 @@ impl DirectiveReader {
         };
         let repeated = match name.as_str() {
             "syntax" => self.directives.syntax.replace(value.to_owned()).is_some(),
-            "check" => self.directives.check.replace(value.to_owned()).is_some(),
+            "check" => self.directives.check.replace(place).is_some(),
             "escape" => {
                 let repeated = std::mem::replace(&mut self.escape_seen, true);
                 if !repeated {
@@ -88,7 +89,7 @@ mod tests {
     fn read(text: &str) -> Result<Directives, Problem> {
         let mut reader = DirectiveReader::new();
         for line in text.lines() {
-            reader.read(line)?;
+            reader.read(line, 0..line.len())?;
         }
         Ok(reader.finish())
     }
@@ -99,7 +100,7 @@ mod tests {
             read("#syntax=docker/dockerfile:1\n# ESCAPE = `\n# check=skip=all").unwrap();
         assert_eq!(directives.syntax.as_deref(), Some("docker/dockerfile:1"));
         assert_eq!(directives.escape, '`');
-        assert_eq!(directives.check.as_deref(), Some("skip=all"));
+        assert_eq!(directives.check, Some(0..16));
         for text in ["# a comment\n# escape=`", "\n# escape=`", "# other=1\n# escape=`"] {
             assert_eq!(read(text).unwrap().escape, '\\', "{text:?}");
         }

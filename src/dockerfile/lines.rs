@@ -70,7 +70,8 @@ impl<'a> Reader<'a> {
             let starts = first == 0;
             let line = without_line_end(physical.bytes);
             let decoded = String::from_utf8_lossy(line);
-            self.directives.read(if starts { decoded.trim_start() } else { &decoded })?;
+            let place = physical.start..physical.start + line.len();
+            self.directives.read(if starts { decoded.trim_start() } else { &decoded }, place)?;
             if is_comment(&decoded) {
                 continue;
             }

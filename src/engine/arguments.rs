@@ -288,21 +288,26 @@ impl BuildArguments {
     }
 
     /// The words for building the same again from cache: without what concerns the result, and
-    /// without the flags in `also`.
+    /// without the flags in `also`. The builder's own checks of the Dockerfile are not repeated
+    /// either: they could fail a copy of it.
     pub fn for_repetition(&self, also: &[&str]) -> Vec<OsString> {
-        self.words(|flag| !OF_THE_RESULT.contains(&flag) && !also.contains(&flag))
+        let is_check = |value: &OsStr| value.as_bytes().starts_with(b"BUILDKIT_DOCKERFILE_CHECK=");
+        self.words(|flag, value| {
+            let checks = flag == "build-arg" && value.is_some_and(is_check);
+            !checks && !OF_THE_RESULT.contains(&flag) && !also.contains(&flag)
+        })
     }
 
     /// The words again.
     pub fn all(&self) -> Vec<OsString> {
-        self.words(|_| true)
+        self.words(|_, _| true)
     }
 
-    fn words(&self, keep: impl Fn(&str) -> bool) -> Vec<OsString> {
+    fn words(&self, keep: impl Fn(&str, Option<&OsStr>) -> bool) -> Vec<OsString> {
         self.parts
             .iter()
             .filter_map(|part| match part {
-                Part::Flag(flag, _) if !keep(flag) => None,
+                Part::Flag(flag, value) if !keep(flag, value.as_deref()) => None,
                 Part::Flag(flag, value) => {
                     let mut word = OsString::from(format!("--{flag}"));
                     if let Some(value) = value {
@@ -430,6 +435,8 @@ mod tests {
         let words = arguments.for_repetition(&[]);
         assert_eq!(words, ["--build-arg=A=b c", "--frobnicate", "ctx"]);
         assert_eq!(BuildArguments::parse(arguments.all()), arguments);
+        let checked = parse(&["--build-arg=BUILDKIT_DOCKERFILE_CHECK=error=true", "."]);
+        assert_eq!(checked.for_repetition(&[]), ["."]);
     }
 
     #[test]
