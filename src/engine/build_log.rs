@@ -19,11 +19,25 @@ pub enum Outcome {
     Executed,
 }
 
+impl Outcome {
+    /// What became of a step that is listed twice.
+    fn of_both(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Cached, _) | (_, Self::Cached) => Self::Cached,
+            (Self::Unfinished, _) | (_, Self::Unfinished) => Self::Unfinished,
+            (Self::Executed, Self::Executed) => Self::Executed,
+        }
+    }
+}
+
 /// A step of a stage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoggedStep {
     /// The stage's name, `stage-N` for one without, and empty in a Dockerfile of one stage.
     pub stage: String,
+    /// Its place in the stage, counted from one as the builder counts; 0 if it does not say.
+    #[serde(default)]
+    pub place: u32,
     /// The instruction as the builder prints it.
     pub text: String,
     /// What became of it.
@@ -41,8 +55,6 @@ impl LoggedStep {
 #[derive(Clone, Debug, Default)]
 pub struct BuildkitLog {
     steps: BTreeMap<usize, LoggedStep>,
-    /// Where in their stages the steps are, counted from one.
-    places: HashMap<usize, u32>,
     /// The numbers of the steps that `rawjson` names by digest.
     numbers: HashMap<String, usize>,
     /// A `rawjson` object that is not complete yet: buildx before 0.14 prints it in many lines.
@@ -98,9 +110,9 @@ impl BuildkitLog {
             return;
         };
         if let Some((stage, at)) = stage_of(label) {
-            self.places.insert(number, at);
             self.steps.entry(number).or_insert_with(|| LoggedStep {
                 stage: stage.to_owned(),
+                place: at,
                 text: text.to_owned(),
                 outcome: Outcome::Unfinished,
             });
@@ -134,40 +146,52 @@ impl BuildkitLog {
     /// The steps in the order of their numbers.
     pub fn into_steps(mut self) -> Vec<LoggedStep> {
         self.correct_first_steps();
-        self.steps.into_values().collect()
+        let mut steps: Vec<LoggedStep> = Vec::new();
+        for step in self.steps.into_values() {
+            // `ADD` of a URL is two to the builder, of the same name: the download, which it always
+            // begins, and the step.
+            let is_same = |s: &&mut LoggedStep| {
+                step.place != 0 && (&s.stage, s.place, &s.text) == (&step.stage, step.place, &step.text)
+            };
+            match steps.iter_mut().rev().find(is_same) {
+                Some(same) => same.outcome = same.outcome.of_both(step.outcome),
+                None => steps.push(step),
+            }
+        }
+        steps
     }
 
     /// Corrects the first step of a stage on `scratch`: a step without input is reported as done
     /// when its cache key is known. If the next one is a hit, nothing has asked for its result.
     fn correct_first_steps(&mut self) {
-        let place = |number: &usize| self.places.get(number).copied().unwrap_or_default();
         let idle: BTreeSet<String> = self
             .steps
-            .iter()
-            .filter(|(number, step)| place(number) == 2 && step.outcome == Outcome::Cached)
-            .map(|(_, step)| step.stage.clone())
+            .values()
+            .filter(|step| step.place == 2 && step.outcome == Outcome::Cached)
+            .map(|step| step.stage.clone())
             .collect();
-        for (number, step) in &mut self.steps {
+        for step in self.steps.values_mut() {
             // Nothing can run on `scratch`.
             let is_file = !step.is_from() && !step.text.to_ascii_uppercase().starts_with("RUN ");
             let done = step.outcome == Outcome::Executed;
-            if place(number) == 1 && is_file && done && idle.contains(&step.stage) {
+            if step.place == 1 && is_file && done && idle.contains(&step.stage) {
                 step.outcome = Outcome::Cached;
             }
         }
     }
 }
 
-/// Whether a line such as `extracting sha256:…` or `sha256:… 1.2MB / 3.4MB` tells of a layer.
+/// Whether a line such as `extracting sha256:…`, `pulling sha256:…` or `sha256:… 1.2MB / 3.4MB` is
+/// about a layer.
 fn is_fetch(line: &str) -> bool {
     // A digest alone is the step's own: the client that is built into docker prints it.
     let fetched = line.starts_with("sha256:") && line.contains(' ');
-    fetched || line.starts_with("extracting sha256:")
+    fetched || line.starts_with("extracting sha256:") || line.starts_with("pulling sha256:")
 }
 
 /// The stage in a label such as `linux/amd64 build 2/4`, `build 2/4` or `2/4`, and the place in it;
 /// `None` for other labels, such as `internal`.
-fn stage_of(label: &str) -> Option<(&str, u32)> {
+pub(super) fn stage_of(label: &str) -> Option<(&str, u32)> {
     let (before, count) = label.rsplit_once(' ').unwrap_or(("", label));
     let (at, of) = count.split_once('/')?;
     of.parse::<u32>().ok()?;
@@ -249,6 +273,7 @@ impl ClassicLog {
             .map(|step| {
                 let mut logged = LoggedStep {
                     stage: String::new(),
+                    place: 0,
                     text: step.text.clone(),
                     outcome: match (step.cached, step.image.is_empty()) {
                         (true, _) => Outcome::Cached,
@@ -267,7 +292,7 @@ impl ClassicLog {
     }
 }
 
-fn is_from(text: &str) -> bool {
+pub(super) fn is_from(text: &str) -> bool {
     text.get(..5).is_some_and(|t| t.eq_ignore_ascii_case("FROM "))
 }
 

@@ -1,66 +1,115 @@
-//! What every strategy is asked to take out of an engine, and what it gives back.
+//! What is captured of a build right after it, and what is taken of that when it is saved.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::arguments::BuildArguments;
-use super::build_log::ClassicStep;
 use crate::layout::archive::{About, Archive, StageAbout};
 use crate::layout::codec::Compression;
+use crate::layout::oci::Descriptor;
 
 /// A stage whose cache is wanted.
 #[derive(Clone, Debug)]
 pub struct Stage {
-    /// Its place in the Dockerfile.
-    pub index: usize,
-    /// The name by which `--target` reaches it in [`Request::dockerfile`]; none for the last
+    /// The name by which `--target` reaches it in the copy of the Dockerfile; none for the last
     /// stage of a Dockerfile that we can't read.
     pub target: Option<String>,
-    /// What the archive says of it.
+    /// What the archive will say of it.
     pub about: StageAbout,
-    /// Whether the builder is known to have executed one of its steps.
-    pub executed: bool,
     /// Whether one of its own steps makes a layer.
     pub has_layers: bool,
+    /// What the builder has said of it.
+    pub word: Word,
+}
+
+/// What a builder has said of a stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// It took every step from the archive.
+    FromArchive,
+    /// An earlier build of the job captured the same.
+    Captured(Source),
+    /// It ran a step, or we don't know where it took all of them from.
+    Open,
+    /// Only a part of it was built, which this Dockerfile ends with.
+    Cut(Vec<u8>),
+    /// No step of it was built.
+    Unbuilt,
 }
 
 /// A build whose cache is wanted.
-#[derive(Clone, Debug)]
 pub struct Request<'a> {
+    /// The engine that built.
+    pub engine: &'a Engine,
+    /// What `BUILDX_BUILDER` was set to for the build, if to anything.
+    pub builder: Option<&'a str>,
     /// The user's arguments.
     pub arguments: &'a BuildArguments,
+    /// What the build read from standard input.
+    pub input: Option<&'a File>,
     /// The Dockerfile, in which every stage has a name; empty if we can't read it.
     pub dockerfile: &'a [u8],
     /// What the builder predefined as `TARGETSTAGE`, if the Dockerfile mentions it. It would
     /// change with `--target`, and steps that see it would run again.
     pub target_stage: Option<&'a str>,
     /// The `<Dockerfile>.dockerignore` that belongs to it, if there is one.
-    pub ignore_file: Option<PathBuf>,
+    pub ignore_file: Option<&'a Path>,
     /// The stages that are alive, dependencies first.
-    pub stages: &'a [Stage],
-    /// The classic builder's steps, if the build ran under our eyes.
-    pub images: Option<&'a [ClassicStep]>,
-    /// What to note in the archive.
-    pub about: About,
+    pub stages: Vec<Stage>,
+    /// The `--cache-from` values that the build was offered.
+    pub offer: &'a [String],
+    /// What the archive held before.
+    pub archive: &'a Archive,
+    /// A directory for temporary files.
+    pub scratch: &'a Path,
+    /// What the names of images in the engine begin with that are made here.
+    pub prefix: &'a str,
     /// How layers are compressed that are not in the archive yet, if the user says so.
     pub compression: Option<Compression>,
-    /// The directory of the cache that the build was offered, in the form of `--cache-from`.
-    pub offer: &'a [String],
-    /// The place in a registry to which a builder that exports by itself shall export, in the
-    /// form of `--cache-to`; none: the directory.
-    pub registry: Option<&'a str>,
 }
 
-impl Request<'_> {
-    /// How layers are compressed that are not in the archive yet.
-    pub(super) fn compression(&self, engine: &Engine) -> Compression {
-        self.compression.unwrap_or_else(|| engine.compression())
-    }
+/// What was captured of a build: all that `save` needs of it, and no secret.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Captured {
+    /// What the archive will say of the build, without its stages.
+    pub about: About,
+    /// The stages, dependencies first.
+    pub stages: Vec<CapturedStage>,
+}
+
+/// A stage, and where its cache is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CapturedStage {
+    /// What the archive will say of it.
+    pub about: StageAbout,
+    /// Whether one of its own steps makes a layer.
+    pub has_layers: bool,
+    /// Where its cache is.
+    pub source: Source,
+}
+
+/// Where the cache of a stage is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// In an image of the engine with inline cache, by its tag.
+    Carrier(String),
+    /// In a directory to which the builder has exported it: the layout, and the manifest in it.
+    Export(PathBuf, Descriptor),
+    /// In the images of the classic builder, which its log names.
+    Images,
+    /// In the archive: the builder has taken every step from there.
+    Archive,
+    /// Nowhere, for this reason; what the archive has of it may be of no use.
+    Missing(String),
 }
 
 /// What was taken.
 #[derive(Debug, Default)]
-pub struct Captured {
+pub struct Taken {
     /// The new archive: every blob is written, `index.json` is not.
     pub archive: Archive,
     /// Names of the stages that were taken from the engine.

@@ -1,149 +1,161 @@
-//! Strategy `buildkit-local`: the builder exports the cache directory itself (the containerd
-//! image store, and builders in a container of their own).
+//! Strategy `buildkit-local`: the builder exports its cache by itself (the containerd image store,
+//! and builders in containers).
 //!
-//! The export goes into a directory aside that shares the archive's blobs by hard links, so that
-//! only new blobs are written and a kill half-way leaves the archive as it was.
+//! Straight after the real build each stage that has changed is built once more, from cache, and
+//! exported alone: its layers and its records. An export of the whole build would fetch and unpack
+//! all that the builder has only heard of. The exports lie beside the archive, with the archive's
+//! blobs by hard links, so that the builder writes only what is new; `save` takes them in.
 
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
-use super::Engine;
-use super::capture::{Captured, Request, local_cache};
+use super::capture::{Captured, Request, Source, Taken, local_cache};
 use super::error::EngineError;
-use super::run::{self, Echo};
-use crate::layout::archive::{Archive, cache_entry};
+use super::stages::{self, Destination};
+use crate::layout::archive::{About, Archive, StoredImage, read_cache, write_cache, write_stage_cache};
 use crate::layout::codec::Compression;
 use crate::layout::directory::{Layout, LayoutError};
 use crate::layout::oci::Descriptor;
 use crate::report::Reporter;
 
-/// Lets the builder export the whole build's cache. What it exports to a registry is not in the
-/// layout.
+/// Lets the builder export each stage that the archive in `layout` does not have.
 pub fn capture(
-    engine: &Engine,
-    layout: &Layout,
     request: &Request<'_>,
+    layout: &Layout,
+    about: About,
     reporter: Reporter,
 ) -> Result<Captured, EngineError> {
-    // With a name of its own: the client of a save that was killed may still write into its own.
-    let aside = layout.aside();
-    let staging = tempfile::Builder::new()
-        .prefix("export-")
-        .tempdir_in(&aside)
-        .map_err(LayoutError::io("create a directory in", &aside))?;
-    let staging = staging.path();
-    let cache = if let Some(registry) = request.registry {
-        let report = staging.join("metadata.json");
-        let words = [
-            format!(
-                "--cache-to={registry},mode=max,image-manifest=true,oci-mediatypes=true{}",
-                compression(request)
-            ),
-            format!("--metadata-file={}", report.display()),
-        ];
-        export(engine, staging, request, &words, reporter)?;
-        exported_manifest(&report)?
-    } else {
-        share_blobs(layout, staging)?;
-        let destination = local_cache("dest", staging);
-        let words = [format!("--cache-to={destination},mode=max{}", compression(request))];
-        export(engine, staging, request, &words, reporter)?;
-        let exported = Archive::read(&Layout::at(staging))?.unwrap_or_default();
-        take_new_blobs(layout, staging)?;
-        exported.cache
+    let name = Path::new(request.prefix).file_name().unwrap_or_default();
+    let directory = layout.captures().join(name);
+    share_blobs(layout, &directory)?;
+    // A Dockerfile that we can't read has one stage to us: all that led to it goes along.
+    let mode = if request.dockerfile.is_empty() { "max" } else { "min" };
+    let compression = compression(request.compression);
+    let exports = Exports { directory: &directory, mode, compression };
+    let captured = stages::capture(request, about, &exports, reporter);
+    let is_used = |captured: &Captured| {
+        captured.stages.iter().any(|stage| matches!(stage.source, Source::Export(..)))
     };
-    let mut about = request.about.clone();
-    about.stages.extend(request.stages.iter().map(|s| s.about.clone()));
-    Ok(Captured {
-        archive: Archive { about: Some(about), cache, ..Archive::default() },
-        taken: request.stages.iter().map(|s| s.about.name.clone()).collect(),
-        kept: Vec::new(),
-        warnings: Vec::new(),
-    })
-}
-
-/// Builds once more, all from cache, for the export alone.
-fn export(
-    engine: &Engine,
-    staging: &Path,
-    request: &Request<'_>,
-    destination: &[String],
-    reporter: Reporter,
-) -> Result<(), EngineError> {
-    let mut words: Vec<OsString> =
-        ["--progress=plain", "--provenance=false", "--output=type=cacheonly"]
-            .map(OsString::from)
-            .to_vec();
-    words.extend(destination.iter().map(OsString::from));
-    words.extend(request.offer.iter().map(|offer| format!("--cache-from={offer}").into()));
-    words.extend(request.arguments.for_repetition(&["metadata-file"]));
-    let named = request.arguments.value("builder").is_some();
-    let task = reporter.task("exporting the build cache");
-    let finished = run::buildkit(engine, &words, named, Echo::Hidden)?;
-    drop(task);
-    if finished.status.success() {
-        return Ok(());
+    if !captured.as_ref().is_ok_and(is_used) {
+        let _ = fs::remove_dir_all(&directory);
     }
-    Err(export_failure(staging, finished.reason()))
+    captured
 }
 
-/// The cache manifest that an export to a registry made, by the client's report; none if the
-/// build has no cache at all.
-fn exported_manifest(report: &Path) -> Result<Option<Descriptor>, EngineError> {
-    #[derive(Deserialize)]
-    struct Report {
-        #[serde(rename = "cache.manifest")]
-        manifest: Option<String>,
+/// Stages go to a directory.
+struct Exports<'a> {
+    directory: &'a Path,
+    mode: &'static str,
+    compression: String,
+}
+
+impl Destination for Exports<'_> {
+    fn words(&self, _: usize) -> Vec<OsString> {
+        let destination = local_cache("dest", self.directory);
+        let (mode, compression) = (self.mode, &self.compression);
+        vec![
+            "--provenance=false".into(),
+            "--output=type=cacheonly".into(),
+            format!("--cache-to={destination},mode={mode}{compression}").into(),
+        ]
     }
-    let failed = |e: &dyn ToString| {
-        EngineError::failed("export the build cache", format!("its report: {}", e.to_string()))
-    };
-    let json = fs::read(report).map_err(|e| failed(&e))?;
-    let report: Report = serde_json::from_slice(&json).map_err(|e| failed(&e))?;
-    let manifest = report.manifest.map(|json| serde_json::from_str::<Descriptor>(&json));
-    let manifest = manifest.transpose().map_err(|e| failed(&e))?;
-    Ok(manifest.as_ref().map(cache_entry))
+
+    fn source(&self, _: usize) -> Result<Source, EngineError> {
+        // Each export takes the place of the one before under the name that importers look for.
+        let exported = Archive::read(&Layout::at(self.directory))?.unwrap_or_default();
+        Ok(match exported.cache {
+            Some(cache) => Source::Export(self.directory.to_owned(), cache),
+            None => Source::Missing("the builder exported nothing".to_owned()),
+        })
+    }
 }
 
-/// How the builder shall compress new layers; its own default if the user does not say.
-fn compression(request: &Request<'_>) -> String {
-    let Some(Compression { codec, level }) = request.compression else { return String::new() };
+/// How the builder compresses new layers; its own default if the user does not say.
+fn compression(asked: Option<Compression>) -> String {
+    let Some(Compression { codec, level }) = asked else { return String::new() };
     let level = level.map_or_else(String::new, |level| format!(",compression-level={level}"));
     format!(",compression={codec}{level}")
 }
 
-/// The client writes the export for us: when our own disk is full, that is not the engine's fault.
-fn export_failure(staging: &Path, reason: String) -> EngineError {
-    let is_ours = reason.contains(&*staging.to_string_lossy());
-    let signs = [
-        ("no space left on device", io::ErrorKind::StorageFull),
-        ("disk quota exceeded", io::ErrorKind::QuotaExceeded),
-    ];
-    match signs.iter().find(|(sign, _)| is_ours && reason.contains(sign)) {
-        Some(&(_, kind)) => LayoutError::io("export into", staging)(kind.into()).into(),
-        None => EngineError::failed("export the build cache", reason),
+/// Takes the stages that were exported and keeps the others from `old`.
+pub fn take(layout: &Layout, old: &Archive, captured: &Captured) -> Result<Taken, EngineError> {
+    for directory in directories(captured) {
+        take_new_blobs(layout, directory)?;
+    }
+    let mut failed = None;
+    let mut new = |source: &Source, name: &str| match source {
+        Source::Export(directory, export) if directory.exists() => {
+            let stored = stored(layout, export, name);
+            stored.map_err(|error| failed = Some(error)).ok().map(Some)
+        }
+        _ => None,
+    };
+    let mut exported: Vec<(Source, Option<StoredImage>)> = Vec::new();
+    for stage in &captured.stages {
+        if let Some(image) = new(&stage.source, &stage.about.name) {
+            exported.push((stage.source.clone(), image));
+        }
+    }
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    let mut taken = stages::take(captured, old, &|source| {
+        exported.iter().find(|(s, _)| s == source).map(|(_, image)| image.clone())
+    });
+    let images: Vec<&StoredImage> = taken.archive.images.iter().collect();
+    let cache = write_cache(layout, &images)?;
+    taken.warnings.extend(super::replay::cut_warning(cache.cut_records));
+    taken.archive.cache = cache.descriptor;
+    Ok(taken)
+}
+
+fn stored(layout: &Layout, export: &Descriptor, name: &str) -> Result<StoredImage, LayoutError> {
+    let (config, layers) = read_cache(layout, export)?;
+    write_stage_cache(layout, &config, &layers, name)
+}
+
+/// Removes what was exported: it is in the archive.
+pub fn release(captured: &Captured) {
+    for directory in directories(captured) {
+        // Left behind, it is removed by the next command.
+        let _ = fs::remove_dir_all(directory);
     }
 }
 
+fn directories(captured: &Captured) -> Vec<&PathBuf> {
+    let mut directories: Vec<&PathBuf> = captured
+        .stages
+        .iter()
+        .filter_map(|stage| match &stage.source {
+            Source::Export(directory, _) => Some(directory),
+            _ => None,
+        })
+        .collect();
+    directories.dedup();
+    directories
+}
+
 /// Makes a layout with the same blobs, without copying them.
-fn share_blobs(layout: &Layout, staging: &Path) -> Result<(), EngineError> {
-    let shared = Layout::at(staging);
-    let blobs = staging.join("blobs/sha256");
+fn share_blobs(layout: &Layout, directory: &Path) -> Result<(), EngineError> {
+    let shared = Layout::at(directory);
+    let blobs = directory.join("blobs/sha256");
     fs::create_dir_all(&blobs).map_err(LayoutError::io("create", &blobs))?;
     for (digest, _) in layout.blob_files()? {
         let to = shared.blob_path(&digest);
-        fs::hard_link(layout.blob_path(&digest), &to).map_err(LayoutError::io("link", &to))?;
+        match fs::hard_link(layout.blob_path(&digest), &to) {
+            // Another job's save may have removed it since.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            linked => linked.map_err(LayoutError::io("link", &to))?,
+        }
     }
     Ok(())
 }
 
 /// Moves what the export has added.
-fn take_new_blobs(layout: &Layout, staging: &Path) -> Result<(), EngineError> {
-    let shared = Layout::at(staging);
+fn take_new_blobs(layout: &Layout, directory: &Path) -> Result<(), EngineError> {
+    let shared = Layout::at(directory);
     for (digest, _) in shared.blob_files()? {
         let to = layout.blob_path(&digest);
         match fs::hard_link(shared.blob_path(&digest), &to) {

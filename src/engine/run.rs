@@ -1,13 +1,19 @@
 //! Runs a build with the user's client, shows its log, and notes what became of each step.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::ControlFlow;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
-use super::Engine;
 use super::build_log::{BuildkitLog, ClassicLog, ClassicStep, LoggedStep};
 use super::client::Client;
 use super::error::EngineError;
+use super::process::Running;
 
 /// Enough of a log's end to find the cause of a failure in.
 const TAIL_LINES: usize = 200;
@@ -19,6 +25,20 @@ pub enum Echo {
     Shown,
     /// Not at all: only we read it.
     Hidden,
+    /// The client has the terminal to itself, and we see nothing.
+    Terminal,
+}
+
+/// What the client reads from standard input.
+pub enum Input {
+    /// Nothing.
+    None,
+    /// What we were given.
+    Inherited,
+    /// A file, from its start.
+    File(File),
+    /// What we pass on.
+    Passed(Box<dyn Read + Send>),
 }
 
 /// A build that has ended.
@@ -37,116 +57,202 @@ pub struct Finished {
 impl Finished {
     /// Why the build failed, in the builder's or the client's own words.
     pub fn reason(&self) -> String {
-        let lines = || self.tail.iter().rev().filter(|line| !line.trim().is_empty());
-        let error = lines().find(|line| line.to_lowercase().contains("error"));
-        let said = error.or_else(|| lines().next_back()).map(|line| line.trim().to_owned());
-        said.unwrap_or_else(|| "it gave no reason".to_owned())
+        reason(&self.tail)
+    }
+
+    /// What the client would have said of a failure that it was not asked to show the log of.
+    pub fn last_words(&self) -> &[String] {
+        let rule = |line: &String| line.chars().all(|c| c == '-') && line.len() == 6;
+        let after_log = self.tail.iter().rposition(rule).map(|at| at + 1);
+        let error = || self.tail.iter().rposition(|line| line.starts_with("ERROR"));
+        let start = after_log.or_else(error).unwrap_or(0);
+        &self.tail[start..]
     }
 }
 
-/// Runs a build with BuildKit: by buildx, or by the client itself where it has no buildx.
-/// `words` are its arguments.
-pub fn buildkit(
-    engine: &Engine,
-    words: &[OsString],
-    builder_is_named: bool,
-    echo: Echo,
-) -> Result<Finished, EngineError> {
-    let client = &engine.client;
-    let named =
-        builder_is_named || std::env::var_os("BUILDX_BUILDER").is_some_and(|b| !b.is_empty());
-    let has_buildx = client.has_buildx();
-    let mut command =
-        if has_buildx { client.command(["buildx", "build"]) } else { client.command(["build"]) };
+/// Why a build failed, in the builder's or the client's own words.
+pub fn reason(tail: &[String]) -> String {
+    let lines = || tail.iter().rev().filter(|line| !line.trim().is_empty());
+    let error = lines().find(|line| line.to_lowercase().contains("error"));
+    let said = error.or_else(|| lines().next_back()).map(|line| line.trim().to_owned());
+    said.unwrap_or_else(|| "it gave no reason".to_owned())
+}
+
+/// The command that builds with BuildKit: by buildx, or by the client itself where it has no
+/// buildx. `words` are its arguments; `builder` is what `BUILDX_BUILDER` must be set to for the
+/// build to go where the user's own would.
+pub fn buildkit_command(client: &Client, words: &[OsString], builder: Option<&str>) -> Command {
+    let mut command = if client.has_buildx() {
+        client.command(["buildx", "build"])
+    } else {
+        client.command(["build"])
+    };
     command.args(words).env("DOCKER_BUILDKIT", "1");
-    // `docker build` takes the current context's own builder, `docker buildx build` the selected
-    // one; we are the former.
-    if has_buildx && !named {
-        command.envs(client.context().map(|context| ("BUILDX_BUILDER", context)));
-    }
+    command.envs(builder.map(|builder| ("BUILDX_BUILDER", builder)));
+    command
+}
+
+/// Runs a build with BuildKit.
+pub fn buildkit(
+    client: &Client,
+    words: &[OsString],
+    builder: Option<&str>,
+    echo: Echo,
+    input: Input,
+) -> Result<Finished, EngineError> {
+    let command = buildkit_command(client, words, builder);
     let mut log = BuildkitLog::default();
-    let (status, tail) = run(client, command, Stream::Stderr, echo, &mut |line| log.line(line))?;
+    let ended = run(client, command, Stream::Stderr, echo, input, None, &mut |line| {
+        log.line(line);
+        ControlFlow::Continue(())
+    })?;
+    let (status, tail) = ended.status();
     Ok(Finished { status, steps: log.into_steps(), images: Vec::new(), tail })
 }
 
 /// Runs `docker build` with the classic builder. `words` are its arguments.
-pub fn classic(client: &Client, words: &[OsString], echo: Echo) -> Result<Finished, EngineError> {
+pub fn classic(
+    client: &Client,
+    words: &[OsString],
+    echo: Echo,
+    input: Input,
+) -> Result<Finished, EngineError> {
     let mut command = client.command(["build"]);
     command.args(words).env("DOCKER_BUILDKIT", "0");
     let mut log = ClassicLog::default();
-    let (status, tail) = run(client, command, Stream::Stdout, echo, &mut |line| log.line(line))?;
+    let ended = run(client, command, Stream::Stdout, echo, input, None, &mut |line| {
+        log.line(line);
+        ControlFlow::Continue(())
+    })?;
+    let (status, tail) = ended.status();
     Ok(Finished { status, steps: log.logged_steps(), images: log.steps().to_vec(), tail })
 }
 
 /// Runs the user's build as it is, when there is no cache to be had. All output is its own.
-pub fn plain(client: &Client, words: &[OsString]) -> Result<ExitStatus, EngineError> {
-    let mut command = client.command(["build"]);
-    command.args(words).stdin(Stdio::inherit());
-    command.status().map_err(|e| client.no_client(e))
+pub fn plain(client: &Client, mut command: Command) -> Result<ExitStatus, EngineError> {
+    command.stdin(Stdio::inherit());
+    let mut running = Running::start(&mut command).map_err(|e| client.no_client(e))?;
+    running.wait().map_err(EngineError::io("wait for the build"))
 }
 
 /// Where a builder writes its log.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stream {
+pub(super) enum Stream {
     Stdout,
     Stderr,
 }
 
-fn run(
+/// How a client's run ended.
+pub(super) enum Ended {
+    /// By itself, with the log's last lines.
+    Itself(ExitStatus, Vec<String>),
+    /// We had seen enough.
+    Stopped(ExitStatus),
+    /// It said nothing for too long.
+    Silent(ExitStatus),
+}
+
+impl Ended {
+    /// The status and the log's last lines.
+    fn status(self) -> (ExitStatus, Vec<String>) {
+        match self {
+            Self::Itself(status, tail) => (status, tail),
+            Self::Stopped(status) | Self::Silent(status) => (status, Vec::new()),
+        }
+    }
+}
+
+/// Runs a client and hands its log on, line by line, until `line` breaks off, or nothing comes for
+/// as long as `patience`.
+pub(super) fn run(
     client: &Client,
     mut command: Command,
     log: Stream,
     echo: Echo,
-    line: &mut dyn FnMut(&str),
-) -> Result<(ExitStatus, Vec<String>), EngineError> {
-    let other = |echo| if echo == Echo::Shown { Stdio::inherit() } else { Stdio::null() };
+    input: Input,
+    patience: Option<Duration>,
+    line: &mut dyn FnMut(&str) -> ControlFlow<()>,
+) -> Result<Ended, EngineError> {
+    let other = || if echo == Echo::Hidden { Stdio::null() } else { Stdio::inherit() };
+    let own = || if echo == Echo::Terminal { Stdio::inherit() } else { Stdio::piped() };
     match log {
-        Stream::Stdout => command.stdout(Stdio::piped()).stderr(other(echo)),
-        Stream::Stderr => command.stderr(Stdio::piped()).stdout(other(echo)),
+        Stream::Stdout => command.stdout(own()).stderr(other()),
+        Stream::Stderr => command.stderr(own()).stdout(other()),
     };
-    if echo == Echo::Shown {
-        command.stdin(Stdio::inherit());
-    }
-    let mut child = command.spawn().map_err(|e| client.no_client(e))?;
-    let (input, output): (Option<Box<dyn Read>>, Box<dyn Write>) = match log {
-        Stream::Stdout => (child.stdout.take().map(|p| Box::new(p) as _), Box::new(io::stdout())),
-        Stream::Stderr => (child.stderr.take().map(|p| Box::new(p) as _), Box::new(io::stderr())),
-    };
-    let output = if echo == Echo::Shown { output } else { Box::new(io::sink()) };
-    let tail = match input {
-        Some(input) => tee(input, output, line).map_err(EngineError::io("read the build's log"))?,
-        None => Vec::new(),
-    };
-    let status = child.wait().map_err(EngineError::io("wait for the build"))?;
-    Ok((status, tail))
-}
-
-/// Copies a log line by line; gives its last lines.
-fn tee(
-    input: impl Read,
-    mut output: impl Write,
-    line: &mut dyn FnMut(&str),
-) -> io::Result<Vec<String>> {
-    let mut input = BufReader::new(input);
-    let mut tail = std::collections::VecDeque::new();
-    let mut bytes = Vec::new();
-    loop {
-        bytes.clear();
-        // A line without end is taken in pieces, so that memory stays bounded.
-        let n = (&mut input).take(4 << 20).read_until(b'\n', &mut bytes)?;
-        if n == 0 {
-            return Ok(tail.into());
+    let mut passed = None;
+    match input {
+        Input::None => command.stdin(Stdio::null()),
+        Input::Inherited => command.stdin(Stdio::inherit()),
+        Input::File(file) => command.stdin(file),
+        Input::Passed(reader) => {
+            passed = Some(reader);
+            command.stdin(Stdio::piped())
         }
+    };
+    let mut running = Running::start(&mut command).map_err(|e| client.no_client(e))?;
+    if let Some(reader) = passed {
+        running.feed(reader);
+    }
+    let (pipe, output): (Option<Box<dyn Read + Send>>, Box<dyn Write>) = match log {
+        Stream::Stdout => (running.stdout().map(|p| Box::new(p) as _), Box::new(io::stdout())),
+        Stream::Stderr => (running.stderr().map(|p| Box::new(p) as _), Box::new(io::stderr())),
+    };
+    let waiting = EngineError::io("wait for the build");
+    let Some(pipe) = pipe else {
+        let status = running.wait().map_err(waiting)?;
+        return Ok(Ended::Itself(status, Vec::new()));
+    };
+    let mut output = if echo == Echo::Shown { output } else { Box::new(io::sink()) };
+    let mut tail = VecDeque::new();
+    let lines = lines_of(pipe);
+    loop {
+        let bytes = match patience {
+            None => lines.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(patience) => lines.recv_timeout(patience),
+        };
+        let bytes = match bytes {
+            Ok(bytes) => bytes.map_err(EngineError::io("read the build's log"))?,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                return Ok(Ended::Silent(running.end().map_err(waiting)?));
+            }
+        };
         // Whoever reads our output may have gone; the build goes on.
         let _ = output.write_all(&bytes).and_then(|()| output.flush());
         let text = String::from_utf8_lossy(&bytes);
         let text = text.trim_end_matches(['\n', '\r']);
-        line(text);
+        if line(text).is_break() {
+            return Ok(Ended::Stopped(running.end().map_err(waiting)?));
+        }
         if tail.len() == TAIL_LINES {
             tail.pop_front();
         }
         tail.push_back(text.to_owned());
     }
+    let status = running.wait().map_err(waiting)?;
+    Ok(Ended::Itself(status, tail.into()))
+}
+
+/// Reads lines in a thread, so that waiting for them can end.
+fn lines_of(pipe: impl Read + Send + 'static) -> mpsc::Receiver<io::Result<Vec<u8>>> {
+    let (sender, receiver) = mpsc::sync_channel(256);
+    thread::spawn(move || {
+        let mut pipe = BufReader::new(pipe);
+        loop {
+            let mut bytes = Vec::new();
+            // A line without end is taken in pieces, so that memory stays bounded.
+            let read = (&mut pipe).take(4 << 20).read_until(b'\n', &mut bytes);
+            let sent = match read {
+                Ok(0) => return,
+                Ok(_) => sender.send(Ok(bytes)),
+                Err(error) => sender.send(Err(error)),
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 impl Finished {

@@ -30,8 +30,6 @@ const CACHE_TAG: &str = "latest";
 
 const ABOUT: &str = "dev.dockercache.about";
 const IMAGE: &str = "dev.dockercache.image";
-/// Annotation of a cache manifest that is one build's alone.
-const BUILD: &str = "dev.dockercache.build";
 /// Annotation with the size of a layer before compression, in bytes.
 const UNPACKED_SIZE: &str = "dev.dockercache.unpacked-size";
 
@@ -160,6 +158,11 @@ pub struct StoredImage {
 }
 
 impl StoredImage {
+    /// Whether it is an image, not a stage's cache as the builder itself exported it.
+    pub fn is_image(&self) -> bool {
+        self.manifest.config.media_type != CACHE_CONFIG
+    }
+
     /// The same image under another name: a stage can be renamed and its content stay.
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
@@ -185,10 +188,8 @@ pub struct Archive {
     pub about: Option<About>,
     /// The cache manifest.
     pub cache: Option<Descriptor>,
-    /// What the builder itself exported for each build, by the build's name; empty where there is
-    /// one build, whose export is the cache manifest.
-    pub exports: BTreeMap<String, Descriptor>,
-    /// The images whose documents are readable.
+    /// The images whose documents are readable; where the builder exports its cache by itself, what it
+    /// exported for each stage stands in their place.
     pub images: Vec<StoredImage>,
 }
 
@@ -253,8 +254,6 @@ impl Archive {
                 }
             } else if descriptor.annotation(REF_NAME) == Some(CACHE_TAG) {
                 archive.cache = Some(descriptor);
-            } else if let Some(build) = descriptor.annotation(BUILD) {
-                archive.exports.insert(build.to_owned(), descriptor);
             }
         }
         Ok(Some(archive))
@@ -303,10 +302,6 @@ impl Archive {
             index.annotations.insert(ABOUT.to_owned(), json);
         }
         index.manifests.extend(self.cache.clone());
-        index.manifests.extend(self.exports.iter().map(|(build, export)| {
-            let annotations = BTreeMap::from([(BUILD.to_owned(), build.clone())]);
-            Descriptor { annotations, ..export.clone() }
-        }));
         index.manifests.extend(self.images.iter().map(|i| i.descriptor.clone()));
         index
     }
@@ -367,6 +362,32 @@ pub fn write_image(
     Ok(image.noted(ref_name, note))
 }
 
+/// Writes the cache of one stage, as the builder exported it, in the form of an image manifest whose
+/// config are the records.
+pub fn write_stage_cache(
+    mut sink: impl DocumentSink,
+    config: &CacheConfig,
+    layers: &BTreeMap<Digest, Descriptor>,
+    ref_name: &str,
+) -> Result<StoredImage, LayoutError> {
+    let bytes = to_json(&config);
+    sink.put(&bytes)?;
+    let mut listed = BTreeSet::new();
+    let in_order = config.layers.iter().filter(|layer| listed.insert(&layer.blob));
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(oci::MANIFEST.to_owned()),
+        config: Descriptor::of(CACHE_CONFIG, &bytes),
+        layers: in_order.filter_map(|layer| layers.get(&layer.blob).cloned()).collect(),
+    };
+    let bytes = to_json(&manifest);
+    sink.put(&bytes)?;
+    let descriptor = Descriptor::of(oci::MANIFEST, &bytes);
+    let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None };
+    let image = StoredImage { descriptor, manifest, note: note.clone() };
+    Ok(image.noted(ref_name, note))
+}
+
 /// What [`write_cache`] wrote.
 #[derive(Debug)]
 pub struct WrittenCache {
@@ -385,7 +406,6 @@ pub fn write_cache(layout: &Layout, images: &[&StoredImage]) -> Result<WrittenCa
     let mut without_records = Vec::new();
     for image in images {
         let name = image.descriptor.annotation(REF_NAME).unwrap_or_default();
-        let config: ImageConfig = layout.parse(&image.manifest.config)?;
         let damaged = |reason: String| LayoutError::Damaged {
             path: layout.root().to_owned(),
             reason: format!("the records of stage image `{name}`: {reason}"),
@@ -395,6 +415,12 @@ pub fn write_cache(layout: &Layout, images: &[&StoredImage]) -> Result<WrittenCa
             // that of the last image, which is the one that the user builds.
             descriptors.insert(layer.digest.clone(), layer.clone());
         }
+        if !image.is_image() {
+            let config: CacheConfig = layout.parse(&image.manifest.config)?;
+            graph.add(&config).map_err(|e| damaged(e.to_string()))?;
+            continue;
+        }
+        let config: ImageConfig = layout.parse(&image.manifest.config)?;
         match inline_records(&config).map_err(damaged)? {
             Some(records) => {
                 let layers = chain(image.manifest.layers.iter().map(|l| &l.digest));
@@ -540,10 +566,6 @@ pub fn heal(layout: &Layout, bad: &[BadBlob]) -> Result<Archive, LayoutError> {
     }
     let mut archive = Archive::read(layout)?.unwrap_or_default();
     let cache = archive.cache.take();
-    archive.exports.retain(|_, export| match read_cache(layout, export) {
-        Ok((_, layers)) => !layers.keys().any(is_bad),
-        Err(_) => false,
-    });
     archive.images.retain(|image| {
         let manifest = &image.manifest;
         !is_bad(&image.descriptor.digest)

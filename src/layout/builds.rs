@@ -6,8 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::archive::{
-    About, Archive, Role, StageAbout, StoredImage, cache_entry, read_cache, write_cache,
-    write_records,
+    About, Archive, Role, StageAbout, StoredImage, read_cache, write_cache, write_records,
 };
 use super::digest::Digest;
 use super::directory::{Layout, LayoutError};
@@ -42,10 +41,6 @@ pub fn join(layout: &Layout, mut parts: Vec<Archive>) -> Result<Joined, LayoutEr
             reason: format!("the records of build `{build}`: {e}"),
         })?;
         descriptors.extend(layers);
-        if part.images.is_empty() {
-            // Nothing else tells later which of the records are this build's.
-            archive.exports.insert(build.to_owned(), cache);
-        }
     }
     let written = write_records(layout, &graph, &descriptors)?;
     let cut_records = written.as_ref().map_or(0, |(_, cut)| *cut);
@@ -101,10 +96,7 @@ pub fn part(archive: &Archive, build: &str) -> Archive {
         .map(|i| &i.manifest.config.digest)
         .collect();
     let images = with_parents(&archive.images, ends);
-    let cache = match archive.exports.get(build) {
-        Some(export) => Some(cache_entry(export)),
-        None => archive.cache.clone().filter(|_| archive.builds() == [build]),
-    };
+    let cache = archive.cache.clone().filter(|_| archive.builds() == [build]);
     Archive { about, cache, images, ..Archive::default() }
 }
 
@@ -138,20 +130,6 @@ pub fn known(taken: &[Archive], archive: &Archive) -> Archive {
         }
     }
     known
-}
-
-/// What the builder exported for the build that has exactly these stages.
-pub fn export_of(archive: &Archive, stages: &[&StageAbout]) -> Option<Descriptor> {
-    let digests = |stages: &mut dyn Iterator<Item = &StageAbout>| {
-        let mut digests: Vec<String> = stages.map(|stage| stage.digest.clone()).collect();
-        digests.sort();
-        digests
-    };
-    let wanted = digests(&mut stages.iter().copied());
-    let about = archive.about.as_ref()?;
-    let of = |build: &str| digests(&mut about.stages.iter().filter(|s| s.build == build));
-    let build = archive.builds().into_iter().find(|build| of(build) == wanted)?;
-    part(archive, build).cache
 }
 
 #[cfg(test)]

@@ -13,14 +13,14 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::archive::{
-    Archive, LayerBlob, Role, StoredImage, read_cache, write_image, write_records,
+    Archive, LayerBlob, Role, StoredImage, read_cache, write_image, write_records, write_stage_cache,
 };
 use super::codec::{self, Codec};
 use super::digest::{Digest, Hashing};
 use super::directory::{DOCUMENT_LIMIT, Layout, LayoutError};
 use super::live;
 use super::oci::{Descriptor, Index, REF_NAME, UNCOMPRESSED};
-use super::records::RecordGraph;
+use super::records::{CacheConfig, RecordGraph};
 
 /// The archive's own `index.json`, in the tar.
 const OWN_INDEX: &str = "dockercache.json";
@@ -62,6 +62,14 @@ pub fn write(
     // What lies in the tar: each layer uncompressed, by diffID, and the blob to take it from.
     let mut layers: BTreeMap<Digest, (Digest, u64)> = BTreeMap::new();
     for image in &archive.images {
+        let name = image.descriptor.annotation(REF_NAME).unwrap_or_default();
+        if !image.is_image() {
+            let (config, plain) = unpacked(layout, &image.descriptor, &mut layers)?;
+            let written = write_stage_cache(&mut documents, &config, &plain, name)?;
+            renamed(&mut packed, &image.descriptor.digest, &written.descriptor.digest);
+            packed.images.push(written);
+            continue;
+        }
         let plain = image
             .manifest
             .layers
@@ -69,7 +77,6 @@ pub fn write(
             .map(|layer| uncompressed(layout, layer, &mut layers))
             .collect::<Result<Vec<_>, _>>()?;
         let config = layout.document(&image.manifest.config)?;
-        let name = image.descriptor.annotation(REF_NAME).unwrap_or_default();
         let written = write_image(&mut documents, &config, &plain, name, image.note.clone())?;
         renamed(&mut packed, &image.descriptor.digest, &written.descriptor.digest);
         let tags = tags_of(image, name, tags);
@@ -84,10 +91,6 @@ pub fn write(
     }
     if let Some(cache) = &archive.cache {
         packed.cache = unpacked_cache(layout, cache, &mut layers, &mut documents)?;
-    }
-    for (build, export) in &archive.exports {
-        let export = unpacked_cache(layout, export, &mut layers, &mut documents)?;
-        packed.exports.extend(export.map(|e| (build.clone(), e)));
     }
 
     let mut tar = tar::Builder::new(out);
@@ -124,6 +127,18 @@ fn unpacked_cache(
     layers: &mut BTreeMap<Digest, (Digest, u64)>,
     documents: &mut Vec<Vec<u8>>,
 ) -> Result<Option<Descriptor>, LayoutError> {
+    let (config, plain) = unpacked(layout, cache, layers)?;
+    let mut graph = RecordGraph::default();
+    graph.add(&config).map_err(|e| damaged(layout, e.to_string()))?;
+    Ok(write_records(documents, &graph, &plain)?.map(|(d, _)| d))
+}
+
+/// The records of a cache manifest, over layers without compression.
+fn unpacked(
+    layout: &Layout,
+    cache: &Descriptor,
+    layers: &mut BTreeMap<Digest, (Digest, u64)>,
+) -> Result<(CacheConfig, BTreeMap<Digest, Descriptor>), LayoutError> {
     let (mut config, descriptors) = read_cache(layout, cache)?;
     let mut plain = BTreeMap::new();
     for (blob, descriptor) in &descriptors {
@@ -136,10 +151,7 @@ fn unpacked_cache(
             layer.blob = descriptor.digest.clone();
         }
     }
-    let mut graph = RecordGraph::default();
-    graph.add(&config).map_err(|e| damaged(layout, e.to_string()))?;
-    let by_diff_id = plain.into_values().map(|d| (d.digest.clone(), d)).collect();
-    Ok(write_records(documents, &graph, &by_diff_id)?.map(|(d, _)| d))
+    Ok((config, plain.into_values().map(|d| (d.digest.clone(), d)).collect()))
 }
 
 /// The same layer without compression. Its size is looked up, or counted by reading it.

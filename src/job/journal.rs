@@ -1,0 +1,401 @@
+//! What the commands of a job tell each other: which builds were captured, and what is known of
+//! the archive's blobs.
+//!
+//! It lies outside of the archive, which CI systems carry to other machines, in a directory that
+//! the archive's path alone decides: whatever `TMPDIR` or `sudo` a step of the job has, it finds
+//! the same one. No value of a build argument or secret is in it. Each build writes a note of its
+//! own, so that builds that run at once lose nothing of each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::build_log::ClassicStep;
+use crate::engine::capture::Captured;
+use crate::engine::strategy::Strategy;
+use crate::layout::digest::Digest;
+use crate::layout::verify::Seen;
+
+/// How long a store that did not answer is skipped.
+const AWAY: Duration = Duration::from_mins(5);
+/// How long a build that nobody has saved stays noted, if its job never ends with a `save`.
+const FORGOTTEN_AFTER: Duration = Duration::from_hours(24);
+
+/// Where journals lie: decided by nothing that differs between the steps of a job.
+const HOME: &str = "/tmp";
+const NOTE: &str = "note.json";
+const STATE: &str = "state.json";
+const LOCK: &str = "lock";
+
+/// Why there is no journal.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// Somebody else may write there.
+    #[error("the journal `{path}` is not trusted: {reason}; remove it")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file system refused.
+    #[error("failed to {action} `{path}`: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl JournalError {
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// The journal of one archive.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    directory: PathBuf,
+    /// Tells the names that its builds leave in an engine from those of others.
+    id: String,
+}
+
+/// What is known of an archive on this machine.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct State {
+    /// Blobs that were found good.
+    #[serde(default)]
+    pub verified: BTreeMap<Digest, Seen>,
+    /// The store that the archive came from or went to.
+    #[serde(default)]
+    pub remote: Option<RemoteCopy>,
+    /// A store that did not answer, and when.
+    #[serde(default)]
+    pub away: Option<(String, SystemTime)>,
+    #[serde(skip)]
+    path: Option<PathBuf>,
+}
+
+/// What a store holds of the archive.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct RemoteCopy {
+    /// The store's URL.
+    pub url: String,
+    /// The level of the ref that named the archive.
+    pub level: String,
+    /// The archive's blobs: those that are not in the directory are there.
+    pub blobs: BTreeSet<Digest>,
+    /// What `--cache-from` names, where the builder reads the store by itself.
+    pub direct: Option<String>,
+}
+
+/// A build that was captured.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NotedBuild {
+    /// The name of the build: its image's, or its project's.
+    pub name: String,
+    /// Equal for builds with the same arguments, run in the same place.
+    pub identity: Digest,
+    /// Equal for builds of the same stage of the same Dockerfile.
+    pub project: Digest,
+    /// The engine's or the builder's ID: on another one, what was captured is not there.
+    pub engine: String,
+    /// How its cache is carried.
+    pub strategy: Strategy,
+    /// When it began.
+    pub began: SystemTime,
+    /// Whether the build failed: only what ran before is captured.
+    #[serde(default)]
+    pub failed: bool,
+    /// What was captured.
+    pub captured: Captured,
+    /// The classic builder's images.
+    #[serde(default)]
+    pub images: Vec<ClassicStep>,
+    /// What the builder's own cache held after the build: whatever else is in it before the next
+    /// build came from elsewhere.
+    #[serde(default)]
+    pub builder_cache: BTreeSet<String>,
+    /// Whether it has been saved since.
+    #[serde(default)]
+    pub saved: bool,
+    #[serde(skip)]
+    place: PathBuf,
+}
+
+/// A note that is being made: its directory serves as scratch space, and what a build leaves in an
+/// engine bears its name. Dropped unfinished, it is removed.
+#[derive(Debug)]
+pub struct Draft {
+    directory: PathBuf,
+    name: String,
+    finished: bool,
+    _lock: File,
+}
+
+impl Journal {
+    /// The journal of the archive in `archive`, which need not exist. Refuses one that another
+    /// user could have written.
+    pub fn open(archive: &Path) -> Result<Self, JournalError> {
+        let place = real_path(archive);
+        let id = Digest::of(place.as_os_str().as_encoded_bytes()).short().to_owned();
+        let directory = Path::new(HOME).join(format!("dockercache-journal-{id}"));
+        let journal = Self { directory, id };
+        journal.establish()?;
+        Ok(journal)
+    }
+
+    fn establish(&self) -> Result<(), JournalError> {
+        let directory = &self.directory;
+        match fs::DirBuilder::new().mode(0o700).create(directory) {
+            Ok(()) => give_to_caller(directory).map_err(JournalError::io("own", directory))?,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(JournalError::io("create", directory)(e)),
+        }
+        let foreign =
+            |reason: String| JournalError::Foreign { path: directory.clone(), reason };
+        let found =
+            fs::symlink_metadata(directory).map_err(JournalError::io("look at", directory))?;
+        if !found.is_dir() {
+            return Err(foreign("it is not a directory".to_owned()));
+        }
+        if !is_ours(found.uid()) {
+            return Err(foreign(format!("it belongs to user {}", found.uid())));
+        }
+        if found.mode() & 0o077 != 0 {
+            return Err(foreign("other users have access to it".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// What all names in an engine begin with that builds of this journal leave there.
+    pub fn prefix(&self) -> String {
+        format!("dockercache-carrier:{}-", self.id)
+    }
+
+    /// Begins a note.
+    pub fn begin(&self) -> Result<Draft, JournalError> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // Sorted by name, notes are in the order of time.
+        let prefix = format!("{:020}-", since.as_nanos());
+        let scratch = tempfile::Builder::new()
+            .prefix(&prefix)
+            .rand_bytes(8)
+            .tempdir_in(&self.directory)
+            .map_err(JournalError::io("create a directory in", &self.directory))?;
+        let directory = scratch.keep();
+        let name = directory.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let begun = give_to_caller(&directory).and_then(|()| {
+            let lock = File::create(directory.join(LOCK))?;
+            lock.lock()?;
+            Ok(lock)
+        });
+        let lock = begun.map_err(JournalError::io("lock", &directory))?;
+        Ok(Draft { directory, name, finished: false, _lock: lock })
+    }
+
+    /// The builds that are noted, in the order in which they began. What can't be read is skipped.
+    pub fn builds(&self) -> Vec<NotedBuild> {
+        self.entries()
+            .into_iter()
+            .filter_map(|place| {
+                let json = fs::read(place.join(NOTE)).ok()?;
+                let note: NotedBuild = serde_json::from_slice(&json).ok()?;
+                Some(NotedBuild { place, ..note })
+            })
+            .collect()
+    }
+
+    /// The names of all notes, whether finished, being made by a live process, or left by a dead
+    /// one; the last are removed first.
+    pub fn live_names(&self) -> BTreeSet<String> {
+        let alive = |place: &PathBuf| {
+            if place.join(NOTE).exists() {
+                return true;
+            }
+            let lock = File::open(place.join(LOCK));
+            // Just begun, or held by whoever makes it.
+            let is_held = |lock: File| matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock));
+            let alive = lock.map_or_else(|_| is_new(place), is_held);
+            if !alive {
+                let _ = fs::remove_dir_all(place);
+            }
+            alive
+        };
+        let entries = self.entries().into_iter().filter(alive);
+        entries
+            .filter_map(|place| Some(place.file_name()?.to_string_lossy().to_lowercase()))
+            .collect()
+    }
+
+    fn entries(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let mut places: Vec<PathBuf> = entries
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .map(|entry| entry.path())
+            .collect();
+        places.sort();
+        places
+    }
+
+    /// Forgets builds that are saved, that are on another engine, or that nobody has saved for a
+    /// day: a new job begins. Others may be of a job that runs at the same time.
+    pub fn begin_job(&self) {
+        for build in self.builds() {
+            let is_old = build.began.elapsed().is_ok_and(|age| age > FORGOTTEN_AFTER);
+            if build.saved || is_old {
+                build.forget();
+            }
+        }
+    }
+
+    /// What is known of the archive; nothing if that can't be read.
+    pub fn state(&self) -> State {
+        let path = self.directory.join(STATE);
+        let state = fs::read(&path).ok().and_then(|json| serde_json::from_slice(&json).ok());
+        State { path: Some(path), ..state.unwrap_or_default() }
+    }
+}
+
+impl State {
+    /// Whether a store did not answer, a short while ago.
+    pub fn is_away(&self, url: &str) -> bool {
+        self.away.as_ref().is_some_and(|(store, since)| {
+            store == url && since.elapsed().is_ok_and(|elapsed| elapsed < AWAY)
+        })
+    }
+
+    /// Writes it in one step; one that came from no journal is kept nowhere.
+    pub fn write(&self) -> io::Result<()> {
+        match &self.path {
+            Some(path) => write_json(path, self),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Draft {
+    /// A directory for what is needed while the note is made.
+    pub fn scratch(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What is unique to the note, and fit for the name of an image.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Writes the note; the scratch space is emptied.
+    pub fn finish(mut self, build: &NotedBuild) -> io::Result<NotedBuild> {
+        for entry in fs::read_dir(&self.directory)?.flatten() {
+            if entry.file_name() != LOCK {
+                let path = entry.path();
+                let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+            }
+        }
+        write_json(&self.directory.join(NOTE), build)?;
+        self.finished = true;
+        Ok(NotedBuild { place: self.directory.clone(), ..build.clone() })
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.finished {
+            // What can't be removed now is removed by the next command.
+            let _ = fs::remove_dir_all(&self.directory);
+        }
+    }
+}
+
+impl NotedBuild {
+    /// Notes that it is saved.
+    pub fn mark_saved(&mut self) -> io::Result<()> {
+        self.saved = true;
+        write_json(&self.place.join(NOTE), self)
+    }
+
+    /// Removes the note.
+    pub fn forget(&self) {
+        let _ = fs::remove_dir_all(&self.place);
+    }
+}
+
+/// The builds of `notes` that count for `engine`: each once, the last of those with the same
+/// arguments, and of those of one project the last that is not saved yet.
+pub fn current(notes: Vec<NotedBuild>, engine: &str) -> Vec<NotedBuild> {
+    let mut builds: Vec<NotedBuild> = Vec::new();
+    for build in notes.into_iter().filter(|build| build.engine == engine) {
+        builds.retain(|old| {
+            let replaced = old.identity == build.identity
+                // A build that failed does not take the place of what succeeded before.
+                && (!build.failed || old.failed);
+            !replaced && !(old.saved && old.project == build.project && !build.failed)
+        });
+        builds.push(build);
+    }
+    builds
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new("/")))?;
+    serde_json::to_writer(io::BufWriter::new(file.as_file()), value)?;
+    give_to_caller(file.path())?;
+    file.persist(path).map_err(|e| e.error)?;
+    Ok(())
+}
+
+/// Whether a directory was made so short a while ago that its maker may not have locked it yet.
+fn is_new(place: &Path) -> bool {
+    let modified = fs::metadata(place).and_then(|found| found.modified());
+    modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < Duration::from_mins(1)))
+}
+
+/// The user and group who called `sudo`, if root runs us for somebody.
+fn caller() -> Option<(u32, u32)> {
+    let number = |name| std::env::var(name).ok()?.parse().ok();
+    let is_root = rustix::process::geteuid().is_root();
+    is_root.then(|| Some((number("SUDO_UID")?, number("SUDO_GID")?))).flatten()
+}
+
+/// Whether what this user owns can be trusted as our own: steps of one job may run with and
+/// without `sudo`.
+fn is_ours(uid: u32) -> bool {
+    uid == rustix::process::geteuid().as_raw() || caller().is_some_and(|(user, _)| user == uid)
+}
+
+fn give_to_caller(path: &Path) -> io::Result<()> {
+    match caller() {
+        Some((user, group)) => chown(path, Some(user), Some(group)),
+        None => Ok(()),
+    }
+}
+
+/// The path without links, as far as it exists.
+fn real_path(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut missing = Vec::new();
+    let mut existing = absolute.as_path();
+    loop {
+        if let Ok(real) = existing.canonicalize() {
+            return missing.iter().rev().fold(real, |path, name| path.join(name));
+        }
+        match (existing.parent(), existing.file_name()) {
+            (Some(parent), Some(name)) => {
+                missing.push(name.to_owned());
+                existing = parent;
+            }
+            _ => return absolute,
+        }
+    }
+}
