@@ -4,19 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::builder::{Builder, FoundBase};
-use crate::context::{self, BuildContext, ContextEntry, ListForm};
+use crate::context::{self, BuildContext, ContextEntry, ContextError, ListForm};
 use crate::dockerfile::{
-    Base, BuildGraph, BuildOptions, Dockerfile, Image, PlannedStage, Platform,
+    Base, BuildGraph, BuildOptions, Dockerfile, DockerfileError, Image, NamedContext, PlannedStage,
+    Platform, context_name,
 };
-use crate::engine::arguments::{BuildArguments, ContextSource};
+use crate::engine::arguments::{BuildArguments, ContextSource, NamedSource};
 use crate::engine::strategy::Strategy;
-use crate::key::{ContextQuery, StageDigest, digest_build};
+use crate::key::{ContextQuery, StageDigest, Unanswered, digest_build};
 use crate::layout::archive::BaseAbout;
+use crate::layout::digest::Digest;
 
 /// Flags whose value the builder counts for every `RUN`.
 const RUN_SETTINGS: &[&str] = &["network", "add-host", "shm-size", "ulimit", "cgroup-parent"];
 
+/// How much of an instruction an error repeats.
+const MAXIMUM_TEXT: usize = 100;
+
 /// A project that has been read.
+#[derive(Debug)]
 pub struct Project {
     /// The Dockerfile with a name for every stage.
     pub named: Vec<u8>,
@@ -54,8 +60,30 @@ pub enum Detail {
 
 /// Why a project can't be read. The builder may still be able to build it.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ProjectError(String);
+pub enum ProjectError {
+    /// What the arguments name can't be read on this machine.
+    #[error("{0}")]
+    Input(String),
+    /// The Dockerfile is wrong, or the arguments don't fit it.
+    #[error(transparent)]
+    Dockerfile(#[from] DockerfileError),
+    /// The build context, or a context by name, can't be read.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// An instruction asks for files that can't be read.
+    #[error("`{file}` line {line}, `{instruction}`: {error}", file = file.display())]
+    Step {
+        /// The Dockerfile.
+        file: PathBuf,
+        /// Where the instruction starts, counted from one.
+        line: usize,
+        /// The instruction on one line.
+        instruction: String,
+        /// What is wrong.
+        #[source]
+        error: Box<ContextError>,
+    },
+}
 
 impl Project {
     /// Reads what `arguments` name.
@@ -79,15 +107,15 @@ impl Project {
             .ok_or_else(|| wrong("the Dockerfile comes from standard input"))?;
         let source = std::fs::read(&path)
             .map_err(|e| wrong(format!("failed to read `{}`: {e}", path.display())))?;
-        let dockerfile = Dockerfile::parse(&source, &path.display().to_string())
-            .map_err(|e| wrong(e.to_string()))?;
+        let dockerfile = Dockerfile::parse(&source, &path.display().to_string())?;
         let options = options(arguments, builder)?;
         let target_stage = target_stage(&dockerfile, &options);
         let planned = Planned::new(&dockerfile, options, builder)?;
-        let context = BuildContext::open(&root, Some(&path)).map_err(|e| wrong(e.to_string()))?;
+        let context = BuildContext::open(&root, Some(&path))?;
         let mut contexts = Contexts {
             main: &context,
             named: named_contexts(arguments)?,
+            asked_elsewhere: BTreeSet::new(),
             form: builder.form(),
             detail,
             files: BTreeMap::new(),
@@ -97,7 +125,17 @@ impl Project {
             builder.rules(),
             &mut |query| contexts.digest(query),
             &planned.counted(builder),
-        )?;
+        )
+        .map_err(|Unanswered { lines, instruction, error }| ProjectError::Step {
+            file: path.clone(),
+            line: lines.first,
+            instruction: instruction.chars().take(MAXIMUM_TEXT).collect(),
+            error: Box::new(error),
+        })?;
+        let mut warnings = planned.warnings.clone();
+        warnings.extend(contexts.asked_elsewhere.iter().map(|address| {
+            format!("the context `{address}` is part of the key by its address alone")
+        }));
         let (named, targets) = dockerfile.with_names();
         Ok(Self {
             named,
@@ -109,7 +147,7 @@ impl Project {
             bases: planned.graph.stages.iter().map(|stage| planned.base_of(stage)).collect(),
             dependencies: planned.graph.stages.iter().map(|s| s.dependencies.clone()).collect(),
             files: contexts.files,
-            warnings: planned.warnings,
+            warnings,
             name: name_of(&root),
         })
     }
@@ -161,7 +199,7 @@ impl Planned {
         let mut asked = BTreeSet::new();
         let mut warnings = Vec::new();
         loop {
-            let graph = dockerfile.plan(&options).map_err(|e| wrong(e.to_string()))?;
+            let graph = dockerfile.plan(&options)?;
             let new: Vec<Image> =
                 graph.images().into_iter().filter(|i| !asked.contains(*i)).cloned().collect();
             let known = bases.len();
@@ -209,7 +247,7 @@ impl Planned {
 }
 
 fn wrong(message: impl Into<String>) -> ProjectError {
-    ProjectError(message.into())
+    ProjectError::Input(message.into())
 }
 
 fn options(arguments: &BuildArguments, builder: &Builder) -> Result<BuildOptions, ProjectError> {
@@ -227,8 +265,15 @@ fn options(arguments: &BuildArguments, builder: &Builder) -> Result<BuildOptions
         target_platform,
         build_platform: own,
         named_contexts: arguments
-            .values("build-context")
-            .filter_map(|v| Some(text(v).split_once('=')?.0.to_owned()))
+            .named_contexts()
+            .into_iter()
+            .map(|(name, source)| {
+                let context = match source {
+                    NamedSource::Image(reference) => NamedContext::Image(reference),
+                    _ => NamedContext::Files,
+                };
+                (name, context)
+            })
             .collect(),
         run_settings: RUN_SETTINGS
             .iter()
@@ -251,19 +296,23 @@ fn target_stage(dockerfile: &Dockerfile, options: &BuildOptions) -> Option<Strin
 /// The build context and those that `--build-context` names.
 struct Contexts<'a> {
     main: &'a BuildContext,
-    named: BTreeMap<String, BuildContext>,
+    named: BTreeMap<String, NamedFiles>,
+    /// The addresses of contexts that a step asked for and that have no files here.
+    asked_elsewhere: BTreeSet<String>,
     form: ListForm,
     detail: Detail,
     files: BTreeMap<ContextQuery, Vec<ContextEntry>>,
 }
 
 impl Contexts<'_> {
-    fn digest(&mut self, query: &ContextQuery) -> Result<String, ProjectError> {
-        let context = match &query.named_context {
+    fn digest(&mut self, query: &ContextQuery) -> Result<String, ContextError> {
+        let context = match query.named_context.as_ref().and_then(|name| self.named.get(name)) {
             None => self.main,
-            Some(name) => self.named.get(name).ok_or_else(|| {
-                wrong(format!("the build context `{name}` is no directory of this machine"))
-            })?,
+            Some(NamedFiles::Here(context)) => context,
+            Some(NamedFiles::Elsewhere { address, digest }) => {
+                self.asked_elsewhere.insert(address.clone());
+                return Ok(digest.to_string());
+            }
         };
         let question = context::ContextQuery {
             sources: query.sources.clone(),
@@ -272,31 +321,61 @@ impl Contexts<'_> {
             wildcards: query.wildcards,
             form: self.form,
         };
-        let failed = |e: context::ContextError| wrong(e.to_string());
         if self.detail == Detail::Digests {
-            return Ok(context.digest_alone(&question).map_err(failed)?.hex());
+            return Ok(context.digest_alone(&question)?.hex());
         }
-        let found = context.digest(&question).map_err(failed)?;
+        let found = context.digest(&question)?;
         self.files.insert(query.clone(), found.entries);
         Ok(found.digest.hex())
     }
 }
 
+/// The files of a context that `--build-context` names.
+enum NamedFiles {
+    /// A directory of this machine.
+    Here(BuildContext),
+    /// What only the builder fetches; its address stands for its files.
+    Elsewhere { address: String, digest: Digest },
+}
+
 fn named_contexts(
     arguments: &BuildArguments,
-) -> Result<BTreeMap<String, BuildContext>, ProjectError> {
+) -> Result<BTreeMap<String, NamedFiles>, ProjectError> {
     let mut contexts = BTreeMap::new();
-    for value in arguments.values("build-context") {
-        let text = value.to_string_lossy();
-        let Some((name, source)) = text.split_once('=') else { continue };
-        // An image, a repository or a layout has no files here; a query for it says so.
-        if Path::new(source).is_dir() {
-            let context =
-                BuildContext::open(Path::new(source), None).map_err(|e| wrong(e.to_string()))?;
-            contexts.insert(name.to_owned(), context);
-        }
+    for (name, source) in arguments.named_contexts() {
+        let files = match source {
+            NamedSource::Directory(dir) => NamedFiles::Here(BuildContext::open(&dir, None)?),
+            NamedSource::Elsewhere(address) => {
+                let digest = Digest::of(address.as_bytes());
+                NamedFiles::Elsewhere { address, digest }
+            }
+            NamedSource::Layout(layout) => {
+                let address = format!("oci-layout://{layout}");
+                let digest = Digest::of(layout_content(&layout)?.as_bytes());
+                NamedFiles::Elsewhere { address, digest }
+            }
+            // The builder resolves it as it does the image behind a `FROM`.
+            NamedSource::Image(_) => continue,
+        };
+        contexts.insert(context_name(&name), files);
     }
     Ok(contexts)
+}
+
+/// What tells an image in a layout from others: its digest where it is named by one, else its tag
+/// and the layout's index.
+fn layout_content(layout: &str) -> Result<String, ProjectError> {
+    if let Some((_, digest)) = layout.rsplit_once('@') {
+        return Ok(digest.to_owned());
+    }
+    let (dir, tag) = match layout.rsplit_once(':') {
+        Some((dir, tag)) if !tag.contains('/') => (dir, tag),
+        _ => (layout, "latest"),
+    };
+    let path = Path::new(dir).join("index.json");
+    let index = std::fs::read(&path)
+        .map_err(|e| wrong(format!("failed to read `{}`: {e}", path.display())))?;
+    Ok(format!("{tag} {}", Digest::of(&index)))
 }
 
 /// The ignore file beside the Dockerfile; the one in the context is found by the builder itself.
@@ -342,5 +421,59 @@ mod tests {
         };
         let found: Vec<_> = (0..7).map(lines).collect();
         assert_eq!(found, [None, None, Some(5), Some(8), Some(10), Some(11), None]);
+    }
+
+    #[test]
+    fn a_missing_source_is_told_with_its_place() {
+        let error = read("FROM a\nRUN y\nCOPY x \\\n missing /\n", &[]).unwrap_err().to_string();
+        let (start, rest) = error.split_once("` line 3, `COPY x  missing /`: ").unwrap();
+        assert!(start.starts_with('`') && start.ends_with("/Dockerfile"), "{error}");
+        assert!(
+            rest.starts_with("`/missing` is not in the build context (looked for `/"),
+            "{error}"
+        );
+        assert!(rest.ends_with("/missing`)"), "{error}");
+    }
+
+    #[test]
+    fn a_context_that_is_no_directory_changes_only_what_uses_it() {
+        let source = "FROM a\nRUN y\nFROM node:20 AS build\nCOPY x /\nFROM a\nCOPY --from=0 /y /\nCOPY --from=build /x /\nCOPY --from=repo /z /\n";
+        let digests = |contexts: &[&str]| {
+            let words: Vec<String> =
+                contexts.iter().map(|context| format!("--build-context={context}")).collect();
+            let project = read(source, &words.iter().map(String::as_str).collect::<Vec<_>>());
+            project.unwrap().stages.into_iter().map(|stage| stage.digest).collect::<Vec<_>>()
+        };
+        let repo = "repo=https://h/r.git#v1";
+        let plain = digests(&[repo]);
+        assert_eq!(digests(&[repo, "other=docker-image://o", "more=https://h/x.git"]), plain);
+        let image = digests(&[repo, "node:20=docker-image://bb:1"]);
+        assert_eq!(image[0], plain[0]);
+        assert!(image[1] != plain[1] && image[2] != plain[2]);
+        assert_eq!(image, digests(&[repo, "docker.io/library/node:20=docker-image://bb:1"]));
+        assert_ne!(image, digests(&[repo, "node:20=docker-image://bb:2"]));
+        let moved = digests(&["repo=https://h/r.git#v2"]);
+        assert_eq!(moved[..2], plain[..2]);
+        assert_ne!(moved[2], plain[2]);
+    }
+
+    #[test]
+    fn an_image_in_a_layout_counts_by_what_the_layout_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = dir.path().join("index.json");
+        let with = |suffix: &str| {
+            let context =
+                format!("--build-context=c=oci-layout://{}{suffix}", dir.path().display());
+            let project = read("FROM a\nCOPY --from=c / /\n", &[&context]);
+            project.map(|project| project.stages[0].digest.clone())
+        };
+        assert!(with("").unwrap_err().to_string().contains("index.json"));
+        std::fs::write(&index, "one").unwrap();
+        let (one, pinned) = (with("").unwrap(), with("@sha256:1").unwrap());
+        assert_eq!(one, with(":latest").unwrap());
+        assert_ne!(one, with(":other").unwrap());
+        std::fs::write(&index, "two").unwrap();
+        assert_ne!(one, with("").unwrap());
+        assert_eq!(pinned, with("@sha256:1").unwrap());
     }
 }

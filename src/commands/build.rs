@@ -1,12 +1,13 @@
 //! `build`: the user's own build, with the cache. Whatever is wrong with the cache, it runs.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use super::{connect_to_choose, environment, offer, store, variable};
 use crate::builder::Builder;
 use crate::cli::BuildArgs;
+use crate::context::BuildContext;
 use crate::engine::Engine;
 use crate::engine::arguments::{BuildArguments, ContextSource};
 use crate::engine::build_log::Outcome;
@@ -180,16 +181,18 @@ fn summarise(finished: &Finished, strategy: Strategy, reporter: Reporter) {
 }
 
 /// A cache that is copied into the image changes the build that it is the cache of.
-fn warn_of_cache_in_context(arguments: &BuildArguments, dir: &std::path::Path, reporter: Reporter) {
-    let ContextSource::Directory(context) = arguments.context() else { return };
-    let (Ok(context), Ok(dir)) = (context.canonicalize(), dir.canonicalize()) else { return };
-    let Ok(inside) = dir.strip_prefix(&context) else { return };
-    let ignored = std::fs::read_to_string(context.join(".dockerignore")).unwrap_or_default();
-    let name = inside.components().next().map(|c| c.as_os_str().to_string_lossy().into_owned());
-    if let Some(name) = name.filter(|n| !ignored.lines().any(|l| l.trim().trim_matches('/') == n)) {
+fn warn_of_cache_in_context(arguments: &BuildArguments, dir: &Path, reporter: Reporter) {
+    let ContextSource::Directory(root) = arguments.context() else { return };
+    let (Ok(canonical), Ok(dir)) = (root.canonicalize(), dir.canonicalize()) else { return };
+    let Ok(inside) = dir.strip_prefix(canonical) else { return };
+    let Ok(context) = BuildContext::open(&root, arguments.dockerfile().as_deref()) else { return };
+    if ["index.json", "blobs/sha256"].iter().any(|file| context.sends(&inside.join(file))) {
+        let file = context.ignore_file().unwrap_or(Path::new(".dockerignore"));
         reporter.warn(format!(
-            "the cache lies in the build context: add `{name}` to .dockerignore, or each build \
-             sends it to the engine"
+            "the cache is in the build context: add `{}` to `{}`, or each build sends it to the \
+             engine",
+            inside.display(),
+            file.display()
         ));
     }
 }

@@ -9,7 +9,7 @@ use super::select::{ListForm, Selected, Selector};
 use super::walk::{Directory, Found, Node, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -120,6 +120,12 @@ impl BuildContext {
         self.ignore_file.as_deref()
     }
 
+    /// Whether the client sends a file at this path, relative to the context, whether it is there
+    /// yet or not.
+    pub(crate) fn sends(&self, path: &Path) -> bool {
+        self.tree.sends(path.as_os_str().as_bytes())
+    }
+
     /// Computes the digest of what an instruction sees, and lists what that is.
     pub fn digest(&self, query: &ContextQuery) -> Result<ContextDigest, ContextError> {
         let mut entries = BTreeMap::new();
@@ -201,7 +207,7 @@ impl BuildContext {
 
     /// Says so when a source is missing only because it is ignored.
     fn explain(&self, error: ContextError) -> ContextError {
-        let (ContextError::MissingSource { source_path }, Some(ignore_file)) =
+        let (ContextError::MissingSource { source_path, .. }, Some(ignore_file)) =
             (&error, &self.ignore_file)
         else {
             return error;

@@ -22,7 +22,7 @@ pub enum ContextError {
     },
 
     /// A file or directory that counts could not be read.
-    #[error("cannot read `{path}`")]
+    #[error("cannot read `{path}`: {source}")]
     Read {
         /// The file on disk.
         path: PathBuf,
@@ -54,15 +54,17 @@ pub enum ContextError {
     },
 
     /// A source that names nothing in the context.
-    #[error("`{source_path}` is not in the build context")]
+    #[error("`{source_path}` is not in the build context (looked for `{path}`)")]
     MissingSource {
         /// The source as it was written.
         source_path: String,
+        /// Where it was looked for.
+        path: PathBuf,
     },
 
     /// A source that is on disk but that the ignore file hides.
     #[error(
-        "`{source_path}` is not in the build context\n(it is on disk, but `{ignore_file}` ignores it)"
+        "`{source_path}` is not in the build context (it is on disk, but `{ignore_file}` ignores it)"
     )]
     IgnoredSource {
         /// The source as it was written.

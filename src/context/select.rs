@@ -69,13 +69,13 @@ impl Selector {
         if self.is_filtered() {
             return self.select_filtered(tree);
         }
-        let found = tree.lookup(&self.path, true)?.ok_or_else(|| self.missing())?;
+        let found = tree.lookup(&self.path, true)?.ok_or_else(|| self.missing(tree))?;
         let digest = digest::place(tree, found)?;
         Ok(Selection { digest, places: vec![Selected { found, whole: true }] })
     }
 
-    fn missing(&self) -> ContextError {
-        ContextError::MissingSource { source_path: self.written.clone() }
+    fn missing(&self, tree: &Tree) -> ContextError {
+        missing(tree, &self.written, &self.path)
     }
 
     fn select_filtered<'a>(&self, tree: &'a Tree) -> Result<Selection<'a>, ContextError> {
@@ -87,13 +87,13 @@ impl Selector {
                 walk.visit(found, prefix.to_vec(), (!self.wildcard).then_some(prefix.len()))?;
             }
             None if self.wildcard => {}
-            None => return Err(self.missing()),
+            None => return Err(self.missing(tree)),
         }
         let included = walk.included;
         if let Some(required) = &self.required
             && !included.iter().any(|one| one.path.starts_with(required))
         {
-            return Err(self.missing());
+            return Err(missing(tree, &self.written, required));
         }
 
         let resolved =
@@ -133,7 +133,8 @@ fn resolve<'a>(
             Ok((digest::header(tree, directory), place))
         }
         Found::Leaf { node: Node::Link { .. }, .. } if one.follow => {
-            let found = tree.lookup(&one.path, true)?.ok_or_else(|| missing(&one.path[1..]))?;
+            let gone = || missing(tree, &String::from_utf8_lossy(&one.path[1..]), &one.path);
+            let found = tree.lookup(&one.path, true)?.ok_or_else(gone)?;
             Ok((digest::place(tree, found)?, Selected { found, whole: true }))
         }
         found @ Found::Leaf { .. } => {
@@ -142,8 +143,8 @@ fn resolve<'a>(
     }
 }
 
-fn missing(path: &[u8]) -> ContextError {
-    ContextError::MissingSource { source_path: String::from_utf8_lossy(path).into_owned() }
+fn missing(tree: &Tree, written: &str, path: &[u8]) -> ContextError {
+    ContextError::MissingSource { source_path: written.to_owned(), path: tree.on_disk(path) }
 }
 
 /// The leading components without wildcards; empty for the root.

@@ -59,11 +59,42 @@ fn a_context_that_is_none() {
 }
 
 #[test]
+fn what_is_sent_is_told_before_it_is_there() {
+    let temp = context(&["x", "docker/App"]);
+    let sends = |path: &str, dockerfile: Option<&str>| {
+        let dockerfile = dockerfile.map(|name| temp.path().join(name));
+        let context = BuildContext::open(temp.path(), dockerfile.as_deref()).unwrap();
+        context.sends(Path::new(path))
+    };
+    assert!(sends("cache/index.json", None));
+    for (ignored, sent) in [
+        ("cache", false),
+        ("cache*", false),
+        ("**/cache", false),
+        ("*", false),
+        ("./cache/", false),
+        ("[a-c]ache", false),
+        ("*\n!x", false),
+        ("*\n!cache", true),
+        ("cache/blobs", true),
+        ("caches", true),
+    ] {
+        write(temp.path(), ".dockerignore", ignored);
+        assert_eq!(sends("cache/index.json", None), sent, "{ignored}");
+    }
+    write(temp.path(), "docker/App.dockerignore", "cache");
+    assert!(!sends("cache/index.json", Some("docker/App")));
+    assert!(sends("cache/index.json", None));
+}
+
+#[test]
 fn a_missing_source_is_named() {
     let temp = context(&["here", "dir/file", "secret", "conf/inner"]);
     symlink("gone", temp.path().join("broken")).unwrap();
     for source in ["nothing", "dir/nothing", "here/below", "broken", "../nothing"] {
-        let expected = format!("`{source}` is not in the build context");
+        let place = temp.path().canonicalize().unwrap().join(source.trim_start_matches("../"));
+        let expected =
+            format!("`{source}` is not in the build context (looked for `{}`)", place.display());
         assert_eq!(message(digest(&temp, &ContextQuery::copy([source]))), expected);
         let filtered =
             ContextQuery { excludes: vec!["x".to_owned()], ..ContextQuery::copy([source]) };
@@ -71,7 +102,7 @@ fn a_missing_source_is_named() {
     }
     // Through a wildcard, the link that leads nowhere is named.
     let dangling = message(digest(&temp, &ContextQuery::copy(["bro*"])));
-    assert_eq!(dangling, "`broken` is not in the build context");
+    assert!(dangling.starts_with("`broken` is not in the build context (looked"), "{dangling}");
     // A wildcard may match nothing.
     assert_eq!(digest(&temp, &ContextQuery::copy(["no*"])).unwrap().entries, []);
 
@@ -174,10 +205,8 @@ fn parents_keep_the_path_and_a_pivot_cuts_it() {
     assert_eq!(seen("x/./a/file"), "x x/a x/a/file");
     assert_eq!(seen("**/b/file"), "x x/b x/b/file");
     assert_eq!(seen("**/nothing"), "");
-    assert_eq!(
-        message(digest(&temp, &parents("x/nothing"))),
-        "`x/nothing` is not in the build context"
-    );
+    let missing = message(digest(&temp, &parents("x/nothing")));
+    assert!(missing.starts_with("`x/nothing` is not in the build context ("), "{missing}");
 }
 
 #[test]

@@ -137,7 +137,19 @@ impl Tree {
     }
 
     pub(super) fn on_disk(&self, path: &[u8]) -> PathBuf {
-        self.root.join(OsStr::from_bytes(path))
+        self.root.join(OsStr::from_bytes(path.strip_prefix(b"/").unwrap_or(path)))
+    }
+
+    /// Whether a file at this path is sent, by the ignore file alone.
+    pub(super) fn sends(&self, path: &[u8]) -> bool {
+        let mut info: Option<MatchInfo> = None;
+        let ends = path.iter().enumerate().filter(|&(_, &byte)| byte == b'/').map(|(at, _)| at);
+        let mut ignored = false;
+        for end in ends.chain([path.len()]) {
+            let (matched, found) = self.ignore.matches(&path[..end], info.as_ref());
+            (ignored, info) = (matched, Some(found));
+        }
+        !ignored
     }
 
     /// The entries that are sent, sorted by name.

@@ -31,8 +31,9 @@ pub use heredoc::Heredoc;
 pub use instruction::{Argument, CommandLine, Instruction, InstructionKind, Run, Stage, Transfer};
 pub use lines::LineRange;
 pub use mount::{Mount, MountKind};
-pub use options::{BaseConfig, BuildOptions};
+pub use options::{BaseConfig, BuildOptions, NamedContext};
 pub use platform::Platform;
+pub(crate) use resolve::context_name;
 pub use step::{
     Action, Base, BuildGraph, CopyAction, CopySource, Image, PlannedMount, PlannedStage, RunAction,
     Step,

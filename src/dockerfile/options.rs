@@ -3,7 +3,7 @@
 use super::environment::Environment;
 use super::platform::Platform;
 use super::step::Image;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// What a build is asked for, besides the Dockerfile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,8 +19,8 @@ pub struct BuildOptions {
     pub target_platform: Platform,
     /// What the builder runs on.
     pub build_platform: Platform,
-    /// The names that `--build-context` gives.
-    pub named_contexts: BTreeSet<String>,
+    /// What `--build-context` gives, by name.
+    pub named_contexts: BTreeMap<String, NamedContext>,
     /// Whether the builder predefines `TARGETSTAGE`, `TARGETOSVERSION`, and `BUILDOSVERSION`: Docker
     /// 28.5 does, Docker 26.1 does not.
     pub knows_newer_arguments: bool,
@@ -38,12 +38,21 @@ impl Default for BuildOptions {
             build_args: BTreeMap::new(),
             target_platform: Platform::host(),
             build_platform: Platform::host(),
-            named_contexts: BTreeSet::new(),
+            named_contexts: BTreeMap::new(),
             knows_newer_arguments: true,
             run_settings: Vec::new(),
             base_configs: BTreeMap::new(),
         }
     }
+}
+
+/// What a name of `--build-context` stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedContext {
+    /// An image, by its reference.
+    Image(String),
+    /// Files: a directory, a repository, an archive, or an image in a layout.
+    Files,
 }
 
 /// The part of an image's config that a build on top of it sees.

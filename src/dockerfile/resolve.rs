@@ -6,11 +6,11 @@ use super::expand::Lexer;
 use super::file::Dockerfile;
 use super::instruction::{Instruction, InstructionKind, Stage};
 use super::mount;
-use super::options::BuildOptions;
+use super::options::{BuildOptions, NamedContext};
 use super::platform::Platform;
 use super::reference;
 use super::step::{Base, Image};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 /// A stage whose base is known.
 pub(crate) struct Resolved {
@@ -30,7 +30,8 @@ pub(crate) struct Resolver<'a> {
     pub(crate) stages: Vec<Resolved>,
     /// The last stage of each name.
     names: HashMap<&'a str, usize>,
-    contexts: BTreeSet<String>,
+    /// The names that `--build-context` gives, in the form in which they are compared.
+    contexts: BTreeMap<String, &'a NamedContext>,
 }
 
 impl<'a> Resolver<'a> {
@@ -44,7 +45,11 @@ impl<'a> Resolver<'a> {
             globals: Environment::default(),
             stages: Vec::new(),
             names: HashMap::new(),
-            contexts: options.named_contexts.iter().map(|name| context_name(name)).collect(),
+            contexts: options
+                .named_contexts
+                .iter()
+                .map(|(name, context)| (context_name(name), context))
+                .collect(),
         };
         resolver.globals = resolver.global_arguments()?;
         for (index, stage) in dockerfile.stages().iter().enumerate() {
@@ -124,7 +129,7 @@ impl<'a> Resolver<'a> {
             }
         };
         let own = platform.unwrap_or_else(|| self.options.target_platform.clone());
-        if let Some(context) = stage.name.as_deref().and_then(|name| self.context(name)) {
+        if let Some(context) = self.context(stage.name.as_deref().unwrap_or_default(), &own)? {
             return Ok(Resolved { base: context, platform: own, replaced: true });
         }
         // Names are lower-case, and the builder does not fold the case of what FROM says.
@@ -140,19 +145,23 @@ impl<'a> Resolver<'a> {
         if name == "scratch" {
             return Ok(Base::Scratch);
         }
-        if let Some(context) = self.context(name) {
-            return Ok(context);
+        match self.context(name, platform)? {
+            Some(context) => Ok(context),
+            None => image(name, platform),
         }
-        let reference = reference::normalize(name)?;
-        Ok(Base::Image(Image { reference, platform: platform.clone() }))
     }
 
-    fn context(&self, name: &str) -> Option<Base> {
+    /// Looks a name up among those that `--build-context` gives.
+    fn context(&self, name: &str, platform: &Platform) -> Result<Option<Base>, Problem> {
         if name.eq_ignore_ascii_case("scratch") || name.eq_ignore_ascii_case("context") {
-            return None;
+            return Ok(None);
         }
         let name = context_name(name);
-        self.contexts.contains(&name).then_some(Base::NamedContext(name))
+        Ok(match self.contexts.get(&name) {
+            Some(NamedContext::Image(reference)) => Some(image(reference, platform)?),
+            Some(NamedContext::Files) => Some(Base::NamedContext(name)),
+            None => None,
+        })
     }
 
     /// Resolves `--from`: an index where `indexes` says so, a stage in any case, or an image.
@@ -204,7 +213,12 @@ impl<'a> Resolver<'a> {
     }
 }
 
+fn image(reference: &str, platform: &Platform) -> Result<Base, Problem> {
+    let reference = reference::normalize(reference)?;
+    Ok(Base::Image(Image { reference, platform: platform.clone() }))
+}
+
 /// Returns the form in which names of contexts are compared.
-fn context_name(name: &str) -> String {
+pub(crate) fn context_name(name: &str) -> String {
     reference::familiar(name).unwrap_or_else(|| name.to_owned())
 }

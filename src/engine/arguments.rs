@@ -135,6 +135,33 @@ pub enum ContextSource {
     Absent,
 }
 
+/// Where a context that `--build-context` names comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NamedSource {
+    /// A directory of this machine.
+    Directory(PathBuf),
+    /// An image, by its reference.
+    Image(String),
+    /// An image in an OCI layout of this machine, as written behind the scheme.
+    Layout(String),
+    /// What the builder fetches itself: a repository, an archive, or another target of a bake.
+    Elsewhere(String),
+}
+
+impl NamedSource {
+    fn of(source: &str) -> Self {
+        if let Some(reference) = source.strip_prefix("docker-image://") {
+            Self::Image(reference.to_owned())
+        } else if let Some(layout) = source.strip_prefix("oci-layout://") {
+            Self::Layout(layout.to_owned())
+        } else if is_remote(source) || ["target:", "input:"].iter().any(|s| source.starts_with(s)) {
+            Self::Elsewhere(source.to_owned())
+        } else {
+            Self::Directory(source.into())
+        }
+    }
+}
+
 impl BuildArguments {
     /// Parses the words after `build`.
     pub fn parse(words: impl IntoIterator<Item = OsString>) -> Self {
@@ -287,6 +314,18 @@ impl BuildArguments {
         args
     }
 
+    /// What `--build-context` names, each name once, with where it comes from. The last of a name
+    /// counts.
+    pub(crate) fn named_contexts(&self) -> BTreeMap<String, NamedSource> {
+        self.values("build-context")
+            .filter_map(|value| {
+                let text = value.to_string_lossy();
+                let (name, source) = text.split_once('=')?;
+                Some((name.to_owned(), NamedSource::of(source)))
+            })
+            .collect()
+    }
+
     /// The words for building the same again from cache: without what concerns the result, and
     /// without the flags in `also`. The builder's own checks of the Dockerfile are not repeated
     /// either: they could fail a copy of it.
@@ -437,6 +476,22 @@ mod tests {
         assert_eq!(BuildArguments::parse(arguments.all()), arguments);
         let checked = parse(&["--build-arg=BUILDKIT_DOCKERFILE_CHECK=error=true", "."]);
         assert_eq!(checked.for_repetition(&[]), ["."]);
+    }
+
+    #[test]
+    fn a_named_context_is_a_directory_or_comes_from_elsewhere() {
+        let sources = [
+            ("./dir", NamedSource::Directory("./dir".into())),
+            ("docker-image://bb:1", NamedSource::Image("bb:1".to_owned())),
+            ("oci-layout://dir:tag", NamedSource::Layout("dir:tag".to_owned())),
+            ("https://h/x.git#v1", NamedSource::Elsewhere("https://h/x.git#v1".to_owned())),
+            ("target:base", NamedSource::Elsewhere("target:base".to_owned())),
+        ];
+        for (source, expected) in sources {
+            let arguments =
+                parse(&["--build-context=a=one", "--build-context", &format!("a={source}"), "."]);
+            assert_eq!(arguments.named_contexts(), [("a".to_owned(), expected)].into());
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub use age::MaxAge;
 pub use chain::Rules;
 pub use levels::{KeyLevel, KeyScope, Keys, key_field};
 pub use query::ContextQuery;
-pub use stage::{StageDigest, StepDigest, StepPart, digest_build};
+pub use stage::{StageDigest, StepDigest, StepPart, Unanswered, digest_build};
 
 #[cfg(test)]
 mod tests;

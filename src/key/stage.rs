@@ -49,6 +49,17 @@ pub struct StepPart {
     pub digest: String,
 }
 
+/// An instruction whose question for files was not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unanswered<E> {
+    /// Where the instruction stands.
+    pub lines: LineRange,
+    /// The instruction on one line.
+    pub instruction: String,
+    /// Why there is no answer.
+    pub error: E,
+}
+
 /// Digests all stages of a planned build.
 ///
 /// `context` answers for files, and `bases` holds the digests of external images by their full
@@ -58,17 +69,23 @@ pub fn digest_build<E>(
     rules: Rules,
     context: &mut dyn FnMut(&ContextQuery) -> Result<String, E>,
     bases: &BTreeMap<String, String>,
-) -> Result<Vec<StageDigest>, E> {
+) -> Result<Vec<StageDigest>, Unanswered<E>> {
     let (stages, asked) = (HashMap::new(), Vec::new());
     let mut chain = Chain { rules, context, bases, stages, asked };
     let mut digests = Vec::with_capacity(graph.stages.len());
     for stage in &graph.stages {
-        let base = chain.base(stage)?;
+        let unanswered = |lines, text: &str, error| {
+            let instruction = text.to_owned();
+            Unanswered { lines, instruction, error }
+        };
+        let base =
+            chain.base(stage).map_err(|error| unanswered(stage.lines, &stage.text, error))?;
         let mut state = base;
         let mut steps = Vec::with_capacity(stage.steps.len());
         for step in &stage.steps {
-            let ChainStep { own, state: after, parts, queries } =
-                chain.step(state, step, &stage.platform)?;
+            let ChainStep { own, state: after, parts, queries } = chain
+                .step(state, step, &stage.platform)
+                .map_err(|error| unanswered(step.lines, &step.text, error))?;
             state = after;
             steps.push(StepDigest {
                 lines: step.lines,

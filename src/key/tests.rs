@@ -1,5 +1,5 @@
 use super::*;
-use crate::dockerfile::{Action, BuildGraph, BuildOptions, Dockerfile, Platform};
+use crate::dockerfile::{Action, BuildGraph, BuildOptions, Dockerfile, NamedContext, Platform};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -221,14 +221,18 @@ fn an_error_of_the_context_is_passed_on() {
     let graph = plan("FROM a\nCOPY missing /", &options(&[]));
     let mut context = |query: &ContextQuery| Err::<String, _>(query.sources.clone());
     let error = digest_build(&graph, PLAIN, &mut context, &BTreeMap::new()).unwrap_err();
-    assert_eq!(error, ["/missing"]);
+    assert_eq!(error.error, ["/missing"]);
+    assert_eq!((error.lines.first, error.instruction.as_str()), (2, "COPY missing /"));
 }
 
 #[test]
 fn files_that_no_step_sees_are_not_asked_for() {
     let graph = plan(
         "FROM a AS s\nCOPY one /\nFROM b\nCOPY --from=s /x /\nCOPY --parents --exclude=e p/./q/*.c .\nADD https://h/x <<E /\nE\nRUN --mount=source=two,target=/t --mount=type=cache,target=/c y\nCOPY --from=ctx three /",
-        &BuildOptions { named_contexts: ["ctx".to_owned()].into(), ..options(&[]) },
+        &BuildOptions {
+            named_contexts: [("ctx".to_owned(), NamedContext::Files)].into(),
+            ..options(&[])
+        },
     );
     let mut asked = Vec::new();
     let mut context = |query: &ContextQuery| {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::dockerfile::{BaseConfig, CopySource, Platform};
+use crate::dockerfile::{BaseConfig, CopySource, NamedContext, Platform};
 
 fn options() -> BuildOptions {
     let platform = Platform::parse("linux/amd64").unwrap();
@@ -226,12 +226,33 @@ fn mounts_are_resolved() {
 fn named_contexts_take_the_place_of_stages_and_images() {
     let source = "FROM a AS one\nRUN x\nFROM docker.io/library/b:latest\nCOPY --from=one / /\nCOPY --from=ctx / /";
     let mut options = options();
-    options.named_contexts = ["one", "b", "ctx"].map(str::to_owned).into();
+    options.named_contexts =
+        ["one", "b", "ctx"].map(|n| (n.to_owned(), NamedContext::Files)).into();
     let graph = plan_with(source, &options).unwrap();
     assert_eq!(graph.stages.len(), 1, "nothing needs the stage that is replaced");
     assert_eq!(graph.stages[0].base, Base::NamedContext("b".to_owned()));
     assert_eq!(copies(&graph)[0].origin, Some(Base::NamedContext("one".to_owned())));
     assert_eq!(copies(&graph)[1].origin, Some(Base::NamedContext("ctx".to_owned())));
+}
+
+#[test]
+fn an_image_takes_the_place_of_a_stage_or_an_image() {
+    let source = "FROM a AS one\nRUN x\nFROM node:20\nRUN y\nCOPY --from=one / /\nCOPY --from=ctx / /\nRUN --mount=from=ctx,target=/t z";
+    let mut options = options();
+    options.named_contexts = [
+        ("one", "b:1"),
+        ("docker.io/library/node:20", "bb:1"),
+        ("ctx", "c@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"),
+    ]
+    .map(|(name, image)| (name.to_owned(), NamedContext::Image(image.to_owned())))
+    .into();
+    let graph = plan_with(source, &options).unwrap();
+    assert_eq!(graph.stages.len(), 1, "nothing needs the stage that is replaced");
+    let references: Vec<_> = graph.images().iter().map(|i| i.reference.as_str()).collect();
+    assert_eq!(references[..2], ["docker.io/library/b:1", "docker.io/library/bb:1"]);
+    assert!(references[2].starts_with("docker.io/library/c@sha256:"));
+    let Base::Image(base) = &graph.stages[0].base else { panic!("an image") };
+    assert_eq!(base.reference, "docker.io/library/bb:1");
 }
 
 #[test]
