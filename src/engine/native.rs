@@ -19,13 +19,14 @@ use crate::layout::archive::{Archive, cache_entry};
 use crate::layout::codec::Compression;
 use crate::layout::directory::{Layout, LayoutError};
 use crate::layout::oci::Descriptor;
+use crate::layout::writer::Writer;
 use crate::report::Reporter;
 
 /// Lets the builder export the whole build's cache. What it exports to a registry is not in the
 /// layout.
 pub fn capture(
     engine: &Engine,
-    layout: &Layout,
+    layout: &Writer,
     request: &Request<'_>,
     reporter: Reporter,
 ) -> Result<Captured, EngineError> {
@@ -142,7 +143,7 @@ fn share_blobs(layout: &Layout, staging: &Path) -> Result<(), EngineError> {
 }
 
 /// Moves what the export has added.
-fn take_new_blobs(layout: &Layout, staging: &Path) -> Result<(), EngineError> {
+fn take_new_blobs(layout: &Writer, staging: &Path) -> Result<(), EngineError> {
     let shared = Layout::at(staging);
     for (digest, _) in shared.blob_files()? {
         let to = layout.blob_path(&digest);

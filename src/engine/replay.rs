@@ -24,7 +24,7 @@ use crate::layout::archive::{
 };
 use crate::layout::codec::{Codec, Compression};
 use crate::layout::digest::Digest;
-use crate::layout::directory::Layout;
+use crate::layout::writer::Writer;
 use crate::report::Reporter;
 
 /// How much a push may bring besides twice what is thought to be new (a layer is longer than its
@@ -37,7 +37,7 @@ const AT_ONCE: usize = 4;
 /// Takes the changed stages out of the engine and keeps the others from `old`.
 pub fn capture(
     engine: &Engine,
-    layout: &Layout,
+    layout: &Writer,
     old: &Archive,
     request: &Request<'_>,
     reporter: Reporter,
@@ -209,7 +209,7 @@ fn build_carriers(
 /// Saves the carriers into the layout; gives their images by stage.
 fn export(
     engine: &Engine,
-    layout: &Layout,
+    layout: &Writer,
     old: &Archive,
     carriers: &[Carrier],
     compression: Compression,
@@ -294,7 +294,7 @@ impl Weight {
 /// name.
 fn push(
     engine: &Engine,
-    layout: &Layout,
+    layout: &Writer,
     compression: Compression,
     known: &BTreeMap<Digest, LayerBlob>,
     new: u64,
