@@ -73,6 +73,12 @@ impl From<LayoutError> for Failure {
                 Some("remove it and save again; builds run without cache until then"),
             ),
             LayoutError::Io { source, .. } => (Exit::Io, io_hint(source)),
+            LayoutError::Busy { .. } => {
+                (Exit::Io, Some("try again later, or give each job a directory of its own"))
+            }
+            LayoutError::Foreign { .. } => {
+                (Exit::Usage, Some("choose another directory with DOCKERCACHE_DIR or --dir"))
+            }
         };
         Self { exit, message: error.to_string(), hint }
     }

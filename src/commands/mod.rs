@@ -18,6 +18,9 @@ use crate::engine::client::Client;
 use crate::engine::error::EngineError;
 use crate::engine::strategy;
 use crate::exit::{Exit, Failure};
+use crate::layout::directory::{Layout, LayoutError};
+use crate::layout::writer::{PATIENCE, Writer};
+use crate::report::Reporter;
 
 /// Runs what was asked for.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
@@ -31,6 +34,14 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Verb::Prune(args) => prune::run(&args),
         Verb::Gc(args) => gc::run(&args),
     }
+}
+
+/// Takes the write lock; if another process holds it, says for whom we wait.
+fn locked(layout: &Layout, reporter: Reporter) -> Result<Writer, LayoutError> {
+    layout.lock_within(PATIENCE, |holder| {
+        let dir = layout.root().display();
+        reporter.info(format!("waiting for {holder}, which writes `{dir}`"));
+    })
 }
 
 /// A variable of the environment, as it is.

@@ -64,9 +64,12 @@ pub(super) fn verified(
     let bad = verify::verify(layout, &reach, known, &|n| progress.advance(n));
     drop(progress);
     let (again, bad): (Vec<_>, Vec<_>) = bad.into_iter().partition(|b| in_store(&b.digest));
-    for blob in again {
-        // The store has a good one; this build does without.
-        layout.remove_blob(&blob.digest)?;
+    if !again.is_empty() {
+        let writer = super::locked(layout, reporter)?;
+        for blob in again {
+            // The store has a good one; this build does without.
+            writer.remove_blob(&blob.digest)?;
+        }
     }
     if !bad.is_empty() {
         for blob in &bad {
@@ -77,8 +80,7 @@ pub(super) fn verified(
                 blob.reason
             ));
         }
-        let _lock = layout.lock()?;
-        archive = archive::heal(layout, &bad)?;
+        archive = archive::heal(&super::locked(layout, reporter)?, &bad)?;
         reach = archive::reach(layout)?;
     }
     remember(layout, &reach, journal);
@@ -113,7 +115,6 @@ pub(super) fn make(
         (None, Some(_)) if strategy.is_buildkit() => {
             // A builder that finds a promised layer missing fails the build.
             let present = |digest: &_| layout.blob_size(digest).is_some();
-            let _lock = layout.lock()?;
             let cache = archive.cache.as_ref();
             let partial = cache.map(|c| archive::write_partial_cache(layout, c, present));
             let dir = absolute(layout.root());

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::locked;
 use crate::cli::{Format, PruneArgs};
 use crate::exit::{Exit, Failure};
 use crate::layout::directory::Layout;
@@ -21,10 +22,12 @@ struct Pruned {
 pub(super) fn run(args: &PruneArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
     let dir = args.path.as_ref().unwrap_or(&args.directory.dir);
-    let Some(pruned) = live::prune(&Layout::at(dir))? else {
+    let layout = Layout::at(dir);
+    if layout.index()?.is_none() {
         reporter.info(format!("prune: there is no archive in `{}`", dir.display()));
         return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
-    };
+    }
+    let pruned = live::sweep(&locked(&layout, reporter)?)?;
     reporter.info(format!(
         "prune: dropped {}, {}; {}, {} are live",
         count(pruned.dead.0, "blob"),

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::offer::{self, Offer};
-use super::{builds, connect_to_choose, environment, store};
+use super::{builds, connect_to_choose, environment, locked, store};
 use crate::builder::Builder;
 use crate::cli::{Format, RestoreArgs};
 use crate::engine::arguments::BuildArguments;
@@ -42,7 +42,7 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     let layout = Layout::at(dir);
     if let Some(path) = &args.archive {
         let progress = reporter.progress("unpacking", 0);
-        file::restore(&layout, path, &|n| progress.advance(n))?;
+        file::restore(&locked(&layout, reporter)?, path, &|n| progress.advance(n))?;
     }
     let mut journal = Journal::read(dir);
     // A job starts here: what an earlier one built on this machine is not its business.

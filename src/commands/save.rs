@@ -7,8 +7,8 @@ mod subject;
 
 use std::path::{Path, PathBuf};
 
-use super::offer;
 use super::store::{self, Store};
+use super::{locked, offer};
 use crate::cli::SaveArgs;
 use crate::engine::Engine;
 use crate::engine::client::Client;
@@ -52,11 +52,11 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
             offer::nothing()
         }
     };
-    let lock = layout.lock()?;
+    let writer = locked(&layout, reporter)?;
     let before = layout.blob_files()?;
     let capture = Capture {
         engine: &engine,
-        layout: &layout,
+        layout: &writer,
         offer: &offer,
         store: store.as_ref(),
         reporter,
@@ -66,23 +66,23 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let due = store.is_some() && Store::is_due(&offer.archive, &journal);
     let done = capture.take(&subject).map_err(Failure::from).and_then(|mut captured| {
         if let Some(store) = &store {
-            store.adapt(&mut captured.archive, &layout)?;
+            store.adapt(&mut captured.archive, &writer)?;
         }
-        Ok((commit::commit(&layout, &captured.archive, &offer.archive, due)?, captured))
+        Ok((commit::commit(&writer, &captured.archive, &offer.archive, due)?, captured))
     });
     let (changed, captured) = match done {
         Ok(done) => done,
         Err(error) => {
             // What was written so far is dead, and the disk may be full of it.
-            let _ = live::sweep(&layout);
+            let _ = live::sweep(&writer);
             return Err(error);
         }
     };
     for warning in &captured.warnings {
         reporter.warn(warning);
     }
-    let pruned = live::sweep(&layout)?;
-    drop(lock);
+    let pruned = live::sweep(&writer)?;
+    drop(writer);
 
     let reach = archive::reach(&layout)?;
     offer::remember(&layout, &reach, &mut journal);

@@ -18,6 +18,7 @@ use crate::layout::directory::Layout;
 use crate::layout::live;
 use crate::layout::oci::Descriptor;
 use crate::layout::verify::BadBlob;
+use crate::layout::writer::Writer;
 use crate::project::{Project, name_of};
 use crate::report::{Reporter, bytes, count};
 use crate::store::journal::{Journal, RemoteCopy};
@@ -153,9 +154,9 @@ impl Store {
         if About::of(&found.index).is_some_and(|about| about.format > FORMAT) {
             return Ok(format!("the cache in {} was written by a newer dockercache", self.url));
         }
-        let lock = layout.lock()?;
-        self.remote.fetch_documents(&found.index, layout)?;
-        layout.commit(&found.index)?;
+        let writer = super::locked(layout, reporter)?;
+        self.remote.fetch_documents(&found.index, &writer)?;
+        writer.commit(&found.index)?;
         let archive = Archive::read(layout)?.unwrap_or_default();
         let blobs = live::reach(layout, &found.index).blobs;
         let (mut layers, documents): (Vec<_>, Vec<_>) = blobs.into_values().partition(is_layer);
@@ -186,8 +187,8 @@ impl Store {
         };
         let size: u64 = wanted.iter().map(|l| l.size).sum();
         let progress = reporter.progress("fetching", size);
-        let failed = self.remote.fetch(&wanted, layout, &|n| progress.advance(n))?;
-        drop((progress, lock));
+        let failed = self.remote.fetch(&wanted, &writer, &|n| progress.advance(n))?;
+        drop((progress, writer));
         for (digest, error) in &failed {
             reporter.warn(format!("layer {} is left out: {error}", digest.short()));
             // Neither here nor there: it is taken out of the archive.
@@ -214,14 +215,14 @@ impl Store {
 
     /// Fetches every layer of the archive that is not in the directory.
     pub(super) fn fetch_rest(&self, layout: &Layout, reporter: Reporter) -> Result<(), Failure> {
-        let _lock = layout.lock()?;
+        let writer = super::locked(layout, reporter)?;
         let missing: Vec<Descriptor> = archive::reach(layout)?
             .blobs
             .into_values()
             .filter(|blob| layout.blob_size(&blob.digest) != Some(blob.size))
             .collect();
         let progress = reporter.progress("fetching", missing.iter().map(|b| b.size).sum());
-        let failed = self.remote.fetch(&missing, layout, &|n| progress.advance(n))?;
+        let failed = self.remote.fetch(&missing, &writer, &|n| progress.advance(n))?;
         match failed.into_iter().next() {
             Some((_, error)) => Err(error.into()),
             None => Ok(()),
@@ -239,18 +240,17 @@ impl Store {
         }
     }
 
-    /// Fetches the documents of what a builder has exported to the store by itself. The write
-    /// lock is held by the caller.
+    /// Fetches the documents of what a builder has exported to the store by itself.
     pub(super) fn fetch_documents(
         &self,
         archive: &Archive,
-        layout: &Layout,
+        layout: &Writer,
     ) -> Result<(), PushError> {
         self.remote.fetch_documents(&archive.to_index(), layout)
     }
 
-    /// The archive in the form that the store takes. The write lock is held by the caller.
-    pub(super) fn adapt(&self, archive: &mut Archive, layout: &Layout) -> Result<(), PushError> {
+    /// The archive in the form that the store takes.
+    pub(super) fn adapt(&self, archive: &mut Archive, layout: &Writer) -> Result<(), PushError> {
         if let (StoreUrl::Registry { .. }, Some(cache)) = (&self.url, &archive.cache) {
             archive.cache = Some(archive::cache_as_image(layout, cache)?);
         }
@@ -321,7 +321,7 @@ impl Store {
         let pushed = match self.remote.push(layout, &index, &refs, known, &self.trust, &advance) {
             Err(PushError::Store(error @ StoreError::Missing { .. })) => {
                 task.reporter.warn(format!("{error}; what needs it is built again next time"));
-                archive = self.without_lost(layout)?;
+                archive = self.without_lost(layout, task.reporter)?;
                 index = archive.to_index();
                 self.remote.push(layout, &index, &refs, &nothing, &self.trust, &advance)?
             }
@@ -348,8 +348,8 @@ impl Store {
     }
 
     /// The archive without what is neither in the directory nor in the store any more.
-    fn without_lost(&self, layout: &Layout) -> Result<Archive, PushError> {
-        let _lock = layout.lock()?;
+    fn without_lost(&self, layout: &Layout, reporter: Reporter) -> Result<Archive, PushError> {
+        let writer = super::locked(layout, reporter)?;
         let blobs: Vec<Descriptor> = archive::reach(layout)?.blobs.into_values().collect();
         let lost: Vec<BadBlob> = self
             .remote
@@ -357,9 +357,9 @@ impl Store {
             .into_iter()
             .map(|digest| BadBlob { digest, reason: "the store has lost it".to_owned() })
             .collect();
-        let mut archive = archive::heal(layout, &lost)?;
-        self.adapt(&mut archive, layout)?;
-        layout.commit(&archive.to_index())?;
+        let mut archive = archive::heal(&writer, &lost)?;
+        self.adapt(&mut archive, &writer)?;
+        writer.commit(&archive.to_index())?;
         Ok(archive)
     }
 }

@@ -20,7 +20,7 @@ use crate::layout::archive::{Archive, ImageNote, Role, StageAbout, StoredImage, 
 use crate::layout::builds::with_parents;
 use crate::layout::codec::Compression;
 use crate::layout::digest::Digest;
-use crate::layout::directory::Layout;
+use crate::layout::writer::Writer;
 use crate::report::Reporter;
 
 /// An image of the engine that belongs to the cache.
@@ -50,7 +50,7 @@ impl Wanted {
 /// Takes the images of all steps out of the engine.
 pub fn capture(
     engine: &Engine,
-    layout: &Layout,
+    layout: &Writer,
     old: &Archive,
     request: &Request<'_>,
     reporter: Reporter,
@@ -83,7 +83,7 @@ pub fn capture(
 /// become tags in the archive.
 pub fn capture_named(
     engine: &Engine,
-    layout: &Layout,
+    layout: &Writer,
     old: &Archive,
     names: &[String],
     request: &Request<'_>,
@@ -258,7 +258,7 @@ fn add(
 
 fn capture_images(
     engine: &Engine,
-    layout: &Layout,
+    layout: &Writer,
     old: &Archive,
     wanted: &BTreeMap<Digest, Wanted>,
     request: &Request<'_>,
@@ -302,7 +302,7 @@ fn capture_images(
 
 fn export(
     engine: &Engine,
-    layout: &Layout,
+    layout: &Writer,
     old: &Archive,
     wanted: &BTreeMap<Digest, Wanted>,
     compression: Compression,

@@ -36,8 +36,9 @@ use super::saved::{self, Failure, SavedImage};
 use crate::layout::archive::LayerBlob;
 use crate::layout::codec::Compression;
 use crate::layout::digest::Digest;
-use crate::layout::directory::{DOCUMENT_LIMIT, Layout};
+use crate::layout::directory::DOCUMENT_LIMIT;
 use crate::layout::oci::ImageConfig;
+use crate::layout::writer::Writer;
 
 /// An inbox that engines can push to, until it is dropped.
 pub struct Inbox {
@@ -48,7 +49,7 @@ pub struct Inbox {
 
 /// What lies in an inbox, and what it takes.
 struct Contents {
-    layout: Layout,
+    layout: Writer,
     compression: Compression,
     /// A name that nobody else on this machine knows.
     repository: String,
@@ -85,11 +86,10 @@ struct Part {
 }
 
 impl Inbox {
-    /// Opens an inbox for the images with these IDs, which takes at most `room` bytes into the layout,
-    /// whose write lock the caller holds.
+    /// Opens an inbox for the images with these IDs, which takes at most `room` bytes into the layout.
     pub fn open(
         connection: &Connection,
-        layout: &Layout,
+        layout: &Writer,
         compression: Compression,
         room: u64,
         ids: impl IntoIterator<Item = String>,

@@ -18,10 +18,16 @@ use crate::layout::archive::{About, Archive, StoredImage, read_cache, write_cach
 use crate::layout::codec::Compression;
 use crate::layout::directory::{Layout, LayoutError};
 use crate::layout::oci::Descriptor;
+use crate::layout::writer::Writer;
 use crate::report::Reporter;
 
 /// Lets the builder export each stage that the archive in `layout` does not have.
 pub fn capture(
+<<<<<<< HEAD
+=======
+    engine: &Engine,
+    layout: &Writer,
+>>>>>>> h3
     request: &Request<'_>,
     layout: &Layout,
     about: About,
@@ -154,8 +160,13 @@ fn share_blobs(layout: &Layout, directory: &Path) -> Result<(), EngineError> {
 }
 
 /// Moves what the export has added.
+<<<<<<< HEAD
 fn take_new_blobs(layout: &Layout, directory: &Path) -> Result<(), EngineError> {
     let shared = Layout::at(directory);
+=======
+fn take_new_blobs(layout: &Writer, staging: &Path) -> Result<(), EngineError> {
+    let shared = Layout::at(staging);
+>>>>>>> h3
     for (digest, _) in shared.blob_files()? {
         let to = layout.blob_path(&digest);
         match fs::hard_link(shared.blob_path(&digest), &to) {

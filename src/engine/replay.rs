@@ -21,7 +21,7 @@ use crate::layout::archive::{
 };
 use crate::layout::codec::{Codec, Compression};
 use crate::layout::digest::Digest;
-use crate::layout::directory::Layout;
+use crate::layout::writer::Writer;
 use crate::report::Reporter;
 
 /// How much a push may bring besides twice what is thought to be new (a layer is longer than its
@@ -72,7 +72,7 @@ impl Destination for Images<'_> {
 /// Takes the stages that were captured in images out of the engine and keeps the others from `old`.
 pub fn take(
     engine: &Engine,
-    layout: &Layout,
+    layout: &Writer,
     old: &Archive,
     captured: &Captured,
     compression: Compression,
@@ -146,7 +146,7 @@ impl<'a> Carrier<'a> {
 /// for one without layers.
 fn export<'a>(
     engine: &Engine,
-    layout: &Layout,
+    layout: &Writer,
     old: &Archive,
     carriers: &[Carrier<'a>],
     compression: Compression,
@@ -230,7 +230,7 @@ impl Weight {
 /// name.
 fn push(
     engine: &Engine,
-    layout: &Layout,
+    layout: &Writer,
     compression: Compression,
     known: &BTreeMap<Digest, LayerBlob>,
     new: u64,

@@ -15,8 +15,9 @@ use super::error::EngineError;
 use crate::layout::archive::LayerBlob;
 use crate::layout::codec::{self, Compression};
 use crate::layout::digest::{Digest, Hashing};
-use crate::layout::directory::{DOCUMENT_LIMIT, Layout, LayoutError};
+use crate::layout::directory::{DOCUMENT_LIMIT, LayoutError};
 use crate::layout::oci::ImageConfig;
+use crate::layout::writer::Writer;
 
 /// An image that has been read; its layers are blobs of the layout.
 #[derive(Debug)]
@@ -51,11 +52,10 @@ struct Contents {
 /// Enough of a file to tell a tar from a document.
 pub(super) const TAR_BLOCK: u64 = 512;
 
-/// Reads a `docker save` stream. Layers in `known` are not taken again. The write lock is
-/// held by the caller; `advance` is told of bytes as they pass.
+/// Reads a `docker save` stream. Layers in `known` are not taken again. `advance` is told of bytes as they pass.
 pub fn ingest(
     stream: impl Read,
-    layout: &Layout,
+    layout: &Writer,
     compression: Compression,
     known: &BTreeMap<Digest, LayerBlob>,
     advance: &dyn Fn(u64),
@@ -93,7 +93,7 @@ impl From<LayoutError> for Failure {
 fn read_entries(
     stream: &mut impl Read,
     contents: &mut Contents,
-    layout: &Layout,
+    layout: &Writer,
     compression: Compression,
     known: &BTreeMap<Digest, LayerBlob>,
     advance: &dyn Fn(u64),
@@ -157,7 +157,7 @@ fn is_small_text(name: &str) -> bool {
 /// Compresses a layer into the layout, however it was compressed before.
 pub(super) fn store_layer(
     input: impl Read,
-    layout: &Layout,
+    layout: &Writer,
     compression: Compression,
     advance: &dyn Fn(u64),
 ) -> Result<LayerBlob, Failure> {
@@ -301,6 +301,7 @@ mod tests {
 
     use super::*;
     use crate::layout::codec::Codec;
+    use crate::layout::directory::Layout;
 
     const CONFIG: &str = "config.json";
 
@@ -360,8 +361,7 @@ mod tests {
         known: &BTreeMap<Digest, LayerBlob>,
     ) -> (TempDir, Result<Vec<SavedImage>, EngineError>) {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::at(dir.path());
-        let _lock = layout.lock().unwrap();
+        let layout = Layout::at(dir.path()).lock().unwrap();
         let images = ingest(stream, &layout, Codec::Zstd.into(), known, &|_| {});
         (dir, images)
     }
@@ -479,8 +479,8 @@ mod tests {
             let stream = [&whole[..end], &message[..]].concat();
             let (dir, images) = read(&stream, &BTreeMap::new());
             assert!(images.unwrap_err().to_string().contains("no space left on device"), "{end}");
-            let aside = Layout::at(dir.path()).aside();
-            assert_eq!(std::fs::read_dir(aside).map_or(0, Iterator::count), 0);
+            assert_eq!(Layout::at(dir.path()).blob_files().unwrap(), []);
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3, "something is left");
         }
     }
 }

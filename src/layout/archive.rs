@@ -22,6 +22,7 @@ use super::records::{
     CacheConfig, CacheLayer, CacheRecord, Fitted, IMPORT_LIMIT, RecordGraph, RecordsError,
 };
 use super::verify::BadBlob;
+use super::writer::Writer;
 
 /// The version of the annotations below. A reader refuses a newer one as a miss.
 pub const FORMAT: u32 = 1;
@@ -313,9 +314,18 @@ pub trait DocumentSink {
     fn put(&mut self, bytes: &[u8]) -> Result<(), LayoutError>;
 }
 
-impl DocumentSink for &Layout {
+impl DocumentSink for &Writer {
     fn put(&mut self, bytes: &[u8]) -> Result<(), LayoutError> {
-        Layout::put(self, bytes).map(drop)
+        Writer::put(self, bytes).map(drop)
+    }
+}
+
+/// For documents that no index will name.
+struct Unlocked<'a>(&'a Layout);
+
+impl DocumentSink for Unlocked<'_> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), LayoutError> {
+        self.0.add_document(bytes)
     }
 }
 
@@ -400,7 +410,7 @@ pub struct WrittenCache {
 }
 
 /// Merges the inline records of `images` into one cache manifest and writes it.
-pub fn write_cache(layout: &Layout, images: &[&StoredImage]) -> Result<WrittenCache, LayoutError> {
+pub fn write_cache(layout: &Writer, images: &[&StoredImage]) -> Result<WrittenCache, LayoutError> {
     let mut graph = RecordGraph::default();
     let mut descriptors = BTreeMap::new();
     let mut without_records = Vec::new();
@@ -524,7 +534,7 @@ pub fn read_cache(
 
 /// Writes a cache manifest in the form of an image manifest, which every registry takes. Builders
 /// read that form from Docker 25 on.
-pub fn cache_as_image(layout: &Layout, cache: &Descriptor) -> Result<Descriptor, LayoutError> {
+pub fn cache_as_image(layout: &Writer, cache: &Descriptor) -> Result<Descriptor, LayoutError> {
     if cache.media_type.contains("manifest.v") {
         return Ok(cache.clone());
     }
@@ -539,7 +549,7 @@ pub fn cache_as_image(layout: &Layout, cache: &Descriptor) -> Result<Descriptor,
 }
 
 /// Writes a cache manifest that promises only results whose layers are `present`; `None` if
-/// there is none.
+/// there is none. It is for one build, and needs no lock.
 pub fn write_partial_cache(
     layout: &Layout,
     cache: &Descriptor,
@@ -552,13 +562,12 @@ pub fn write_partial_cache(
         path: layout.root().to_owned(),
         reason: format!("cache manifest {}: {e}", cache.digest),
     })?;
-    Ok(write_records(layout, &graph, &descriptors)?.map(|(descriptor, _)| descriptor))
+    Ok(write_records(Unlocked(layout), &graph, &descriptors)?.map(|(descriptor, _)| descriptor))
 }
 
 /// Takes what is bad out of the archive, so that the rest can be offered to a builder: images
-/// and cache results that need a bad blob go, the bad files are removed. The caller holds the
-/// write lock.
-pub fn heal(layout: &Layout, bad: &[BadBlob]) -> Result<Archive, LayoutError> {
+/// and cache results that need a bad blob go, the bad files are removed.
+pub fn heal(layout: &Writer, bad: &[BadBlob]) -> Result<Archive, LayoutError> {
     let is_bad = |digest: &Digest| bad.iter().any(|b| b.digest == *digest);
     // First of all: what is made anew below may have the name of what is bad.
     for blob in bad {
@@ -611,7 +620,7 @@ mod tests {
     use crate::layout::records::CacheResult;
 
     /// A stage image of one layer, made at `created`.
-    fn image(layout: &Layout, name: &str, layer: &LayerBlob, created: &str) -> StoredImage {
+    fn image(layout: &Writer, name: &str, layer: &LayerBlob, created: &str) -> StoredImage {
         let records = format!(r#"[{{"digest":"sha256:{name}","layers":[{{"layer":0}}]}}]"#);
         let config = serde_json::json!({
             "rootfs": { "type": "layers", "diff_ids": [layer.diff_id] },
@@ -623,7 +632,7 @@ mod tests {
         write_image(layout, config.to_string().as_bytes(), layers, name, note).unwrap()
     }
 
-    fn layer(layout: &Layout) -> LayerBlob {
+    fn layer(layout: &Writer) -> LayerBlob {
         let digest = layout.put(b"a layer").unwrap();
         LayerBlob {
             diff_id: digest.clone(),
@@ -637,8 +646,7 @@ mod tests {
     #[test]
     fn a_layer_of_two_stages_has_the_time_that_the_last_one_gives_it() {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::at(dir.path());
-        let _lock = layout.lock().unwrap();
+        let layout = Layout::at(dir.path()).lock().unwrap();
         let layer = layer(&layout);
         let first = image(&layout, "first", &layer, "2020-01-01T00:00:00Z");
         let last = image(&layout, "last", &layer, "2020-01-01T00:00:01Z");
@@ -651,8 +659,7 @@ mod tests {
     #[test]
     fn stages_that_differ_in_their_settings_have_each_its_own_image() {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::at(dir.path());
-        let _lock = layout.lock().unwrap();
+        let layout = Layout::at(dir.path()).lock().unwrap();
         let layer = layer(&layout);
         let images = ["one", "two"].map(|name| image(&layout, name, &layer, name));
         let stage = |image: &StoredImage, name: &str| StageAbout {

@@ -9,9 +9,10 @@ use super::archive::{
     About, Archive, Role, StageAbout, StoredImage, read_cache, write_cache, write_records,
 };
 use super::digest::Digest;
-use super::directory::{Layout, LayoutError};
+use super::directory::LayoutError;
 use super::oci::{Descriptor, REF_NAME};
 use super::records::RecordGraph;
+use super::writer::Writer;
 
 /// Builds that have been joined.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ pub struct Joined {
 }
 
 /// Joins archives that hold one build each. Who made it, the last one says.
-pub fn join(layout: &Layout, mut parts: Vec<Archive>) -> Result<Joined, LayoutError> {
+pub fn join(layout: &Writer, mut parts: Vec<Archive>) -> Result<Joined, LayoutError> {
     if parts.len() < 2 {
         let archive = parts.pop().unwrap_or_default();
         return Ok(Joined { archive, cut_records: 0 });
@@ -56,7 +57,7 @@ fn about_all(parts: &[Archive]) -> Option<About> {
 }
 
 /// A part's cache manifest; made of its images' records if it has none of its own.
-fn cache_of(layout: &Layout, part: &Archive) -> Result<Option<Descriptor>, LayoutError> {
+fn cache_of(layout: &Writer, part: &Archive) -> Result<Option<Descriptor>, LayoutError> {
     if part.cache.is_some() {
         return Ok(part.cache.clone());
     }
@@ -135,10 +136,11 @@ pub fn known(taken: &[Archive], archive: &Archive) -> Archive {
 #[cfg(test)]
 mod tests {
     use super::super::archive::{ImageNote, write_image};
+    use super::super::directory::Layout;
     use super::*;
 
     /// A build of two stages; what is in an image is told by `content`.
-    fn build(layout: &Layout, name: &str, stages: [(&str, &str); 2]) -> Archive {
+    fn build(layout: &Writer, name: &str, stages: [(&str, &str); 2]) -> Archive {
         let mut archive = Archive { about: Some(About::default()), ..Archive::default() };
         for (stage, content) in stages {
             let config = serde_json::json!({ "author": content }).to_string();
@@ -164,8 +166,7 @@ mod tests {
     #[test]
     fn builds_are_joined_and_told_apart_again() {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::at(dir.path());
-        let _lock = layout.lock().unwrap();
+        let layout = Layout::at(dir.path()).lock().unwrap();
         let app = build(&layout, "app", [("base", "shared"), ("last", "app")]);
         let worker = build(&layout, "worker", [("base", "shared"), ("last", "worker")]);
         let joined = join(&layout, vec![app, worker.clone()]).unwrap().archive;
@@ -180,8 +181,7 @@ mod tests {
     #[test]
     fn what_was_taken_just_now_comes_before_what_is_in_the_archive() {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::at(dir.path());
-        let _lock = layout.lock().unwrap();
+        let layout = Layout::at(dir.path()).lock().unwrap();
         let old = build(&layout, "worker", [("base", "shared"), ("last", "worker")]);
         let mut new = build(&layout, "app", [("base", "shared anew"), ("last", "app")]);
         new.about.as_mut().unwrap().stages[0].digest = "shared".to_owned();

@@ -1,27 +1,22 @@
-//! An OCI image layout on disk: verified reads, atomic writes, one writer at a time.
+//! An OCI image layout on disk, as it is read: every read is bounded and verified.
 //!
 //! Follows the OCI image layout specification: `oci-layout`, `index.json`, and
-//! `blobs/sha256/<hex>`. New files are written aside and renamed, so that a kill at any moment
-//! leaves either the old or the new. Nothing is synced to disk: every blob is verified before it
-//! is used, so a power cut costs a miss at worst. Knows nothing of what the blobs mean.
+//! `blobs/sha256/<hex>`. Readers take no lock, since `index.json` is replaced in one step; what
+//! changes a layout is in [`writer`](super::writer). Nothing is synced to disk: every blob is
+//! verified before it is used, so a power cut costs a miss at worst. Knows nothing of what the
+//! blobs mean.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tempfile::NamedTempFile;
-
-use super::digest::{Digest, Hashing};
+use super::digest::Digest;
 use super::oci::{self, Descriptor, Index};
+use super::regular::{self, OpenError};
 
 /// The largest JSON document that we read. Real ones stay below 1 MiB.
 pub const DOCUMENT_LIMIT: u64 = 8 << 20;
-
-/// Files that are being written; swept by the next writer.
-const ASIDE: &str = "ingest";
-/// Held by the one process that writes.
-const LOCK: &str = "dockercache.lock";
 
 /// Why a layout can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +39,24 @@ pub enum LayoutError {
         /// What is wrong, and with which blob.
         reason: String,
     },
+    /// Another process writes.
+    #[error("`{path}` is being written by {holder} since more than {} s", waited.as_secs())]
+    Busy {
+        /// The layout's directory.
+        path: PathBuf,
+        /// Who writes, by its own word.
+        holder: String,
+        /// For how long we waited.
+        waited: Duration,
+    },
+    /// The directory is somebody's, and no place for an archive.
+    #[error("`{path}` is neither empty nor an archive: it holds `{found}`")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// A file in it.
+        found: String,
+    },
 }
 
 impl LayoutError {
@@ -58,27 +71,6 @@ impl LayoutError {
 #[derive(Clone, Debug)]
 pub struct Layout {
     root: PathBuf,
-}
-
-/// Held while a layout is written; released when it is dropped or the process dies. What was
-/// written aside goes with it: a CI cache would carry it along.
-#[derive(Debug)]
-pub struct WriteLock {
-    aside: PathBuf,
-    _file: File,
-}
-
-impl Drop for WriteLock {
-    fn drop(&mut self) {
-        // What can't be removed now is removed when the lock is taken next.
-        let _ = fs::remove_dir_all(&self.aside);
-    }
-}
-
-/// A blob that is being written. Dropped unfinished, it leaves nothing.
-pub struct BlobWriter {
-    out: Hashing<NamedTempFile>,
-    blobs: PathBuf,
 }
 
 impl Layout {
@@ -97,22 +89,17 @@ impl Layout {
         self.blobs().join(digest.hex())
     }
 
-    fn blobs(&self) -> PathBuf {
+    pub(super) fn blobs(&self) -> PathBuf {
         self.root.join("blobs/sha256")
     }
 
-    /// A directory for what is being written, on the same file system as the blobs.
-    pub fn aside(&self) -> PathBuf {
-        self.root.join(ASIDE)
-    }
-
-    fn damaged(&self, reason: impl Into<String>) -> LayoutError {
+    pub(super) fn damaged(&self, reason: impl Into<String>) -> LayoutError {
         LayoutError::Damaged { path: self.root.clone(), reason: reason.into() }
     }
 
     /// Whether there is an archive here, readable or not.
     pub fn has_index(&self) -> bool {
-        self.root.join("index.json").exists()
+        self.root.join("index.json").symlink_metadata().is_ok()
     }
 
     /// Reads `index.json`; `None` if there is none, that is, no archive here.
@@ -120,14 +107,17 @@ impl Layout {
         let path = self.root.join("index.json");
         for part in [&self.root.join("blobs"), &self.blobs()] {
             // A link would let a stranger's archive read and delete files elsewhere.
-            if part.is_symlink() {
-                return Err(self.damaged(format!("`{}` is a symbolic link", part.display())));
+            if let Some(kind) = regular::other_than(part, fs::FileType::is_dir) {
+                return Err(self.damaged(format!("`{}` is {kind}", part.display())));
             }
         }
-        let file = match File::open(&path) {
+        let file = match regular::open(&path) {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(LayoutError::io("open", &path)(e)),
+            Err(OpenError::Missing) => return Ok(None),
+            Err(OpenError::Irregular(kind)) => {
+                return Err(self.damaged(format!("index.json is {kind}")));
+            }
+            Err(OpenError::Io(e)) => return Err(LayoutError::io("open", &path)(e)),
         };
         let mut bytes = Vec::new();
         file.take(DOCUMENT_LIMIT + 1)
@@ -151,9 +141,10 @@ impl Layout {
             )));
         }
         let path = self.blob_path(digest);
-        let file = File::open(&path).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => self.damaged(format!("blob {digest} is missing")),
-            _ => LayoutError::io("open", &path)(e),
+        let file = regular::open(&path).map_err(|e| match e {
+            OpenError::Missing => self.damaged(format!("blob {digest} is missing")),
+            OpenError::Irregular(kind) => self.damaged(format!("blob {digest} is {kind}")),
+            OpenError::Io(e) => LayoutError::io("open", &path)(e),
         })?;
         let mut bytes = Vec::new();
         file.take(descriptor.size + 1)
@@ -187,7 +178,7 @@ impl Layout {
     /// Opens a blob for reading; the caller has verified it.
     pub fn open_blob(&self, digest: &Digest) -> Result<BufReader<File>, LayoutError> {
         let path = self.blob_path(digest);
-        let file = File::open(&path).map_err(LayoutError::io("open", &path))?;
+        let file = regular::open(&path).map_err(|e| LayoutError::io("open", &path)(e.into()))?;
         Ok(BufReader::with_capacity(1 << 18, file))
     }
 
@@ -199,76 +190,7 @@ impl Layout {
             .map(|m| m.len())
     }
 
-    /// Takes the write lock and makes the directory a layout if it is none; waits for other
-    /// writers. What a killed writer left aside is removed.
-    pub fn lock(&self) -> Result<WriteLock, LayoutError> {
-        fs::create_dir_all(&self.root).map_err(LayoutError::io("create", &self.root))?;
-        let path = self.root.join(LOCK);
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(LayoutError::io("open", &path))?;
-        file.lock().map_err(LayoutError::io("lock", &path))?;
-        let aside = self.aside();
-        // The docker client of a writer that was killed may go on writing for a moment.
-        let mut attempts = 0;
-        while let Err(e) = fs::remove_dir_all(&aside) {
-            match e.kind() {
-                io::ErrorKind::NotFound => break,
-                io::ErrorKind::DirectoryNotEmpty if attempts < 100 => {
-                    attempts += 1;
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-                _ => return Err(LayoutError::io("clear", &aside)(e)),
-            }
-        }
-        for dir in [&self.blobs(), &aside] {
-            fs::create_dir_all(dir).map_err(LayoutError::io("create", dir))?;
-        }
-        let marker = self.root.join("oci-layout");
-        if !marker.exists() {
-            fs::write(&marker, r#"{"imageLayoutVersion":"1.0.0"}"#)
-                .map_err(LayoutError::io("write", &marker))?;
-        }
-        Ok(WriteLock { aside, _file: file })
-    }
-
-    /// Starts a blob of yet unknown digest. The write lock is held by the caller.
-    pub fn blob_writer(&self) -> Result<BlobWriter, LayoutError> {
-        let aside = self.aside();
-        let file =
-            NamedTempFile::new_in(&aside).map_err(LayoutError::io("create a file in", &aside))?;
-        Ok(BlobWriter { out: Hashing::new(file), blobs: self.blobs() })
-    }
-
-    /// Writes a small blob.
-    pub fn put(&self, bytes: &[u8]) -> Result<Digest, LayoutError> {
-        let digest = Digest::of(bytes);
-        if self.blob_size(&digest) == Some(bytes.len() as u64) {
-            return Ok(digest);
-        }
-        let mut writer = self.blob_writer()?;
-        writer.write_all(bytes).map_err(LayoutError::io("write", &self.blob_path(&digest)))?;
-        Ok(writer.finish()?.0)
-    }
-
-    /// Replaces `index.json` in one step. Everything it points at has been written.
-    pub fn commit(&self, index: &Index) -> Result<(), LayoutError> {
-        let path = self.root.join("index.json");
-        let bytes = serde_json::to_vec_pretty(index)
-            .map_err(|e| self.damaged(format!("index.json can't be written: {e}")))?;
-        let mut file = NamedTempFile::new_in(self.aside())
-            .map_err(LayoutError::io("create a file in", &self.aside()))?;
-        file.write_all(&bytes)
-            .and_then(|()| world_readable(file.as_file()))
-            .map_err(LayoutError::io("write", &path))?;
-        file.persist(&path).map_err(|e| LayoutError::io("replace", &path)(e.error))?;
-        Ok(())
-    }
-
-    /// Every blob file here, with its size, sorted by digest.
+    /// Every blob file here, with its size, sorted by digest. What is no regular file is none.
     pub fn blob_files(&self) -> Result<Vec<(Digest, u64)>, LayoutError> {
         let dir = self.blobs();
         let entries = match fs::read_dir(&dir) {
@@ -280,63 +202,16 @@ impl Layout {
         for entry in entries {
             let entry = entry.map_err(LayoutError::io("list", &dir))?;
             let digest = entry.file_name().to_str().and_then(|hex| Digest::from_hex(hex).ok());
-            let size = entry.metadata().map_err(LayoutError::io("look at", &entry.path()))?.len();
-            files.extend(digest.map(|digest| (digest, size)));
+            let Some(digest) = digest else { continue };
+            match entry.metadata() {
+                Ok(meta) if meta.is_file() => files.push((digest, meta.len())),
+                Ok(_) => {}
+                // Another process sweeps.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(LayoutError::io("look at", &entry.path())(e)),
+            }
         }
         files.sort();
         Ok(files)
-    }
-
-    /// Removes a blob; no error if it is not there.
-    pub fn remove_blob(&self, digest: &Digest) -> Result<(), LayoutError> {
-        let path = self.blob_path(digest);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(LayoutError::io("remove", &path)(e))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl BlobWriter {
-    /// Puts the blob in its place under its digest; gives digest and size.
-    pub fn finish(self) -> Result<(Digest, u64), LayoutError> {
-        let (file, digest, size) = self.out.finish();
-        place(file, &self.blobs, &digest)?;
-        Ok((digest, size))
-    }
-
-    /// As [`BlobWriter::finish`], but only if the blob has this digest; otherwise nothing is left
-    /// of it, and its true digest is the inner error.
-    pub fn finish_as(self, expected: &Digest) -> Result<Result<(), Digest>, LayoutError> {
-        let (file, digest, _) = self.out.finish();
-        if digest != *expected {
-            return Ok(Err(digest));
-        }
-        place(file, &self.blobs, &digest).map(Ok)
-    }
-}
-
-fn place(file: NamedTempFile, blobs: &Path, digest: &Digest) -> Result<(), LayoutError> {
-    let path = blobs.join(digest.hex());
-    world_readable(file.as_file()).map_err(LayoutError::io("write", &path))?;
-    file.persist(&path).map_err(|e| LayoutError::io("write", &path)(e.error))?;
-    Ok(())
-}
-
-/// Temporary files are private; what a CI cache carries must be readable to the next job's user.
-pub(crate) fn world_readable(file: &File) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    file.set_permissions(fs::Permissions::from_mode(0o644))
-}
-
-impl Write for BlobWriter {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.out.write(buffer)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
     }
 }

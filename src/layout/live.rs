@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::digest::Digest;
 use super::directory::{Layout, LayoutError};
 use super::oci::{Descriptor, Index};
+use super::writer::Writer;
 
 /// The blobs that an index reaches.
 #[derive(Debug, Default)]
@@ -48,17 +49,8 @@ pub fn reach(layout: &Layout, index: &Index) -> Reach {
 }
 
 /// Removes what `index.json` does not reach. Nothing is removed while a document is unreadable,
-/// since what it reaches would be lost. The write lock is taken here.
-pub fn prune(layout: &Layout) -> Result<Option<Pruned>, LayoutError> {
-    if layout.index()?.is_none() {
-        return Ok(None);
-    }
-    let _lock = layout.lock()?;
-    sweep(layout).map(Some)
-}
-
-/// As [`prune`], for a caller that holds the write lock.
-pub fn sweep(layout: &Layout) -> Result<Pruned, LayoutError> {
+/// since what it reaches would be lost.
+pub fn sweep(layout: &Writer) -> Result<Pruned, LayoutError> {
     let index = layout.index()?.unwrap_or_else(|| Index::new(Vec::new()));
     let reach = reach(layout, &index);
     if let Some((_, reason)) = reach.unreadable.first() {

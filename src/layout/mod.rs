@@ -1,7 +1,7 @@
 //! The cache on disk: an OCI image layout that holds BuildKit cache records and stage images.
 //!
 //! Knows no engine and no CI. From the bottom: [`digest`] names bytes, [`codec`] packs them,
-//! [`directory`] keeps them as blobs, [`oci`] and [`records`] are the documents among them,
+//! [`directory`] reads them as blobs and [`writer`] writes them, [`oci`] and [`records`] are the documents among them,
 //! [`live`] and [`verify`] say which are needed and which are good, [`archive`] is what we make
 //! of it all, and [`builds`] has several builds in one.
 
@@ -14,5 +14,7 @@ mod gzip;
 pub mod live;
 pub mod oci;
 pub mod records;
+pub(crate) mod regular;
 pub mod tarball;
 pub mod verify;
+pub mod writer;

@@ -20,7 +20,12 @@ use super::digest::{Digest, Hashing};
 use super::directory::{DOCUMENT_LIMIT, Layout, LayoutError};
 use super::live;
 use super::oci::{Descriptor, Index, REF_NAME, UNCOMPRESSED};
+<<<<<<< HEAD
 use super::records::{CacheConfig, RecordGraph};
+=======
+use super::records::RecordGraph;
+use super::writer::Writer;
+>>>>>>> h3
 
 /// The archive's own `index.json`, in the tar.
 const OWN_INDEX: &str = "dockercache.json";
@@ -224,9 +229,9 @@ fn renamed(archive: &mut Archive, from: &Digest, to: &Digest) {
 }
 
 /// Reads a tar that [`write`] wrote into `layout`. Only when everything is there and has its
-/// digest does it replace the archive that was there before. The write lock is held.
+/// digest does it replace the archive that was there before.
 pub fn read(
-    layout: &Layout,
+    layout: &Writer,
     name: &Path,
     input: impl Read,
     advance: &dyn Fn(u64),
@@ -252,7 +257,7 @@ fn bad_file(name: &Path, reason: impl Into<String>) -> LayoutError {
 
 /// Unpacks the blobs and gives the index.
 fn read_entries(
-    layout: &Layout,
+    layout: &Writer,
     name: &Path,
     input: impl Read,
     advance: &dyn Fn(u64),

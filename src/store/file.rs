@@ -1,6 +1,5 @@
 //! An archive as one file: `.tar`, `.tar.gz` or `.tar.zst`.
 
-use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
@@ -8,8 +7,10 @@ use tempfile::NamedTempFile;
 
 use crate::layout::archive::Archive;
 use crate::layout::codec::{self, Codec};
-use crate::layout::directory::{Layout, LayoutError, world_readable};
+use crate::layout::directory::{Layout, LayoutError};
+use crate::layout::regular;
 use crate::layout::tarball::{self, Tags};
+use crate::layout::writer::{Writer, world_readable};
 
 /// The compression that a file's name asks for; `None` if it is not one of ours.
 pub fn codec_of(path: &Path) -> Option<Codec> {
@@ -48,16 +49,15 @@ pub fn save(
     Ok(size)
 }
 
-/// Unpacks one file into `layout`; the archive that was there stays until all is well.
-pub fn restore(layout: &Layout, path: &Path, advance: &dyn Fn(u64)) -> Result<(), LayoutError> {
-    let file = File::open(path).map_err(LayoutError::io("open", path))?;
+/// Unpacks one file into a layout; the archive that was there stays until all is well.
+pub fn restore(writer: &Writer, path: &Path, advance: &dyn Fn(u64)) -> Result<(), LayoutError> {
+    let file = regular::open_given(path).map_err(LayoutError::io("open", path))?;
     let damaged = |e| LayoutError::Damaged {
         path: path.to_owned(),
         reason: format!("it can't be decompressed: {e}"),
     };
     let (_, plain) = codec::decoder(file).map_err(damaged)?;
-    let _lock = layout.lock()?;
-    tarball::read(layout, path, plain, advance)
+    tarball::read(writer, path, plain, advance)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::explain::notes;
 use crate::layout::archive::{About, Archive, FORMAT, StageAbout};
 use crate::layout::builds;
 use crate::layout::codec::Compression;
-use crate::layout::directory::Layout;
+use crate::layout::writer::Writer;
 use crate::project::{Detail, Project};
 use crate::report::{Reporter, timestamp};
 use crate::store::journal::NotedBuild;
@@ -25,7 +25,7 @@ use crate::store::journal::NotedBuild;
 /// From where, to where, and what was there before.
 pub(super) struct Capture<'a> {
     pub(super) engine: &'a Engine,
-    pub(super) layout: &'a Layout,
+    pub(super) layout: &'a Writer,
     pub(super) offer: &'a Offer,
     /// Where a builder that exports by itself may export to.
     pub(super) store: Option<&'a Store>,
@@ -37,7 +37,7 @@ pub(super) struct Capture<'a> {
 }
 
 impl Capture<'_> {
-    /// Takes what has changed; the write lock is held.
+    /// Takes what has changed.
     pub(super) fn take(&self, subject: &Subject) -> Result<Captured, EngineError> {
         match subject {
             Subject::Builds(strategy, builds) => self.builds(*strategy, builds),

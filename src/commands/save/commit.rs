@@ -1,12 +1,13 @@
 //! Makes what was captured the archive, and says what is no longer in it.
 
 use crate::layout::archive::Archive;
-use crate::layout::directory::{Layout, LayoutError};
+use crate::layout::directory::LayoutError;
+use crate::layout::writer::Writer;
 
 /// Swaps `index.json`, if anything is different from before, or if it shall have a new time. Says
 /// whether anything is different.
 pub(super) fn commit(
-    layout: &Layout,
+    layout: &Writer,
     captured: &Archive,
     before: &Archive,
     renew: bool,

@@ -23,6 +23,7 @@ use crate::layout::digest::Digest;
 use crate::layout::directory::{DOCUMENT_LIMIT, Layout, LayoutError};
 use crate::layout::live;
 use crate::layout::oci::{Descriptor, Index};
+use crate::layout::writer::Writer;
 
 /// Requests at a time: enough to hide a store's answering time.
 pub(super) const AT_ONCE: usize = 6;
@@ -158,9 +159,8 @@ impl Remote {
         failure.map_or(Ok(None), Err)
     }
 
-    /// Fetches all manifests and configs that `index` reaches, but no layers. The layout's write
-    /// lock is held by the caller.
-    pub fn fetch_documents(&self, index: &Index, layout: &Layout) -> Result<(), PushError> {
+    /// Fetches all manifests and configs that `index` reaches, but no layers.
+    pub fn fetch_documents(&self, index: &Index, layout: &Writer) -> Result<(), PushError> {
         let mut level = index.manifests.clone();
         let mut seen = BTreeSet::new();
         while !level.is_empty() {
@@ -198,11 +198,11 @@ impl Remote {
     }
 
     /// Fetches blobs into the layout, several at a time; gives those that could not be had, and
-    /// why. `advance` is told of bytes as they arrive. The write lock is held by the caller.
+    /// why. `advance` is told of bytes as they arrive.
     pub fn fetch(
         &self,
         blobs: &[Descriptor],
-        layout: &Layout,
+        layout: &Writer,
         advance: &(dyn Fn(u64) + Sync),
     ) -> Result<Vec<(Digest, StoreError)>, LayoutError> {
         let failed = Mutex::new(Vec::new());
@@ -221,7 +221,7 @@ impl Remote {
     fn fetch_one(
         &self,
         blob: &Descriptor,
-        layout: &Layout,
+        layout: &Writer,
         advance: &(dyn Fn(u64) + Sync),
     ) -> Result<Result<(), StoreError>, LayoutError> {
         let mut writer = layout.blob_writer()?;

@@ -8,6 +8,7 @@ use dockercache::layout::digest::Digest;
 use dockercache::layout::directory::Layout;
 use dockercache::layout::live;
 use dockercache::layout::oci::Index;
+use dockercache::layout::writer::Writer;
 use dockercache::store::remote::reference::RefName;
 use dockercache::store::remote::signature::Trust;
 use dockercache::store::remote::transfer::{PushError, Pushed, Remote, is_layer};
@@ -25,8 +26,7 @@ impl Archive {
     /// An archive of layers of this size; one has the same number in every archive.
     pub(super) fn new(layers: impl IntoIterator<Item = u64>, size: usize) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let layout = Layout::at(dir.path());
-        let _lock = layout.lock().expect("a lock");
+        let layout = Layout::at(dir.path()).lock().expect("a lock");
         let layers: Vec<LayerBlob> =
             layers.into_iter().map(|number| layer(&layout, number, size)).collect();
         let diff_ids: Vec<&Digest> = layers.iter().map(|l| &l.diff_id).collect();
@@ -67,8 +67,7 @@ pub(super) fn find(remote: &Remote, name: &str) -> Result<Option<Index>, String>
 /// Fetches all that an index names.
 pub(super) fn fetch(remote: &Remote, index: &Index) -> Result<(), String> {
     let dir = tempfile::tempdir().expect("a directory");
-    let layout = Layout::at(dir.path());
-    let _lock = layout.lock().expect("a lock");
+    let layout = Layout::at(dir.path()).lock().expect("a lock");
     remote.fetch_documents(index, &layout).map_err(|error| error.to_string())?;
     let blobs = live::reach(&layout, index).blobs.into_values();
     let layers: Vec<_> = blobs.filter(is_layer).collect();
@@ -80,7 +79,7 @@ pub(super) fn reference(name: &str) -> RefName {
     RefName { level: "exact".to_owned(), name: name.to_owned() }
 }
 
-fn layer(layout: &Layout, number: u64, size: usize) -> LayerBlob {
+fn layer(layout: &Writer, number: u64, size: usize) -> LayerBlob {
     let mut random = Random(number + 1);
     let mut text = String::with_capacity(size + 40);
     while text.len() < size {
