@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::engine::error::EngineError;
+use crate::job::journal::JournalError;
 use crate::layout::directory::LayoutError;
 use crate::store::remote::error::StoreError;
 use crate::store::remote::transfer::PushError;
@@ -81,6 +82,12 @@ impl From<LayoutError> for Failure {
             }
         };
         Self { exit, message: error.to_string(), hint }
+    }
+}
+
+impl From<JournalError> for Failure {
+    fn from(error: JournalError) -> Self {
+        Self { exit: Exit::Io, message: error.to_string(), hint: None }
     }
 }
 

@@ -14,6 +14,7 @@ pub mod dockerfile;
 pub mod engine;
 pub mod exit;
 pub mod explain;
+mod job;
 pub mod key;
 pub mod layout;
 pub mod project;

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
             return u8::try_from(error.exit_code()).unwrap_or(2).into();
         }
     };
+    dockercache::engine::process::pass_signals_on();
     match commands::run(cli) {
         Ok(exit) => exit.into(),
         Err(failure) => {

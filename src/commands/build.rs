@@ -1,10 +1,12 @@
 //! `build`: the user's own build, with the cache. Whatever is wrong with the cache, it runs.
 
 use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
-use super::{connect_to_choose, environment, offer, store, variable};
+use super::{connect_to_choose, environment};
 use crate::builder::Builder;
 use crate::cli::BuildArgs;
 use crate::context::BuildContext;
@@ -13,24 +15,49 @@ use crate::engine::arguments::{BuildArguments, ContextSource};
 use crate::engine::build_log::Outcome;
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
+use crate::engine::process;
 use crate::engine::ready;
-use crate::engine::run::{self, Echo, Finished};
-use crate::engine::strategy::{self, Strategy};
+use crate::engine::run::{self, Echo, Finished, Input};
+use crate::engine::strategy::{self, Choice, Strategy};
 use crate::exit::{Exit, Failure};
 use crate::explain::{Explanation, explain};
-use crate::layout::archive::About;
+use crate::job::capture::{self, Built};
+use crate::job::journal::{Draft, Journal, State};
+use crate::job::offer::{self, Offer};
+use crate::job::{store, variable};
 use crate::layout::directory::Layout;
 use crate::project::{Detail, Project};
-use crate::report::Reporter;
-use crate::store::journal::{Journal, NotedBuild};
+use crate::report::{Reporter, output};
+
+/// The words of a build, and whether they are those of `docker buildx build`.
+pub(super) struct Words<'a> {
+    pub(super) words: &'a [OsString],
+    pub(super) of_buildx: bool,
+}
 
 pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
+    build(&Words { words: &args.arguments, of_buildx: false })
+}
+
+/// Builds as the user's own command would.
+pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
     let reporter = Reporter::new(false);
-    let arguments = BuildArguments::parse(args.arguments.iter().cloned());
+    let mut arguments = BuildArguments::parse(words.words.iter().cloned());
+    if words.of_buildx {
+        arguments = arguments.of_buildx();
+    }
     let dir = directory();
-    let mut journal = Journal::read(&dir);
-    let store = store::open(&store::from_environment(), &mut journal).unwrap_or_else(|failure| {
-        reporter.warn(format!("the store is left out: {}", failure.message));
+    let noted = Journal::open(&dir).and_then(|journal| Ok((journal.begin()?, journal)));
+    let (draft, journal) = match noted {
+        Ok((draft, journal)) => (Some(draft), Some(journal)),
+        Err(error) => {
+            reporter.warn(format!("the build will not be saved: {error}"));
+            (None, None)
+        }
+    };
+    let mut state = journal.as_ref().map(Journal::state).unwrap_or_default();
+    let store = store::open(&store::from_environment(), &mut state).unwrap_or_else(|failure| {
+        reporter.warn(format!("the store is skipped: {}", failure.message));
         None
     });
     let client = Client::from_path();
@@ -38,63 +65,86 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
         Ok(engine) => engine,
         // Without an engine there is no build either.
         Err(error @ (EngineError::NoClient { .. } | EngineError::Unreachable(_)))
-            if arguments.value("builder").is_none() && variable("BUILDX_BUILDER").is_none() =>
+            if arguments.value("builder").is_none()
+                && variable("BUILDX_BUILDER").is_none()
+                && !arguments.is_for_buildx() =>
         {
             return Err(error.into());
         }
-        Err(error) => return uncached(&client, &args.arguments, &error, reporter),
+        Err(error) => return uncached(&client, words, &error, reporter),
     };
     let forced = variable("DOCKERCACHE_STRATEGY").and_then(|name| {
-        let parsed = name.parse().map_err(|why| format!("DOCKERCACHE_STRATEGY is left out: {why}"));
+        let parsed = name.parse().map_err(|why| format!("DOCKERCACHE_STRATEGY is ignored: {why}"));
         parsed.inspect_err(|why| reporter.warn(why)).ok()
     });
-    let chosen = strategy::choose(&engine.facts, &client, &arguments, &environment, forced);
-    let strategy = match chosen {
-        Ok(strategy) => strategy,
-        Err(error) => return uncached(&client, &args.arguments, &error, reporter),
+    let choice = match strategy::choose(&engine, &arguments, &environment, forced) {
+        Ok(choice) => choice,
+        Err(error) => return uncached(&client, words, &error, reporter),
     };
 
     let layout = Layout::at(&dir);
+    if let Some(journal) = &journal {
+        capture::clean(journal, Some(&engine), &layout);
+    }
+    let input = StandardInput::of(&arguments, draft.as_ref(), reporter);
+    if let (Some(path), true) = (&input.path, arguments.value("file").is_some_and(|f| f == "-")) {
+        // The same Dockerfile, where it can be read as often as it takes.
+        arguments = arguments.with("file", path);
+    }
     warn_of_cache_in_context(&arguments, &dir, reporter);
     // Before the build: it may take long, and files may change meanwhile.
-    let project = || {
-        let builder = Builder::of(&engine, strategy);
-        Project::read(&arguments, &builder, Detail::Files).ok()
-    };
-    let project = if store.is_some() || layout.has_index() { project() } else { None };
+    let builder = Builder::of(&engine, choice.strategy);
+    let project = Project::read(&arguments, &builder, Detail::Files).ok();
     if let Some(store) = store {
-        let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };
-        store.fetch(&task, project.as_slice(), &mut journal);
+        let task =
+            store::Task { engine: &engine, strategy: choice.strategy, layout: &layout, reporter };
+        store.fetch(&task, project.as_slice(), &mut state);
     }
-    let (cache_from, archive) = offered(&layout, &engine, strategy, &mut journal, reporter);
-    let explanation = archive
-        .zip(project)
-        .map(|(about, project)| explain(&about, arguments.image_name().as_deref(), &project));
-    let mut finished = build(&engine, strategy, &arguments, &cache_from)?;
-    if !cache_from.is_empty() && finished.failed_in_cache() {
+    let offer = offered(&layout, &engine, choice.strategy, &mut state, reporter);
+    let explanation = offer
+        .archive
+        .about
+        .as_ref()
+        .zip(project.as_ref())
+        .map(|(about, project)| explain(about, arguments.image_name().as_deref(), project));
+    let builder_cache = engine.builder_cache();
+
+    let build =
+        Build { engine: &engine, choice: &choice, arguments: &arguments, draft: draft.as_ref() };
+    let mut input = input;
+    let mut finished = build.run(&offer.cache_from, &mut input)?;
+    if !offer.cache_from.is_empty() && finished.failed_in_cache() && input.is_repeatable() {
         reporter.warn("the build failed while it read the cache; it runs again without");
         // Whatever the store was thought to hold: what is saved next must not count on it.
-        journal.remote = None;
-        finished = build(&engine, strategy, &arguments, &[])?;
+        state.remote = None;
+        finished = build.run(&[], &mut input)?;
     }
-    summarise(&finished, strategy, reporter);
-    for line in explanation.iter().flat_map(Explanation::summary) {
-        reporter.info(line);
-    }
-    if finished.status.success() {
-        journal.note(NotedBuild {
-            arguments,
-            directory: std::env::current_dir().unwrap_or_default(),
-            engine: engine.facts.id.clone(),
-            strategy: strategy.name().to_owned(),
-            steps: finished.steps,
-            images: finished.images,
-            saved: false,
-        });
-    }
-    if let Err(error) = journal.write() {
+    summarise(&finished, explanation.as_ref(), reporter);
+    if let Err(error) = state.write() {
         reporter
-            .warn(format!("`save` will need the build's arguments: failed to note them: {error}"));
+            .warn(format!("the next command verifies the archive again: failed to write: {error}"));
+    }
+    if let (Some(journal), Some(draft)) = (&journal, draft)
+        && !process::is_told_to_end()
+    {
+        let built = Built {
+            engine: &engine,
+            builder: choice.builder.as_deref(),
+            strategy: choice.strategy,
+            arguments: &arguments,
+            input: input.file.as_ref(),
+            project: project.as_ref(),
+            steps: Some(finished.steps.as_slice()).filter(|steps| !steps.is_empty()),
+            images: &finished.images,
+            failed: !finished.status.success(),
+            archive: &offer.archive,
+            offer: &offer.cache_from,
+            builder_cache: builder_cache.as_ref(),
+            compression: variable("DOCKERCACHE_COMPRESSION").and_then(|text| text.parse().ok()),
+        };
+        if let Err(error) = capture::note(journal, draft, &layout, &built, reporter) {
+            reporter.warn(format!("the build is not saved: {error}"));
+        }
     }
     Ok(exit_of(finished.status))
 }
@@ -106,78 +156,201 @@ fn directory() -> PathBuf {
         .map_or_else(|| PathBuf::from("/tmp/dockercache"), PathBuf::from)
 }
 
-/// What `--cache-from` may name, and what the archive is of. No trouble with the cache gets any
-/// further than a warning.
+/// What the build can be offered. No trouble with the cache gets any further than a warning.
 fn offered(
     layout: &Layout,
     engine: &Engine,
     strategy: Strategy,
-    journal: &mut Journal,
+    state: &mut State,
     reporter: Reporter,
-) -> (Vec<String>, Option<About>) {
+) -> Offer {
     let without = |error: String| {
         reporter.warn(format!("the build runs without cache: {error}"));
-        (Vec::new(), None)
+        offer::nothing()
     };
-    let offer = match offer::make(layout, engine, strategy, journal, reporter) {
+    let offer = match offer::make(layout, engine, strategy, state, reporter) {
         Ok(offer) => offer,
         Err(error) => return without(error.to_string()),
     };
-    reporter.info(format!("build: {}", offer::summary(&offer, strategy)));
-    if offer.miss.is_none() {
-        let loaded = ready::load_missing(engine, strategy, layout, &offer.archive, reporter);
-        if let Err(error) = loaded {
-            return without(error.to_string());
-        }
+    reporter.info(format!("build: {}", offer::summary(&offer)));
+    if offer.miss.is_some() {
+        return offer::nothing();
     }
-    let about = offer.archive.about.filter(|_| offer.miss.is_none());
-    (offer.cache_from, about)
+    match ready::load_missing(engine, strategy, layout, &offer.archive, reporter) {
+        Ok(()) => offer,
+        Err(error) => without(error.to_string()),
+    }
 }
 
-fn build(
-    engine: &Engine,
-    strategy: Strategy,
-    arguments: &BuildArguments,
-    cache_from: &[String],
-) -> Result<Finished, EngineError> {
-    let mut words: Vec<OsString> =
-        cache_from.iter().map(|value| format!("--cache-from={value}").into()).collect();
-    words.extend(arguments.all());
-    if !strategy.is_buildkit() {
-        return run::classic(&engine.client, &words, Echo::Shown);
+/// What the build reads from standard input, kept so that it can be read again.
+struct StandardInput {
+    /// Where it is kept.
+    path: Option<PathBuf>,
+    file: Option<File>,
+    /// What could not be kept.
+    rest: Option<Box<dyn Read + Send>>,
+}
+
+impl StandardInput {
+    fn of(arguments: &BuildArguments, draft: Option<&Draft>, reporter: Reporter) -> Self {
+        let nothing = Self { path: None, file: None, rest: None };
+        let Some(draft) = draft.filter(|_| arguments.reads_stdin()) else { return nothing };
+        let path = draft.scratch().join("stdin");
+        let Ok(mut file) = File::create_new(&path) else { return nothing };
+        let copied = io::copy(&mut io::stdin(), &mut file);
+        let Ok(file) = File::open(&path) else { return nothing };
+        match copied {
+            Ok(_) => Self { path: Some(path), file: Some(file), rest: None },
+            Err(error) => {
+                reporter.warn(format!(
+                    "the build can't be repeated: failed to keep its input: {error}"
+                ));
+                Self { path: None, file: None, rest: Some(Box::new(file.chain(io::stdin()))) }
+            }
+        }
     }
-    let chosen = variable("BUILDKIT_PROGRESS").is_some();
-    // The client refuses a form of progress together with `--quiet`.
-    if arguments.value("progress").is_none() && !chosen && !arguments.switch("quiet") {
-        // The form that we can read; in a CI log it is the default anyway.
-        words.insert(0, "--progress=plain".into());
+
+    fn is_repeatable(&self) -> bool {
+        self.rest.is_none()
     }
-    run::buildkit(engine, &words, arguments.value("builder").is_some(), Echo::Shown)
+
+    fn next(&mut self) -> Input {
+        if let Some(rest) = self.rest.take() {
+            return Input::Passed(rest);
+        }
+        // Opened again: from its start.
+        match self.path.as_ref().map(File::open) {
+            Some(Ok(file)) => Input::File(file),
+            Some(Err(_)) | None => Input::Inherited,
+        }
+    }
+}
+
+/// The user's build.
+struct Build<'a> {
+    engine: &'a Engine,
+    choice: &'a Choice,
+    arguments: &'a BuildArguments,
+    draft: Option<&'a Draft>,
+}
+
+/// What the user wants to see of a build.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum View {
+    /// Its log, in a form that we can read.
+    Log,
+    /// Nothing; with `-q`, the image's ID in the end.
+    Quiet { prints_id: bool },
+    /// What the client draws on a terminal, which nobody else can read.
+    Terminal,
+}
+
+impl Build<'_> {
+    fn run(
+        &self,
+        cache_from: &[String],
+        input: &mut StandardInput,
+    ) -> Result<Finished, EngineError> {
+        let view = self.view();
+        let mut words: Vec<OsString> =
+            cache_from.iter().map(|value| format!("--cache-from={value}").into()).collect();
+        let mut id_file = None;
+        match view {
+            View::Quiet { prints_id } => {
+                words.extend(self.arguments.without(&["quiet", "progress"]));
+                let own = self.arguments.value("iidfile").map(PathBuf::from);
+                let ours = self.draft.map(|draft| draft.scratch().join("iid"));
+                if let (true, None, Some(ours)) = (prints_id, &own, &ours) {
+                    words.insert(0, format!("--iidfile={}", ours.display()).into());
+                }
+                id_file = own.or(ours).filter(|_| prints_id);
+            }
+            View::Log | View::Terminal => words.extend(self.arguments.all()),
+        }
+        let asked =
+            self.arguments.value("progress").is_some() || variable("BUILDKIT_PROGRESS").is_some();
+        let is_buildkit = self.choice.strategy.is_buildkit();
+        if is_buildkit && (matches!(view, View::Quiet { .. }) || view == View::Log && !asked) {
+            // The form that we can read; in a CI log it is the default anyway.
+            words.insert(0, "--progress=plain".into());
+        }
+        let echo = match view {
+            View::Log => Echo::Shown,
+            View::Quiet { .. } => Echo::Hidden,
+            View::Terminal => Echo::Terminal,
+        };
+        let client = &self.engine.client;
+        let finished = if is_buildkit {
+            run::buildkit(client, &words, self.choice.builder.as_deref(), echo, input.next())?
+        } else {
+            run::classic(client, &words, echo, input.next())?
+        };
+        if let View::Quiet { .. } = view {
+            if finished.status.success() {
+                if let Some(file) = id_file {
+                    output::line(fs::read_to_string(file).unwrap_or_default().trim());
+                }
+            } else {
+                finished.last_words().iter().for_each(|line| output::complaint(line));
+            }
+        }
+        Ok(finished)
+    }
+
+    fn view(&self) -> View {
+        let flag = self.arguments.value("progress").map(|p| p.to_string_lossy().into_owned());
+        let progress = flag.clone().or_else(|| variable("BUILDKIT_PROGRESS"));
+        if self.arguments.switch("quiet") || flag.as_deref() == Some("quiet") {
+            // Without a place for the image's ID, the client prints it by itself.
+            return match self.draft {
+                Some(_) => View::Quiet { prints_id: true },
+                None => View::Terminal,
+            };
+        }
+        match progress.as_deref() {
+            Some("quiet") => View::Quiet { prints_id: false },
+            Some("tty") => View::Terminal,
+            _ => View::Log,
+        }
+    }
 }
 
 /// Runs the build as it is, after saying why it has no cache.
 fn uncached(
     client: &Client,
-    words: &[OsString],
+    words: &Words<'_>,
     why: &EngineError,
     reporter: Reporter,
 ) -> Result<Exit, Failure> {
     reporter.warn(format!("the build runs without cache: {why}"));
-    Ok(exit_of(run::plain(client, words)?))
+    let verb: &[&str] = if words.of_buildx { &["buildx", "build"] } else { &["build"] };
+    let mut command = client.command(verb);
+    command.args(words.words);
+    Ok(exit_of(run::plain(client, command)?))
 }
 
-fn summarise(finished: &Finished, strategy: Strategy, reporter: Reporter) {
-    let count =
-        |outcome| finished.steps.iter().filter(|s| !s.is_from() && s.outcome == outcome).count();
+fn summarise(finished: &Finished, explanation: Option<&Explanation>, reporter: Reporter) {
+    // Some forms of progress say nothing that can be counted.
     if finished.steps.is_empty() {
-        // Some forms of progress say nothing that can be counted.
         return;
     }
-    reporter.info(format!(
-        "build: {} steps cached, {} executed ({strategy})",
-        count(Outcome::Cached),
-        count(Outcome::Executed)
-    ));
+    let count =
+        |outcome| finished.steps.iter().filter(|s| !s.is_from() && s.outcome == outcome).count();
+    let (cached, executed) = (count(Outcome::Cached), count(Outcome::Executed));
+    let end = if finished.status.success() { "" } else { ", then it failed" };
+    reporter.info(format!("build: {cached} steps cached, {executed} executed{end}"));
+    if let Some(explanation) = explanation.filter(|_| executed > 0) {
+        match explanation.first_miss() {
+            Some((step, cause)) => reporter.info(format!(
+                "build: the first step that was not in the archive is line {}, `{}`: {cause}",
+                step.line, step.text
+            )),
+            None => reporter.info(
+                "build: the builder ran steps that the archive was expected to have; a base image \
+                 may have moved",
+            ),
+        }
+    }
 }
 
 /// A cache that is copied into the image changes the build that it is the cache of.

@@ -61,13 +61,8 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
     };
     let engine = connect_to_choose(Client::from_path())?;
     let builds = builds::required(&args.builds, &engine.client)?;
-    let strategy = strategy::choose(
-        &engine.facts,
-        &engine.client,
-        &builds[0],
-        &environment,
-        args.engine.strategy,
-    )?;
+    let strategy =
+        strategy::choose(&engine, &builds[0], &environment, args.engine.strategy)?.strategy;
     if about.strategy.parse().is_ok_and(|s: Strategy| s.is_buildkit() != strategy.is_buildkit()) {
         reporter.info(format!(
             "explain: the archive is by {}, and no builder of {strategy} can use it: all steps will run",

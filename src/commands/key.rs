@@ -14,7 +14,6 @@ use crate::engine::arguments::{BuildArguments, ContextSource};
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
 use crate::engine::strategy::{self, Strategy};
-use crate::engine::version::Version;
 use crate::exit::{Exit, Failure};
 use crate::key::{KeyScope, Keys, StageDigest};
 use crate::project::{Detail, Project};
@@ -118,10 +117,9 @@ fn target(
 ) -> Result<Target, Failure> {
     match connect_to_choose(Client::from_path()) {
         Ok(engine) => {
-            let strategy =
-                strategy::choose(&engine.facts, &engine.client, arguments, &environment, forced)?;
+            let strategy = strategy::choose(&engine, arguments, &environment, forced)?.strategy;
             Ok(Target {
-                generation: generation(engine.facts.version).to_owned(),
+                generation: engine.facts.version.generation().to_owned(),
                 builder: Builder::of(&engine, strategy),
             })
         }
@@ -136,12 +134,6 @@ fn target(
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// Engines whose caches are of use to each other. Records of 20.10 are other ones; from 23 on they
-/// are the same.
-pub(super) fn generation(server: Version) -> &'static str {
-    if server.reads_zstd() { "23plus" } else { "pre23" }
 }
 
 /// Writes `level-1` (the most exact) to `level-8`, each with its key, always all of them.

@@ -6,11 +6,9 @@ mod explain;
 mod gc;
 mod inspect;
 mod key;
-mod offer;
 mod prune;
 mod restore;
 mod save;
-mod store;
 
 use crate::cli::{Cli, Verb};
 use crate::engine::Engine;
@@ -18,9 +16,6 @@ use crate::engine::client::Client;
 use crate::engine::error::EngineError;
 use crate::engine::strategy;
 use crate::exit::{Exit, Failure};
-use crate::layout::directory::{Layout, LayoutError};
-use crate::layout::writer::{PATIENCE, Writer};
-use crate::report::Reporter;
 
 /// Runs what was asked for.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
@@ -36,14 +31,6 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
     }
 }
 
-/// Takes the write lock; if another process holds it, says for whom we wait.
-fn locked(layout: &Layout, reporter: Reporter) -> Result<Writer, LayoutError> {
-    layout.lock_within(PATIENCE, |holder| {
-        let dir = layout.root().display();
-        reporter.info(format!("waiting for {holder}, which writes `{dir}`"));
-    })
-}
-
 /// A variable of the environment, as it is.
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
@@ -53,9 +40,4 @@ fn environment(name: &str) -> Option<String> {
 fn connect_to_choose(client: Client) -> Result<Engine, EngineError> {
     strategy::ask_ahead(&client, &environment);
     Engine::connect(client)
-}
-
-/// A variable of the environment, if it has a value.
-fn variable(name: &str) -> Option<String> {
-    environment(name).filter(|value| !value.is_empty())
 }

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::locked;
 use crate::cli::{Format, PruneArgs};
 use crate::exit::{Exit, Failure};
+use crate::job::locked;
 use crate::layout::directory::Layout;
 use crate::layout::live;
 use crate::report::{Reporter, bytes, count, output};

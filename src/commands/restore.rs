@@ -2,22 +2,24 @@
 
 use serde::Serialize;
 
-use super::offer::{self, Offer};
-use super::{builds, connect_to_choose, environment, locked, store};
+use super::{builds, connect_to_choose, environment};
 use crate::builder::Builder;
 use crate::cli::{Format, RestoreArgs};
 use crate::engine::arguments::BuildArguments;
 use crate::engine::client::Client;
 use crate::engine::ready;
-use crate::engine::strategy::{self, Strategy};
+use crate::engine::strategy::{self, Choice, Strategy};
 use crate::exit::{Exit, Failure};
 use crate::explain::explain;
+use crate::job::capture;
+use crate::job::journal::Journal;
+use crate::job::offer::{self, Offer};
+use crate::job::{locked, store};
 use crate::layout::directory::Layout;
 use crate::project::{Detail, Project};
 use crate::report::Reporter;
 use crate::report::output;
 use crate::store::file;
-use crate::store::journal::Journal;
 
 /// The JSON form of the result.
 #[derive(Serialize)]
@@ -44,34 +46,37 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
         let progress = reporter.progress("unpacking", 0);
         file::restore(&locked(&layout, reporter)?, path, &|n| progress.advance(n))?;
     }
-    let mut journal = Journal::read(dir);
+    let journal = Journal::open(dir);
+    if let Err(error) = &journal {
+        reporter.warn(format!("the job's builds will not be saved: {error}"));
+    }
     // A job starts here: what an earlier one built on this machine is not its business.
-    journal.builds.clear();
-    journal.away = None;
-    let store = store::open(&args.store, &mut journal)?;
+    journal.iter().for_each(Journal::begin_job);
+    let mut state = journal.as_ref().map(Journal::state).unwrap_or_default();
+    state.away = None;
+    let store = store::open(&args.store, &mut state)?;
     let engine = connect_to_choose(Client::from_path())?;
+    if let Ok(journal) = &journal {
+        capture::clean(journal, Some(&engine), &layout);
+    }
     let builds = builds::named(&args.builds, &engine.client)?;
-    let strategy = strategy::choose(
-        &engine.facts,
-        &engine.client,
-        builds.first().unwrap_or(&BuildArguments::default()),
-        &environment,
-        args.engine.strategy,
-    )?;
+    let first = builds.first().cloned().unwrap_or_default();
+    let Choice { strategy, .. } =
+        strategy::choose(&engine, &first, &environment, args.engine.strategy)?;
     let projects = projects(&builds, &Builder::of(&engine, strategy), reporter);
     let mut well = true;
     if let Some(store) = store {
         let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };
-        well = store.fetch(&task, &projects, &mut journal);
+        well = store.fetch(&task, &projects, &mut state);
     }
-    let offer = offer::make(&layout, &engine, strategy, &mut journal, reporter)?;
+    let offer = offer::make(&layout, &engine, strategy, &mut state, reporter)?;
     if offer.miss.is_none() {
         ready::load_missing(&engine, strategy, &layout, &offer.archive, reporter)?;
     }
-    if let Err(error) = journal.write() {
+    if let Err(error) = state.write() {
         reporter.warn(format!("the build will verify again: failed to note the result: {error}"));
     }
-    reporter.info(format!("restore: {}", offer::summary(&offer, strategy)));
+    reporter.info(format!("restore: {}", offer::summary(&offer)));
     if let Some(about) = offer.archive.about.as_ref().filter(|_| offer.miss.is_none()) {
         for (build, project) in builds.iter().zip(&projects) {
             let explanation = explain(about, build.image_name().as_deref(), project);

@@ -1,76 +1,96 @@
-//! `save`: takes the cache of the job's builds out of the engine and into the directory.
+//! `save`: takes the cache of the job's builds into the directory.
 
-mod capture;
-mod commit;
 mod outcome;
 mod subject;
 
 use std::path::{Path, PathBuf};
 
-use super::store::{self, Store};
-use super::{locked, offer};
 use crate::cli::SaveArgs;
 use crate::engine::Engine;
+use crate::engine::capture::Taken;
 use crate::engine::client::Client;
 use crate::exit::{Exit, Failure};
+use crate::job::journal::{self, Journal, NotedBuild};
+use crate::job::offer::{self, Offer};
+use crate::job::store::{self, Store};
+use crate::job::take::{self, Taking};
+use crate::job::{capture, commit, locked};
 use crate::layout::archive::{self, Archive};
 use crate::layout::codec::{Codec, Compression};
-use crate::layout::directory::Layout;
+use crate::layout::directory::{Layout, LayoutError};
 use crate::layout::live;
+use crate::layout::writer::Writer;
 use crate::report::{Reporter, bytes};
 use crate::store::file;
-use crate::store::journal::Journal;
-use capture::Capture;
 use outcome::Saved;
 use subject::{Recipe, Subject};
+
+/// How often another job's save may come between what we looked at and the lock.
+const ATTEMPTS: usize = 5;
 
 pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
     let file = args.archive.as_deref().map(one_file).transpose()?;
     let dir = offer::absolute(&args.directory.dir);
-    let recipe = Recipe::asked(args)?;
-    let mut journal = Journal::read(&dir);
-    let store = store::open(&args.store, &mut journal)?;
-    let engine = Engine::connect(Client::from_path())?;
-    subject::note_named(args, &mut journal, &engine)?;
-    let subject = match recipe {
-        Some(recipe) => Some(Subject::Images(recipe.on(&engine)?)),
-        None => Subject::builds(args, &journal, &engine, reporter)?,
-    };
-    let Some(subject) = subject else {
-        Saved::nothing().print(args.speech.format);
-        return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
-    };
-
     let layout = Layout::at(&dir);
-    let strategy = subject.strategy();
-    // What is bad must not be built upon.
-    let offer = match offer::make(&layout, &engine, strategy, &mut journal, reporter) {
-        Ok(offer) => offer,
-        Err(error) => {
-            reporter.warn(format!("the old archive is replaced: {error}"));
-            offer::nothing()
-        }
+    let recipe = Recipe::asked(args)?;
+    let journal = Journal::open(&dir)?;
+    let mut state = journal.state();
+    let store = store::open(&args.store, &mut state)?;
+    let engine = Engine::connect(Client::from_path())?;
+    capture::clean(&journal, Some(&engine), &layout);
+    let recipe = recipe.map(|recipe| recipe.on(&engine)).transpose()?;
+    subject::capture_named(args, &journal, &engine, &mut state, reporter)?;
+
+    let subject = |noted: Vec<NotedBuild>| match &recipe {
+        Some(recipe) => Some(Subject::Images(recipe)),
+        None => Subject::builds(&dir, journal::current(noted, &engine.facts.id), reporter),
     };
-    let writer = locked(&layout, reporter)?;
+    let nothing = || {
+        Saved::nothing().print(args.speech.format);
+        Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok })
+    };
+    let Some(first) = subject(journal.builds()) else { return nothing() };
+    let strategy = first.strategy();
+    let (writer, offer) = writer(
+        &layout,
+        &mut |layout| {
+            // What is bad must not be built upon.
+            offer::make(layout, &engine, strategy, &mut state, reporter).unwrap_or_else(|error| {
+                reporter.warn(format!("the old archive is replaced: {error}"));
+                offer::nothing()
+            })
+        },
+        reporter,
+    )?;
+    // Another job's save may have taken some of them meanwhile.
+    let noted = journal.builds();
+    let Some(subject) = subject(noted.clone()) else { return nothing() };
+    if let Some(reason) = subject.must_not_replace(&offer.archive, args) {
+        reporter.warn(format!("nothing is saved: {reason}"));
+        return nothing();
+    }
     let before = layout.blob_files()?;
-    let capture = Capture {
+    let taking = Taking {
         engine: &engine,
         layout: &writer,
         offer: &offer,
-        store: store.as_ref(),
         reporter,
         compression: compression(args, &engine, reporter),
         keep_others: args.keep_others,
     };
-    let due = store.is_some() && Store::is_due(&offer.archive, &journal);
-    let done = capture.take(&subject).map_err(Failure::from).and_then(|mut captured| {
-        if let Some(store) = &store {
-            store.adapt(&mut captured.archive, &writer)?;
+    let due = store.is_some() && Store::is_due(&offer.archive, &state);
+    let done = subject.take(&taking).map_err(Failure::from).and_then(|mut taken| {
+        if taken.taken.is_empty() && taken.kept.is_empty() {
+            return Ok(None);
         }
-        Ok((commit::commit(&writer, &captured.archive, &offer.archive, due)?, captured))
+        if let Some(store) = &store {
+            store.adapt(&mut taken.archive, &writer)?;
+        }
+        let changed = commit::commit(&writer, &taken.archive, &offer.archive, due)?;
+        Ok(Some((changed, taken)))
     });
-    let (changed, captured) = match done {
+    let done = match done {
         Ok(done) => done,
         Err(error) => {
             // What was written so far is dead, and the disk may be full of it.
@@ -78,44 +98,96 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
             return Err(error);
         }
     };
-    for warning in &captured.warnings {
+    let Some((changed, taken)) = done else {
+        reporter.info(format!("save: nothing to save: {}", subject.why_nothing()));
+        return nothing();
+    };
+    for warning in &taken.warnings {
         reporter.warn(warning);
     }
     let pruned = live::sweep(&writer)?;
-    drop(writer);
-
     let reach = archive::reach(&layout)?;
-    offer::remember(&layout, &reach, &mut journal);
-    journal.builds.iter_mut().for_each(|build| build.saved = true);
+    offer::remember(&layout, &reach, &mut state);
+    settle(noted, &engine, reporter);
+    drop(writer);
+    capture::clean(&journal, None, &layout);
+
     let mut well = true;
     if let Some(store) = store.as_ref().filter(|_| changed || due) {
         let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };
-        well = store.push(&task, &mut journal);
+        well = store.push(&task, &mut state);
     }
-    if let Err(error) = journal.write() {
-        reporter.warn(format!("failed to note that the build is saved: {error}"));
+    if let Err(error) = state.write() {
+        reporter
+            .warn(format!("the next command verifies the archive again: failed to write: {error}"));
     }
-    for build in commit::gone(&captured.archive, &offer.archive) {
-        reporter.info(format!(
-            "save: dropped build `{build}`, which this job has not built; `--keep-others` keeps it"
-        ));
-    }
+    report_gone(&taken, &offer, reporter);
     let dropped = before.iter().filter(|(digest, _)| !reach.blobs.contains_key(digest));
-    let saved = Saved::of(changed, strategy, &captured, pruned.live, dropped);
+    let saved = Saved::of(changed, strategy, &taken, pruned.live, dropped);
     reporter.info(saved.summary());
     if let Some((path, codec)) = file {
         if let Some(store) = &store {
             store.fetch_rest(&layout, reporter)?;
         }
-        let archive = Archive::read(&layout)?.unwrap_or_default();
-        let progress = reporter.progress("writing the file", 0);
-        let size = file::save(&layout, &archive, &path, codec, &|n| progress.advance(n))?;
-        drop(progress);
-        reporter.info(format!("save: {} is in `{}`", bytes(size), path.display()));
+        write_file(&layout, &path, codec, reporter)?;
     }
     saved.print(args.speech.format);
-    let soft_failure = !well || !captured.warnings.is_empty();
+    let soft_failure = !well || !taken.warnings.is_empty();
     Ok(if args.speech.strict && soft_failure { Exit::Strict } else { Exit::Ok })
+}
+
+/// Takes the lock, with the archive verified as it is under the lock.
+fn writer(
+    layout: &Layout,
+    verify: &mut dyn FnMut(&Layout) -> Offer,
+    reporter: Reporter,
+) -> Result<(Writer, Offer), LayoutError> {
+    let mut attempts = 1;
+    loop {
+        // Verifying takes the lock by itself, if there is anything bad.
+        let offer = verify(layout);
+        let seen = layout.index().ok().flatten();
+        let writer = locked(layout, reporter)?;
+        if layout.index().ok().flatten() == seen || attempts == ATTEMPTS {
+            return Ok((writer, offer));
+        }
+        attempts += 1;
+    }
+}
+
+/// Notes that builds are saved, and leaves nothing of them in the engine.
+fn settle(builds: Vec<NotedBuild>, engine: &Engine, reporter: Reporter) {
+    for mut build in builds.into_iter().filter(|build| build.engine == engine.facts.id) {
+        if build.saved {
+            continue;
+        }
+        take::release(engine, build.strategy, &build.captured);
+        if let Err(error) = build.mark_saved() {
+            reporter.warn(format!("failed to note that `{}` is saved: {error}", build.name));
+        }
+    }
+}
+
+fn report_gone(taken: &Taken, offer: &Offer, reporter: Reporter) {
+    for build in commit::gone(&taken.archive, &offer.archive) {
+        reporter.info(format!(
+            "save: removed build `{build}`, which this job has not built; `--keep-others` keeps it"
+        ));
+    }
+}
+
+fn write_file(
+    layout: &Layout,
+    path: &Path,
+    codec: Codec,
+    reporter: Reporter,
+) -> Result<(), Failure> {
+    let archive = Archive::read(layout)?.unwrap_or_default();
+    let progress = reporter.progress("writing the file", 0);
+    let size = file::save(layout, &archive, path, codec, &|n| progress.advance(n))?;
+    drop(progress);
+    reporter.info(format!("save: {} is in `{}`", bytes(size), path.display()));
+    Ok(())
 }
 
 /// How new layers are compressed, if the user says so and the engine reads it.
@@ -136,7 +208,10 @@ fn compression(args: &SaveArgs, engine: &Engine, reporter: Reporter) -> Option<C
 /// Where the one-file form goes, and how it is compressed.
 fn one_file(path: &Path) -> Result<(PathBuf, Codec), Failure> {
     let codec = file::codec_of(path).ok_or_else(|| {
-        Failure::usage(format!("`{}` is neither .tar nor .tar.gz nor .tar.zst", path.display()))
+        Failure::usage(format!(
+            "unknown kind of archive `{}` (expected .tar, .tar.gz or .tar.zst)",
+            path.display()
+        ))
     })?;
     Ok((offer::absolute(path), codec))
 }

@@ -8,8 +8,6 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 /// Long flags that take no value of their own.
 const SWITCHES: &[&str] = &[
     "check",
@@ -108,7 +106,7 @@ const SHORT: &[(u8, &str)] = &[
 ];
 
 /// One argument.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     /// A flag by its long name, with its value if it has one.
     Flag(String, Option<OsString>),
@@ -117,9 +115,11 @@ enum Part {
 }
 
 /// Parsed build arguments.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BuildArguments {
     parts: Vec<Part>,
+    /// Whether they are those of `docker buildx build`.
+    of_buildx: bool,
 }
 
 /// Where the build context comes from.
@@ -189,7 +189,19 @@ impl BuildArguments {
                 parts.push(Part::Positional(word));
             }
         }
-        Self { parts }
+        Self { parts, of_buildx: false }
+    }
+
+    /// The same as arguments of `docker buildx build`, which goes to the selected builder.
+    #[must_use]
+    pub fn of_buildx(self) -> Self {
+        Self { of_buildx: true, ..self }
+    }
+
+    /// Whether the build goes to the selected builder: `docker buildx build` was asked for, or
+    /// something that the engine's own builder does not do for `docker build`.
+    pub fn is_for_buildx(&self) -> bool {
+        self.of_buildx || self.has_several_platforms() || self.switch("load")
     }
 
     /// All values of a flag, in order.
@@ -340,6 +352,11 @@ impl BuildArguments {
     /// The words again.
     pub fn all(&self) -> Vec<OsString> {
         self.words(|_, _| true)
+    }
+
+    /// The words again, without some flags.
+    pub fn without(&self, flags: &[&str]) -> Vec<OsString> {
+        self.words(|flag, _| !flags.contains(&flag))
     }
 
     fn words(&self, keep: impl Fn(&str, Option<&OsStr>) -> bool) -> Vec<OsString> {

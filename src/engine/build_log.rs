@@ -151,7 +151,8 @@ impl BuildkitLog {
             // `ADD` of a URL is two to the builder, of the same name: the download, which it always
             // begins, and the step.
             let is_same = |s: &&mut LoggedStep| {
-                step.place != 0 && (&s.stage, s.place, &s.text) == (&step.stage, step.place, &step.text)
+                step.place != 0
+                    && (&s.stage, s.place, &s.text) == (&step.stage, step.place, &step.text)
             };
             match steps.iter_mut().rev().find(is_same) {
                 Some(same) => same.outcome = same.outcome.of_both(step.outcome),

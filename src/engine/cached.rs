@@ -218,7 +218,9 @@ mod tests {
     #[test]
     fn a_step_that_runs_is_told_from_one_that_is_cached() {
         let vertex = |rest: &str| {
-            format!(r#"{{"vertexes":[{{"digest":"sha256:1","name":"[build 2/3] RUN make"{rest}}}]}}"#)
+            format!(
+                r#"{{"vertexes":[{{"digest":"sha256:1","name":"[build 2/3] RUN make"{rest}}}]}}"#
+            )
         };
         for idle in [
             "",

@@ -14,6 +14,8 @@ use crate::layout::oci::Descriptor;
 /// A stage whose cache is wanted.
 #[derive(Clone, Debug)]
 pub struct Stage {
+    /// Its place in the Dockerfile.
+    pub index: usize,
     /// The name by which `--target` reaches it in the copy of the Dockerfile; none for the last
     /// stage of a Dockerfile that we can't read.
     pub target: Option<String>,
@@ -65,8 +67,12 @@ pub struct Request<'a> {
     pub archive: &'a Archive,
     /// A directory for temporary files.
     pub scratch: &'a Path,
-    /// What the names of images in the engine begin with that are made here.
+    /// What the tags of images in the engine begin with that are made here.
     pub prefix: &'a str,
+    /// A name for what is made here, which no other build has.
+    pub name: &'a str,
+    /// Whether the build failed.
+    pub failed: bool,
     /// How layers are compressed that are not in the archive yet, if the user says so.
     pub compression: Option<Compression>,
 }
@@ -76,6 +82,8 @@ pub struct Request<'a> {
 pub struct Captured {
     /// What the archive will say of the build, without its stages.
     pub about: About,
+    /// Whether the build failed: only what ran before is captured.
+    pub failed: bool,
     /// The stages, dependencies first.
     pub stages: Vec<CapturedStage>,
 }
@@ -83,6 +91,8 @@ pub struct Captured {
 /// A stage, and where its cache is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CapturedStage {
+    /// Its place in the Dockerfile.
+    pub index: usize,
     /// What the archive will say of it.
     pub about: StageAbout,
     /// Whether one of its own steps makes a layer.
@@ -103,6 +113,8 @@ pub enum Source {
     Images,
     /// In the archive: the builder has taken every step from there.
     Archive,
+    /// Nowhere: the build failed before it.
+    Unbuilt,
     /// Nowhere, for this reason; what the archive has of it may be of no use.
     Missing(String),
 }

@@ -10,13 +10,17 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::Engine;
+use super::arguments::BuildArguments;
 use super::build_log::ClassicStep;
-use super::capture::{Captured, Request};
+use super::capture::{CapturedStage, Taken};
 use super::error::EngineError;
 use super::images::{EngineImage, Images};
-use super::run::{self, Echo};
+use super::run::{self, Echo, Input};
 use super::saved;
-use crate::layout::archive::{Archive, ImageNote, Role, StageAbout, StoredImage, write_image};
+use super::stages;
+use crate::layout::archive::{
+    About, Archive, ImageNote, Role, StageAbout, StoredImage, write_image,
+};
 use crate::layout::builds::with_parents;
 use crate::layout::codec::Compression;
 use crate::layout::digest::Digest;
@@ -47,48 +51,71 @@ impl Wanted {
     }
 }
 
+/// What is to be taken.
+pub struct Request<'a> {
+    /// The stages, in the order of the Dockerfile.
+    pub stages: &'a [CapturedStage],
+    /// The steps of the build, with their images.
+    pub images: &'a [ClassicStep],
+    /// What to note in the archive.
+    pub about: About,
+    /// Whether the build failed.
+    pub failed: bool,
+    /// How layers are compressed that are not in the archive yet.
+    pub compression: Compression,
+}
+
+/// The steps of a build that ran unseen: it is repeated, all from cache.
+pub fn repeat(
+    engine: &Engine,
+    arguments: &BuildArguments,
+    offer: &[String],
+    reporter: Reporter,
+) -> Result<Vec<ClassicStep>, EngineError> {
+    let _task = reporter.task("reading the build's images from cache");
+    let mut words: Vec<OsString> =
+        offer.iter().map(|id| format!("--cache-from={id}").into()).collect();
+    words.extend(arguments.for_repetition(&[]));
+    let finished = run::classic(&engine.client, &words, Echo::Hidden, Input::None)?;
+    if !finished.status.success() {
+        let last = finished.tail.last().cloned().unwrap_or_default();
+        return Err(EngineError::failed("repeat the build from cache", last));
+    }
+    Ok(finished.images)
+}
+
 /// Takes the images of all steps out of the engine.
-pub fn capture(
+pub fn take(
     engine: &Engine,
     layout: &Writer,
     old: &Archive,
     request: &Request<'_>,
     reporter: Reporter,
-) -> Result<Captured, EngineError> {
-    let again;
-    let steps = match request.images {
-        Some(steps) if steps.iter().all(|s| !s.image.is_empty()) && !steps.is_empty() => steps,
-        _ => {
-            let _task = reporter.task("reading the build's images from cache");
-            let mut words: Vec<OsString> =
-                request.offer.iter().map(|id| format!("--cache-from={id}").into()).collect();
-            words.extend(request.arguments.for_repetition(&[]));
-            let finished = run::classic(&engine.client, &words, Echo::Hidden)?;
-            if !finished.status.success() {
-                let last = finished.tail.last().cloned().unwrap_or_default();
-                return Err(EngineError::failed("repeat the build from cache", last));
-            }
-            again = finished.images;
-            &again
-        }
-    };
-    if came_from(steps, old) {
-        return Ok(unchanged(steps, old, request));
+) -> Result<Taken, EngineError> {
+    let steps: Vec<ClassicStep> =
+        // A step that failed has none.
+        request.images.iter().filter(|s| s.is_from() || !s.image.is_empty()).cloned().collect();
+    if !request.failed && came_from(&steps, old) {
+        return Ok(unchanged(&steps, old, request));
     }
-    let wanted = images_of(engine, steps, request)?;
-    capture_images(engine, layout, old, &wanted, request, reporter)
+    let wanted = images_of(engine, &steps, request)?;
+    let mut taken = take_images(engine, layout, old, &wanted, request, reporter)?;
+    if request.failed {
+        stages::keep_rest(request.stages, old, &mut taken);
+    }
+    Ok(taken)
 }
 
 /// Takes named images with their history out of the engine: the recipe of 2018. The names
 /// become tags in the archive.
-pub fn capture_named(
+pub fn take_named(
     engine: &Engine,
     layout: &Writer,
     old: &Archive,
     names: &[String],
     request: &Request<'_>,
     reporter: Reporter,
-) -> Result<Captured, EngineError> {
+) -> Result<Taken, EngineError> {
     let mut images = Images::of(&engine.connection)?;
     let mut wanted = BTreeMap::new();
     for (stage, name) in names.iter().enumerate() {
@@ -117,7 +144,7 @@ pub fn capture_named(
         base.role = Role::Base;
         base.tags = images.get(&base.name)?.map_or_else(Vec::new, |image| image.tags);
     }
-    capture_images(engine, layout, old, &wanted, request, reporter)
+    take_images(engine, layout, old, &wanted, request, reporter)
 }
 
 /// Whether a user who says `name` means this tag.
@@ -150,7 +177,7 @@ fn ends_of_stages(steps: &[ClassicStep]) -> Vec<&ClassicStep> {
 }
 
 /// What the archive has of the build, with its names as they are now.
-fn unchanged(steps: &[ClassicStep], old: &Archive, request: &Request<'_>) -> Captured {
+fn unchanged(steps: &[ClassicStep], old: &Archive, request: &Request<'_>) -> Taken {
     let ends = ends_of_stages(steps);
     let configs = steps.iter().filter_map(|step| Some(&step.of(old)?.manifest.config.digest));
     let mut images = with_parents(&old.images, configs.collect());
@@ -167,7 +194,7 @@ fn unchanged(steps: &[ClassicStep], old: &Archive, request: &Request<'_>) -> Cap
         }
         about.stages.push(StageAbout { image: end, ..stage.about.clone() });
     }
-    Captured {
+    Taken {
         archive: Archive { about: Some(about), images, ..Archive::default() },
         taken: Vec::new(),
         kept: request.stages.iter().map(|s| s.about.name.clone()).collect(),
@@ -256,14 +283,14 @@ fn add(
     Ok(id)
 }
 
-fn capture_images(
+fn take_images(
     engine: &Engine,
     layout: &Writer,
     old: &Archive,
     wanted: &BTreeMap<Digest, Wanted>,
     request: &Request<'_>,
     reporter: Reporter,
-) -> Result<Captured, EngineError> {
+) -> Result<Taken, EngineError> {
     let mut about = request.about.clone();
     let stored_in_old = |(id, wanted): (&Digest, &Wanted)| {
         let image = old.images.iter().find(|i| i.manifest.config.digest == *id)?;
@@ -277,7 +304,7 @@ fn capture_images(
     let is_same = known.is_some();
     let stored = match known {
         Some(known) => known,
-        None => export(engine, layout, old, wanted, request.compression(engine), reporter)?,
+        None => export(engine, layout, old, wanted, request.compression, reporter)?,
     };
     let stage_image = |index: usize| {
         let (id, _) = wanted.iter().find(|(_, w)| w.ends.contains(&index))?;
@@ -288,11 +315,17 @@ fn capture_images(
         request
             .stages
             .iter()
-            .map(|s| StageAbout { image: stage_image(s.index), ..s.about.clone() }),
+            .map(|s| StageAbout {
+                image: stage_image(s.index),
+                of_failed: request.failed,
+                ..s.about.clone()
+            })
+            // A build that failed did not come to all of them.
+            .filter(|stage| !request.failed || stage.image.is_some()),
     );
     let names: Vec<String> = request.stages.iter().map(|s| s.about.name.clone()).collect();
     let (taken, kept) = if is_same { (Vec::new(), names) } else { (names, Vec::new()) };
-    Ok(Captured {
+    Ok(Taken {
         archive: Archive { about: Some(about), images: stored, ..Archive::default() },
         taken,
         kept,

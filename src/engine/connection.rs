@@ -2,6 +2,8 @@
 //! to whatever engine the user's client is configured for. Image archives are streamed in both
 //! directions.
 
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Display;
 use std::io::{self, Read};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,11 +19,13 @@ use bollard::query_parameters::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt as _};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
@@ -35,6 +39,10 @@ use super::error::EngineError;
 const TRANSFER_TIMEOUT_SECONDS: u64 = 24 * 3600;
 /// How long the engine may take to say its version.
 const CONNECT_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long the engine may take to list its build cache. Old ones measure all else besides.
+const USAGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The minor version of the API up to which the build cache is listed record by record unasked.
+const LISTS_BUILD_CACHE: usize = 44;
 /// Chunks that wait between the network and a reader; each has some tens of KiB.
 pub(super) const CHUNKS_AHEAD: usize = 64;
 
@@ -48,6 +56,7 @@ const RELEASE: Duration = Duration::from_millis(20);
 pub struct Connection {
     runtime: Arc<Runtime>,
     api: bollard::Docker,
+    client: Client,
 }
 
 impl Connection {
@@ -71,7 +80,7 @@ impl Connection {
         let api = negotiated
             .map_err(|_| EngineError::Unreachable("no answer within a minute".to_owned()))?
             .map_err(|e| EngineError::Unreachable(e.to_string()))?;
-        Ok(Self { runtime: Arc::new(runtime), api })
+        Ok(Self { runtime: Arc::new(runtime), api, client: client.clone() })
     }
 
     /// The engine's own description.
@@ -95,6 +104,61 @@ impl Connection {
             Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
             Err(e) => Err(EngineError::failed(format!("look at image `{name}`"), e)),
         }
+    }
+
+    /// Whether the engine asks clients to build with BuildKit: `Builder-Version` of its answer to a
+    /// ping.
+    pub fn builds_with_buildkit(&self) -> bool {
+        let line = Line::<String> { client: self.client.clone(), idle: Arc::default() };
+        let ping = Request::head("/_ping").body(String::new());
+        let Ok(ping) = ping else { return false };
+        let answer =
+            self.runtime.block_on(async { timeout(CONNECT_TIMEOUT, line.send(ping)).await });
+        answer.is_ok_and(|answer| {
+            answer.is_ok_and(|a| a.headers().get("Builder-Version").is_some_and(|v| v == "2"))
+        })
+    }
+
+    /// The tags of images that match a pattern, such as `name:*`.
+    pub fn tags(&self, pattern: &str) -> Result<Vec<String>, EngineError> {
+        let filters = HashMap::from([("reference", vec![pattern])]);
+        let options = ListImagesOptionsBuilder::default().filters(&filters).build();
+        let images = self
+            .runtime
+            .block_on(self.api.list_images(Some(options)))
+            .map_err(|e| EngineError::failed("list its images", e))?;
+        Ok(images.into_iter().flat_map(|image| image.repo_tags).collect())
+    }
+
+    /// The IDs of what the engine's own builder has in its cache.
+    pub fn builder_cache(&self) -> Result<BTreeSet<String>, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Usage {
+            #[serde(default)]
+            build_cache: Option<Vec<Record>>,
+        }
+        #[derive(Deserialize)]
+        struct Record {
+            #[serde(rename = "ID")]
+            id: String,
+        }
+        let failed = |e: &dyn Display| EngineError::failed("list its build cache", e);
+        // Later versions of the API answer in another form.
+        let version = LISTS_BUILD_CACHE.min(self.api.client_version().minor_version);
+        let path = format!("/v1.{version}/system/df?type=build-cache");
+        let line = Line::<String> { client: self.client.clone(), idle: Arc::default() };
+        let request = Request::get(path).body(String::new()).map_err(|e| failed(&e))?;
+        let answer = self.runtime.block_on(async {
+            let answer = async {
+                let body = line.send(request).await?.into_body();
+                Ok::<_, Error>(body.collect().await?.to_bytes())
+            };
+            timeout(USAGE_TIMEOUT, answer).await
+        });
+        let json = answer.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
+        let usage: Usage = serde_json::from_slice(&json).map_err(|e| failed(&e))?;
+        Ok(usage.build_cache.into_iter().flatten().map(|record| record.id).collect())
     }
 
     /// All images, those between two steps of the classic builder as well.

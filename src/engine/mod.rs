@@ -7,6 +7,7 @@ pub mod arguments;
 pub mod bake;
 pub mod bases;
 pub mod build_log;
+pub mod cached;
 pub mod capture;
 pub mod classic;
 pub mod client;
@@ -16,13 +17,17 @@ pub mod facts;
 pub mod images;
 pub mod inbox;
 pub mod native;
+pub mod process;
 pub mod ready;
 pub mod replay;
 pub mod run;
 pub mod saved;
 pub mod settings;
+pub mod stages;
 pub mod strategy;
 pub mod version;
+
+use std::collections::BTreeSet;
 
 use client::Client;
 use connection::Connection;
@@ -47,6 +52,16 @@ impl Engine {
         let connection = Connection::open(&client).map_err(|error| client.trouble(error))?;
         let facts = Facts::of(&connection)?;
         Ok(Self { client, connection, facts })
+    }
+
+    /// What the engine's own builder has in its cache; none if it does not say.
+    pub fn builder_cache(&self) -> Option<BTreeSet<String>> {
+        self.connection.builder_cache().ok()
+    }
+
+    /// The tags of images that were made to carry a cache.
+    pub fn carriers(&self) -> Result<Vec<String>, EngineError> {
+        self.connection.tags("dockercache-carrier:*")
     }
 
     /// Whether layers with this compression can be offered to the engine.

@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use super::capture::{Captured, Request, Source, Taken, local_cache};
 use super::error::EngineError;
 use super::stages::{self, Destination};
-use crate::layout::archive::{About, Archive, StoredImage, read_cache, write_cache, write_stage_cache};
+use crate::layout::archive::{
+    About, Archive, StoredImage, read_cache, write_cache, write_stage_cache,
+};
 use crate::layout::codec::Compression;
 use crate::layout::directory::{Layout, LayoutError};
 use crate::layout::oci::Descriptor;
@@ -23,18 +25,12 @@ use crate::report::Reporter;
 
 /// Lets the builder export each stage that the archive in `layout` does not have.
 pub fn capture(
-<<<<<<< HEAD
-=======
-    engine: &Engine,
-    layout: &Writer,
->>>>>>> h3
     request: &Request<'_>,
     layout: &Layout,
     about: About,
     reporter: Reporter,
 ) -> Result<Captured, EngineError> {
-    let name = Path::new(request.prefix).file_name().unwrap_or_default();
-    let directory = layout.captures().join(name);
+    let directory = layout.captures().join(request.name);
     share_blobs(layout, &directory)?;
     // A Dockerfile that we can't read has one stage to us: all that led to it goes along.
     let mode = if request.dockerfile.is_empty() { "max" } else { "min" };
@@ -86,7 +82,7 @@ fn compression(asked: Option<Compression>) -> String {
 }
 
 /// Takes the stages that were exported and keeps the others from `old`.
-pub fn take(layout: &Layout, old: &Archive, captured: &Captured) -> Result<Taken, EngineError> {
+pub fn take(layout: &Writer, old: &Archive, captured: &Captured) -> Result<Taken, EngineError> {
     for directory in directories(captured) {
         take_new_blobs(layout, directory)?;
     }
@@ -117,7 +113,7 @@ pub fn take(layout: &Layout, old: &Archive, captured: &Captured) -> Result<Taken
     Ok(taken)
 }
 
-fn stored(layout: &Layout, export: &Descriptor, name: &str) -> Result<StoredImage, LayoutError> {
+fn stored(layout: &Writer, export: &Descriptor, name: &str) -> Result<StoredImage, LayoutError> {
     let (config, layers) = read_cache(layout, export)?;
     write_stage_cache(layout, &config, &layers, name)
 }
@@ -160,13 +156,8 @@ fn share_blobs(layout: &Layout, directory: &Path) -> Result<(), EngineError> {
 }
 
 /// Moves what the export has added.
-<<<<<<< HEAD
-fn take_new_blobs(layout: &Layout, directory: &Path) -> Result<(), EngineError> {
+fn take_new_blobs(layout: &Writer, directory: &Path) -> Result<(), EngineError> {
     let shared = Layout::at(directory);
-=======
-fn take_new_blobs(layout: &Writer, staging: &Path) -> Result<(), EngineError> {
-    let shared = Layout::at(staging);
->>>>>>> h3
     for (digest, _) in shared.blob_files()? {
         let to = layout.blob_path(&digest);
         match fs::hard_link(shared.blob_path(&digest), &to) {

@@ -36,19 +36,19 @@ pub fn capture(
     reporter: Reporter,
 ) -> Result<Captured, EngineError> {
     let has_buildx = request.engine.client.has_buildx();
-    let images = Images { prefix: request.prefix, has_buildx };
+    let images = Images { request, has_buildx };
     stages::capture(request, about, &images, reporter)
 }
 
 /// Stages become images of the engine.
 struct Images<'a> {
-    prefix: &'a str,
+    request: &'a Request<'a>,
     has_buildx: bool,
 }
 
 impl Images<'_> {
     fn tag(&self, number: usize) -> String {
-        format!("{}-{number}", self.prefix)
+        format!("{}{}-{number}", self.request.prefix, self.request.name)
     }
 }
 

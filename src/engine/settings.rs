@@ -63,6 +63,13 @@ impl Config {
         self.aliases.get("builder").is_some_and(|command| command == "buildx")
     }
 
+    /// Whether `docker buildx use` has selected a builder: docker/buildx, `store/storeutil`.
+    pub fn selects_builder(&self, environment: Environment<'_>) -> bool {
+        let named = environment("BUILDX_CONFIG").filter(|directory| !directory.is_empty());
+        let directory = named.map_or_else(|| self.directory.join("buildx"), PathBuf::from);
+        directory.join("current").exists()
+    }
+
     fn buildx(&self) -> Option<PathBuf> {
         let directories = self.cli_plugins_extra_dirs.iter().cloned();
         directories

@@ -13,6 +13,7 @@ use super::cached::{Repeated, Repetition};
 use super::capture::{Captured, CapturedStage, Request, Source, Stage, Taken, Word};
 use super::error::EngineError;
 use crate::layout::archive::{About, Archive, StageAbout, StoredImage};
+use crate::layout::builds::with_parents;
 use crate::layout::oci::Descriptor;
 use crate::report::Reporter;
 
@@ -36,7 +37,7 @@ pub(super) fn capture(
     reporter: Reporter,
 ) -> Result<Captured, EngineError> {
     let files = Files::new(request)?;
-    let mut captured = Captured { about, stages: Vec::new() };
+    let mut captured = Captured { about, failed: request.failed, stages: Vec::new() };
     let open = request.stages.iter().filter(|s| matches!(s.word, Word::Open | Word::Cut(_)));
     let _task = match open.count() {
         0 => None,
@@ -46,7 +47,7 @@ pub(super) fn capture(
         let source = match &stage.word {
             Word::FromArchive => Source::Archive,
             Word::Captured(source) => source.clone(),
-            Word::Unbuilt => Source::Missing("none of its steps was built".to_owned()),
+            Word::Unbuilt => Source::Unbuilt,
             Word::Open => one(request, stage, number, files.named.as_deref(), destination)?,
             Word::Cut(dockerfile) => {
                 let file = files.write(&format!("cut-{number}.Dockerfile"), dockerfile)?;
@@ -54,6 +55,7 @@ pub(super) fn capture(
             }
         };
         captured.stages.push(CapturedStage {
+            index: stage.index,
             about: stage.about.clone(),
             has_layers: stage.has_layers,
             source,
@@ -169,10 +171,10 @@ pub(super) fn take(
             Source::Archive => {
                 known().map(Some).ok_or_else(|| "the archive does not have it any more".to_owned())
             }
+            // What the archive has of it is kept, with the rest of the build that failed.
+            Source::Unbuilt => continue,
             Source::Missing(reason) => Err(reason.clone()),
-            source => {
-                new(source).ok_or_else(|| "the builder does not have it any more".to_owned())
-            }
+            source => new(source).ok_or_else(|| "the builder does not have it any more".to_owned()),
         };
         match found {
             Ok(image) => {
@@ -183,14 +185,17 @@ pub(super) fn take(
                 list.push(name.clone());
                 let digest = image.as_ref().map(|image| image.descriptor.digest.clone());
                 taken.archive.images.extend(image);
-                about.stages.push(StageAbout { image: digest, ..stage.about.clone() });
+                let of_failed = captured.failed && stage.source != Source::Archive;
+                about.stages.push(StageAbout { image: digest, of_failed, ..stage.about.clone() });
             }
             Err(reason) => {
                 let (of_old, consequence) = match kept(old, &stage.about) {
                     Some(kept) => (Some(kept), "the archive keeps what it had of it"),
                     None => (None, "it runs again next time"),
                 };
-                taken.warnings.push(format!("stage `{name}` is not saved ({reason}): {consequence}"));
+                taken
+                    .warnings
+                    .push(format!("stage `{name}` is not saved ({reason}): {consequence}"));
                 if let Some((old_about, image)) = of_old {
                     taken.kept.push(name.clone());
                     taken.archive.images.push(image);
@@ -199,10 +204,38 @@ pub(super) fn take(
             }
         }
     }
+    taken.archive.about = Some(about);
+    if captured.failed || !taken.warnings.is_empty() {
+        keep_rest(&captured.stages, old, &mut taken);
+    }
     let mut seen = BTreeSet::new();
     taken.archive.images.retain(|image| seen.insert(image.descriptor.digest.clone()));
-    taken.archive.about = Some(about);
     taken
+}
+
+/// Keeps what the archive has of the same build besides, since not all of it could be replaced. What
+/// came from a build that failed is not kept twice.
+pub(super) fn keep_rest(captured: &[CapturedStage], old: &Archive, taken: &mut Taken) {
+    let Some(build) = captured.first().map(|stage| &stage.about.build) else { return };
+    let old_stages = old.about.iter().flat_map(|about| &about.stages);
+    let good = old_stages.filter(|stage| stage.build == *build && !stage.of_failed);
+    let rest: Vec<StageAbout> = {
+        let new = || taken.archive.about.iter().flat_map(|about| &about.stages);
+        good.filter(|stage| new().all(|new| new.image != stage.image)).cloned().collect()
+    };
+    let ends = rest.iter().filter_map(|stage| stage.image.as_ref());
+    let ends: BTreeSet<_> = old
+        .images
+        .iter()
+        .filter(|image| ends.clone().any(|end| *end == image.descriptor.digest))
+        .map(|image| &image.manifest.config.digest)
+        .collect();
+    for image in with_parents(&old.images, ends) {
+        if taken.archive.images.iter().all(|i| i.descriptor.digest != image.descriptor.digest) {
+            taken.archive.images.push(image);
+        }
+    }
+    taken.archive.about.get_or_insert_default().stages.extend(rest);
 }
 
 /// A stage as the archive has it, by the name of its build and its own.

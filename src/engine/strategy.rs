@@ -4,6 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::thread;
 
+use serde::{Deserialize, Serialize};
+
+use super::Engine;
 use super::arguments::BuildArguments;
 use super::client::Client;
 use super::error::EngineError;
@@ -11,7 +14,8 @@ use super::facts::{Facts, ImageStore};
 use super::settings::Config;
 
 /// How a build's cache is taken out of an engine and put back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Strategy {
     /// The builder exports and imports the cache directory itself.
     BuildkitLocal,
@@ -52,7 +56,9 @@ impl FromStr for Strategy {
 
     fn from_str(text: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|s| s.name() == text).ok_or_else(|| {
-            format!("`{text}` is no strategy: use buildkit-local, buildkit-replay or classic")
+            format!(
+                "unknown strategy `{text}` (expected buildkit-local, buildkit-replay or classic)"
+            )
         })
     }
 }
@@ -74,18 +80,79 @@ pub fn ask_ahead(client: &Client, environment: &dyn Fn(&str) -> Option<String>) 
     });
 }
 
-/// Chooses as the docker client would choose the builder; `forced` overrules it.
+/// How a build's cache is carried, and where the build goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// How its cache is carried.
+    pub strategy: Strategy,
+    /// What `BUILDX_BUILDER` must be set to for the build to go where the user's own would; none if
+    /// it goes there by itself.
+    pub builder: Option<String>,
+}
+
+/// Chooses as the docker client would choose the builder; `forced` overrides how its cache is carried.
 pub fn choose(
+    engine: &Engine,
+    arguments: &BuildArguments,
+    environment: &dyn Fn(&str) -> Option<String>,
+    forced: Option<Strategy>,
+) -> Result<Choice, EngineError> {
+    let Engine { client, facts, .. } = engine;
+    let has_buildkit = || engine.connection.builds_with_buildkit();
+    let builder = selection(client, arguments, environment);
+    let strategy = match forced {
+        Some(strategy) => strategy,
+        None => detect(facts, client, arguments, environment, &builder, &has_buildkit)?,
+    };
+    let builder = match builder {
+        Selection::Default(name) => name,
+        Selection::Named(_) | Selection::Current => None,
+    };
+    Ok(Choice { strategy, builder })
+}
+
+/// The builder that a build with BuildKit goes to.
+enum Selection {
+    /// The one that an argument or `BUILDX_BUILDER` names.
+    Named(String),
+    /// The one that `docker buildx use` has selected.
+    Current,
+    /// The engine's own, by the name of the client's context if that can be told.
+    Default(Option<String>),
+}
+
+/// Follows docker/cli, `cmd/docker/builder.go`: `docker build` goes to the engine's own builder unless
+/// one is named, or `docker buildx install` was run; `docker buildx build` goes to the selected one.
+fn selection(
+    client: &Client,
+    arguments: &BuildArguments,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Selection {
+    let named = arguments.value("builder").map(|name| name.to_string_lossy().into_owned());
+    let named = named.or_else(|| environment("BUILDX_BUILDER")).filter(|name| !name.is_empty());
+    if let Some(name) = named {
+        return Selection::Named(name);
+    }
+    let config = Config::read(environment);
+    let by_alias = config.as_ref().is_some_and(Config::builds_with_buildx);
+    let is_selected = config.as_ref().is_none_or(|config| config.selects_builder(environment));
+    let for_buildx = by_alias || arguments.is_for_buildx();
+    if for_buildx && is_selected && client.has_buildx() {
+        Selection::Current
+    } else {
+        Selection::Default(client.context().map(str::to_owned).filter(|_| client.has_buildx()))
+    }
+}
+
+fn detect(
     facts: &Facts,
     client: &Client,
     arguments: &BuildArguments,
     environment: &dyn Fn(&str) -> Option<String>,
-    forced: Option<Strategy>,
+    selection: &Selection,
+    has_buildkit: &dyn Fn() -> bool,
 ) -> Result<Strategy, EngineError> {
-    if let Some(strategy) = forced {
-        return Ok(strategy);
-    }
-    if builder(client, environment) == Builder::Classic {
+    if builder(client, arguments, environment, has_buildkit) == Builder::Classic {
         return match facts.store {
             ImageStore::GraphDriver => Ok(Strategy::Classic),
             ImageStore::Containerd => Err(EngineError::Unsupported(
@@ -106,10 +173,10 @@ pub fn choose(
             )),
         };
     }
-    let named = arguments.value("builder").map(|b| b.to_string_lossy().into_owned());
-    let driver = match named.or_else(|| environment("BUILDX_BUILDER")).filter(|b| !b.is_empty()) {
-        Some(name) => driver_of(&client.output(&["buildx", "inspect", &name])?),
-        None => "docker".to_owned(),
+    let driver = match selection {
+        Selection::Named(name) => driver_of(&client.output(&["buildx", "inspect", name])?),
+        Selection::Current => driver_of(&client.output(&["buildx", "inspect"])?),
+        Selection::Default(_) => "docker".to_owned(),
     };
     Ok(match (driver.as_str(), facts.store) {
         ("docker", ImageStore::GraphDriver) => Strategy::BuildkitReplay,
@@ -118,12 +185,22 @@ pub fn choose(
 }
 
 /// Follows the docker client: `DOCKER_BUILDKIT` decides; otherwise BuildKit from client 23 on,
-/// unless there is no buildx, and before that only where buildx was made the default.
-fn builder(client: &Client, environment: &dyn Fn(&str) -> Option<String>) -> Builder {
+/// unless there is no buildx. Before that the engine's word decides, which is BuildKit from 23 on,
+/// or buildx was made the default.
+fn builder(
+    client: &Client,
+    arguments: &BuildArguments,
+    environment: &dyn Fn(&str) -> Option<String>,
+    has_buildkit: &dyn Fn() -> bool,
+) -> Builder {
+    if arguments.is_for_buildx() {
+        return Builder::Buildkit;
+    }
     let by_default = || client.has_buildx() && client.version().major >= 23;
     let by_alias = || Config::read(environment).is_some_and(|config| config.builds_with_buildx());
+    let by_engine = || client.version().major < 23 && has_buildkit();
     told(environment).unwrap_or_else(|| {
-        if by_default() || by_alias() { Builder::Buildkit } else { Builder::Classic }
+        if by_default() || by_alias() || by_engine() { Builder::Buildkit } else { Builder::Classic }
     })
 }
 
@@ -154,6 +231,14 @@ mod tests {
         (client, buildx, store): (u32, bool, ImageStore),
         buildkit: Option<&str>,
     ) -> Result<Strategy, EngineError> {
+        detected((client, buildx, store), buildkit, false)
+    }
+
+    fn detected(
+        (client, buildx, store): (u32, bool, ImageStore),
+        buildkit: Option<&str>,
+        has_buildkit: bool,
+    ) -> Result<Strategy, EngineError> {
         let facts = Facts {
             id: String::new(),
             version: Version::new(28, 5, 2),
@@ -167,7 +252,9 @@ mod tests {
         });
         let environment =
             |name: &str| (name == "DOCKER_BUILDKIT").then(|| buildkit.map(Into::into)).flatten();
-        choose(&facts, &client, &BuildArguments::default(), &environment, None)
+        let arguments = BuildArguments::default();
+        let own = Selection::Default(None);
+        detect(&facts, &client, &arguments, &environment, &own, &|| has_buildkit)
     }
 
     #[test]
@@ -184,5 +271,16 @@ mod tests {
         assert!(chosen(containerd, Some("0")).is_err());
         assert_eq!(chosen(graph(20, false), Some("1")).unwrap(), Strategy::BuildkitReplay);
         assert!(chosen(graph(28, false), Some("1")).is_err());
+    }
+
+    #[test]
+    fn an_old_client_builds_with_what_the_engine_asks_for() {
+        for (buildx, buildkit) in [(true, None), (false, None), (true, Some(""))] {
+            let engine = (20, buildx, ImageStore::GraphDriver);
+            let found = detected(engine, buildkit, true).unwrap();
+            assert_eq!(found, Strategy::BuildkitReplay, "{buildx} {buildkit:?}");
+        }
+        let told = detected((20, true, ImageStore::GraphDriver), Some("0"), true).unwrap();
+        assert_eq!(told, Strategy::Classic);
     }
 }

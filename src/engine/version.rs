@@ -53,6 +53,12 @@ impl Version {
         self.major >= 23
     }
 
+    /// Engines whose caches are of use to each other. Records of 20.10 are other ones; from 23 on they
+    /// are the same.
+    pub fn generation(self) -> &'static str {
+        if self.reads_zstd() { "23plus" } else { "pre23" }
+    }
+
     /// Whether the builder knows the files of a wildcard by their names alone, not their paths.
     pub fn lists_sources_by_name(self) -> bool {
         self.major < 29

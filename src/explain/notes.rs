@@ -45,6 +45,7 @@ pub fn notes(project: &Project) -> Vec<StageAbout> {
                 })
                 .collect(),
             base: Some(base.clone()),
+            of_failed: false,
         })
         .collect()
 }

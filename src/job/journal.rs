@@ -34,7 +34,7 @@ const LOCK: &str = "lock";
 
 /// Why there is no journal.
 #[derive(Debug, thiserror::Error)]
-pub enum JournalError {
+pub(crate) enum JournalError {
     /// Somebody else may write there.
     #[error("the journal `{path}` is not trusted: {reason}; remove it")]
     Foreign {
@@ -64,7 +64,7 @@ impl JournalError {
 
 /// The journal of one archive.
 #[derive(Clone, Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     directory: PathBuf,
     /// Tells the names that its builds leave in an engine from those of others.
     id: String,
@@ -72,71 +72,69 @@ pub struct Journal {
 
 /// What is known of an archive on this machine.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct State {
+pub(crate) struct State {
     /// Blobs that were found good.
     #[serde(default)]
-    pub verified: BTreeMap<Digest, Seen>,
+    pub(crate) verified: BTreeMap<Digest, Seen>,
     /// The store that the archive came from or went to.
     #[serde(default)]
-    pub remote: Option<RemoteCopy>,
+    pub(crate) remote: Option<RemoteCopy>,
     /// A store that did not answer, and when.
     #[serde(default)]
-    pub away: Option<(String, SystemTime)>,
+    pub(crate) away: Option<(String, SystemTime)>,
     #[serde(skip)]
     path: Option<PathBuf>,
 }
 
 /// What a store holds of the archive.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct RemoteCopy {
+pub(crate) struct RemoteCopy {
     /// The store's URL.
-    pub url: String,
+    pub(crate) url: String,
     /// The level of the ref that named the archive.
-    pub level: String,
+    pub(crate) level: String,
     /// The archive's blobs: those that are not in the directory are there.
-    pub blobs: BTreeSet<Digest>,
+    pub(crate) blobs: BTreeSet<Digest>,
     /// What `--cache-from` names, where the builder reads the store by itself.
-    pub direct: Option<String>,
+    pub(crate) direct: Option<String>,
 }
 
 /// A build that was captured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct NotedBuild {
+pub(crate) struct NotedBuild {
     /// The name of the build: its image's, or its project's.
-    pub name: String,
+    pub(crate) name: String,
     /// Equal for builds with the same arguments, run in the same place.
-    pub identity: Digest,
+    pub(crate) identity: Digest,
     /// Equal for builds of the same stage of the same Dockerfile.
-    pub project: Digest,
+    pub(crate) project: Digest,
     /// The engine's or the builder's ID: on another one, what was captured is not there.
-    pub engine: String,
+    pub(crate) engine: String,
     /// How its cache is carried.
-    pub strategy: Strategy,
+    pub(crate) strategy: Strategy,
     /// When it began.
-    pub began: SystemTime,
-    /// Whether the build failed: only what ran before is captured.
-    #[serde(default)]
-    pub failed: bool,
+    pub(crate) began: SystemTime,
     /// What was captured.
-    pub captured: Captured,
+    pub(crate) captured: Captured,
     /// The classic builder's images.
     #[serde(default)]
-    pub images: Vec<ClassicStep>,
+    pub(crate) images: Vec<ClassicStep>,
     /// What the builder's own cache held after the build: whatever else is in it before the next
     /// build came from elsewhere.
     #[serde(default)]
-    pub builder_cache: BTreeSet<String>,
+    pub(crate) builder_cache: BTreeSet<String>,
     /// Whether it has been saved since.
     #[serde(default)]
-    pub saved: bool,
+    pub(crate) saved: bool,
+    /// Where its note lies.
     #[serde(skip)]
-    place: PathBuf,
+    pub(crate) place: PathBuf,
 }
 
 /// A note that is being made: its directory serves as scratch space, and what a build leaves in an
 /// engine bears its name. Dropped unfinished, it is removed.
 #[derive(Debug)]
-pub struct Draft {
+pub(crate) struct Draft {
     directory: PathBuf,
     name: String,
     finished: bool,
@@ -146,7 +144,7 @@ pub struct Draft {
 impl Journal {
     /// The journal of the archive in `archive`, which need not exist. Refuses one that another
     /// user could have written.
-    pub fn open(archive: &Path) -> Result<Self, JournalError> {
+    pub(crate) fn open(archive: &Path) -> Result<Self, JournalError> {
         let place = real_path(archive);
         let id = Digest::of(place.as_os_str().as_encoded_bytes()).short().to_owned();
         let directory = Path::new(HOME).join(format!("dockercache-journal-{id}"));
@@ -162,8 +160,7 @@ impl Journal {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(JournalError::io("create", directory)(e)),
         }
-        let foreign =
-            |reason: String| JournalError::Foreign { path: directory.clone(), reason };
+        let foreign = |reason: String| JournalError::Foreign { path: directory.clone(), reason };
         let found =
             fs::symlink_metadata(directory).map_err(JournalError::io("look at", directory))?;
         if !found.is_dir() {
@@ -179,12 +176,12 @@ impl Journal {
     }
 
     /// What all names in an engine begin with that builds of this journal leave there.
-    pub fn prefix(&self) -> String {
+    pub(crate) fn prefix(&self) -> String {
         format!("dockercache-carrier:{}-", self.id)
     }
 
     /// Begins a note.
-    pub fn begin(&self) -> Result<Draft, JournalError> {
+    pub(crate) fn begin(&self) -> Result<Draft, JournalError> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Sorted by name, notes are in the order of time.
         let prefix = format!("{:020}-", since.as_nanos());
@@ -205,7 +202,7 @@ impl Journal {
     }
 
     /// The builds that are noted, in the order in which they began. What can't be read is skipped.
-    pub fn builds(&self) -> Vec<NotedBuild> {
+    pub(crate) fn builds(&self) -> Vec<NotedBuild> {
         self.entries()
             .into_iter()
             .filter_map(|place| {
@@ -218,7 +215,7 @@ impl Journal {
 
     /// The names of all notes, whether finished, being made by a live process, or left by a dead
     /// one; the last are removed first.
-    pub fn live_names(&self) -> BTreeSet<String> {
+    pub(crate) fn live_names(&self) -> BTreeSet<String> {
         let alive = |place: &PathBuf| {
             if place.join(NOTE).exists() {
                 return true;
@@ -250,7 +247,7 @@ impl Journal {
 
     /// Forgets builds that are saved, that are on another engine, or that nobody has saved for a
     /// day: a new job begins. Others may be of a job that runs at the same time.
-    pub fn begin_job(&self) {
+    pub(crate) fn begin_job(&self) {
         for build in self.builds() {
             let is_old = build.began.elapsed().is_ok_and(|age| age > FORGOTTEN_AFTER);
             if build.saved || is_old {
@@ -260,7 +257,7 @@ impl Journal {
     }
 
     /// What is known of the archive; nothing if that can't be read.
-    pub fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         let path = self.directory.join(STATE);
         let state = fs::read(&path).ok().and_then(|json| serde_json::from_slice(&json).ok());
         State { path: Some(path), ..state.unwrap_or_default() }
@@ -269,14 +266,14 @@ impl Journal {
 
 impl State {
     /// Whether a store did not answer, a short while ago.
-    pub fn is_away(&self, url: &str) -> bool {
+    pub(crate) fn is_away(&self, url: &str) -> bool {
         self.away.as_ref().is_some_and(|(store, since)| {
             store == url && since.elapsed().is_ok_and(|elapsed| elapsed < AWAY)
         })
     }
 
     /// Writes it in one step; one that came from no journal is kept nowhere.
-    pub fn write(&self) -> io::Result<()> {
+    pub(crate) fn write(&self) -> io::Result<()> {
         match &self.path {
             Some(path) => write_json(path, self),
             None => Ok(()),
@@ -286,26 +283,27 @@ impl State {
 
 impl Draft {
     /// A directory for what is needed while the note is made.
-    pub fn scratch(&self) -> &Path {
+    pub(crate) fn scratch(&self) -> &Path {
         &self.directory
     }
 
     /// What is unique to the note, and fit for the name of an image.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Writes the note; the scratch space is emptied.
-    pub fn finish(mut self, build: &NotedBuild) -> io::Result<NotedBuild> {
+    pub(crate) fn finish(mut self, build: NotedBuild) -> io::Result<NotedBuild> {
         for entry in fs::read_dir(&self.directory)?.flatten() {
             if entry.file_name() != LOCK {
                 let path = entry.path();
-                let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+                let _ =
+                    if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
             }
         }
-        write_json(&self.directory.join(NOTE), build)?;
+        write_json(&self.directory.join(NOTE), &build)?;
         self.finished = true;
-        Ok(NotedBuild { place: self.directory.clone(), ..build.clone() })
+        Ok(NotedBuild { place: self.directory.clone(), ..build })
     }
 }
 
@@ -320,27 +318,27 @@ impl Drop for Draft {
 
 impl NotedBuild {
     /// Notes that it is saved.
-    pub fn mark_saved(&mut self) -> io::Result<()> {
+    pub(crate) fn mark_saved(&mut self) -> io::Result<()> {
         self.saved = true;
         write_json(&self.place.join(NOTE), self)
     }
 
     /// Removes the note.
-    pub fn forget(&self) {
+    pub(crate) fn forget(&self) {
         let _ = fs::remove_dir_all(&self.place);
     }
 }
 
 /// The builds of `notes` that count for `engine`: each once, the last of those with the same
 /// arguments, and of those of one project the last that is not saved yet.
-pub fn current(notes: Vec<NotedBuild>, engine: &str) -> Vec<NotedBuild> {
+pub(crate) fn current(notes: Vec<NotedBuild>, engine: &str) -> Vec<NotedBuild> {
     let mut builds: Vec<NotedBuild> = Vec::new();
     for build in notes.into_iter().filter(|build| build.engine == engine) {
         builds.retain(|old| {
             let replaced = old.identity == build.identity
                 // A build that failed does not take the place of what succeeded before.
-                && (!build.failed || old.failed);
-            !replaced && !(old.saved && old.project == build.project && !build.failed)
+                && (!build.captured.failed || old.captured.failed);
+            !replaced && !(old.saved && old.project == build.project && !build.captured.failed)
         });
         builds.push(build);
     }

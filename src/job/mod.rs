@@ -1,6 +1,30 @@
-//! What a CI job does with a cache: [`journal`] holds what its commands tell each other,
-//! [`capture`] makes sure right after a build that everything for the cache exists, and `save`
-//! takes it from there.
+//! What a CI job does with a cache, from command to command.
+//!
+//! [`offer`] verifies the archive and decides what a builder is offered of it, [`capture`] makes sure
+//! right after a build that everything for the cache exists, [`take`] makes an archive of that, and
+//! [`commit`] puts it in the place of the old one. [`store`] moves it to and from where jobs share it.
+//! [`journal`] holds what the commands of a job tell each other.
 
-pub mod capture;
-pub mod journal;
+pub(crate) mod capture;
+pub(crate) mod commit;
+pub(crate) mod journal;
+pub(crate) mod offer;
+pub(crate) mod store;
+pub(crate) mod take;
+
+use crate::layout::directory::{Layout, LayoutError};
+use crate::layout::writer::{PATIENCE, Writer};
+use crate::report::Reporter;
+
+/// Takes the write lock; if another process holds it, says for whom we wait.
+pub(crate) fn locked(layout: &Layout, reporter: Reporter) -> Result<Writer, LayoutError> {
+    layout.lock_within(PATIENCE, |holder| {
+        let dir = layout.root().display();
+        reporter.info(format!("waiting for {holder}, which writes `{dir}`"));
+    })
+}
+
+/// A variable of the environment, if it has a value.
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

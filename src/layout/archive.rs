@@ -59,7 +59,7 @@ impl About {
 }
 
 /// A stage as it was when the archive was written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageAbout {
     /// The stage's name, or `stage-N`.
     pub name: String,
@@ -77,6 +77,10 @@ pub struct StageAbout {
     /// What the stage starts from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<BaseAbout>,
+    /// Whether it was captured of a build that failed: it is kept beside what earlier builds left,
+    /// until the next build.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_failed: bool,
 }
 
 /// What a stage started from when the archive was written.
@@ -669,6 +673,7 @@ mod tests {
             image: Some(image.descriptor.digest.clone()),
             steps: Vec::new(),
             base: None,
+            of_failed: false,
         };
         let stages = vec![stage(&images[0], "one"), stage(&images[1], "two")];
         let about = About { stages: stages.clone(), ..About::default() };

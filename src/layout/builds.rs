@@ -153,6 +153,7 @@ mod tests {
                 image: Some(image.descriptor.digest.clone()),
                 steps: Vec::new(),
                 base: None,
+                of_failed: false,
             });
             archive.images.push(image);
         }

@@ -18,6 +18,9 @@ use super::regular::{self, OpenError};
 /// The largest JSON document that we read. Real ones stay below 1 MiB.
 pub const DOCUMENT_LIMIT: u64 = 8 << 20;
 
+/// See [`Layout::captures`].
+pub(super) const CAPTURES: &str = ".dockercache-captures";
+
 /// Why a layout can't be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
@@ -87,6 +90,12 @@ impl Layout {
     /// Where a blob is, or would be.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.blobs().join(digest.hex())
+    }
+
+    /// Where builders leave what they exported of a build until it is saved, each in a directory of
+    /// its own: on the same file system, so that blobs are shared.
+    pub fn captures(&self) -> PathBuf {
+        self.root.join(CAPTURES)
     }
 
     pub(super) fn blobs(&self) -> PathBuf {

@@ -13,19 +13,16 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::archive::{
-    Archive, LayerBlob, Role, StoredImage, read_cache, write_image, write_records, write_stage_cache,
+    Archive, LayerBlob, Role, StoredImage, read_cache, write_image, write_records,
+    write_stage_cache,
 };
 use super::codec::{self, Codec};
 use super::digest::{Digest, Hashing};
 use super::directory::{DOCUMENT_LIMIT, Layout, LayoutError};
 use super::live;
 use super::oci::{Descriptor, Index, REF_NAME, UNCOMPRESSED};
-<<<<<<< HEAD
 use super::records::{CacheConfig, RecordGraph};
-=======
-use super::records::RecordGraph;
 use super::writer::Writer;
->>>>>>> h3
 
 /// The archive's own `index.json`, in the tar.
 const OWN_INDEX: &str = "dockercache.json";

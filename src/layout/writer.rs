@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tempfile::{NamedTempFile, TempDir};
 
 use super::digest::{Digest, Hashing};
-use super::directory::{Layout, LayoutError};
+use super::directory::{CAPTURES, Layout, LayoutError};
 use super::oci::Index;
 use super::regular::{self, OpenError};
 
@@ -118,7 +118,7 @@ impl Layout {
             if name == LOCK || name == "oci-layout" {
                 return Ok(());
             }
-            if OF_NOBODY.iter().all(|of_nobody| name != *of_nobody) {
+            if name != CAPTURES && OF_NOBODY.iter().all(|of_nobody| name != *of_nobody) {
                 foreign = Some(name);
             }
         }

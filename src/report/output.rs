@@ -9,6 +9,11 @@ pub fn line(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
 }
 
+/// Prints a line of a program that we ran on standard error, as it is.
+pub fn complaint(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Prints one JSON object.
 pub fn json<T: Serialize>(value: &T) {
     if let Ok(text) = serde_json::to_string_pretty(value) {

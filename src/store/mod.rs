@@ -2,5 +2,4 @@
 //! this machine.
 
 pub mod file;
-pub mod journal;
 pub mod remote;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::cli::Format;
-use crate::engine::capture::Captured;
+use crate::engine::capture::Taken;
 use crate::engine::strategy::Strategy;
 use crate::layout::digest::Digest;
 use crate::report::{bytes, count, output};
@@ -47,20 +47,20 @@ impl<'a> Saved<'a> {
     pub(super) fn of(
         changed: bool,
         strategy: Strategy,
-        captured: &'a Captured,
+        taken: &'a Taken,
         live: (usize, u64),
         dropped: impl Iterator<Item = &'a (Digest, u64)> + Clone,
     ) -> Self {
         Self {
             changed,
             strategy: strategy.name(),
-            taken: &captured.taken,
-            kept: &captured.kept,
+            taken: &taken.taken,
+            kept: &taken.kept,
             live_blobs: live.0,
             live_bytes: live.1,
             dropped_blobs: dropped.clone().count(),
             dropped_bytes: dropped.map(|(_, size)| size).sum(),
-            warnings: &captured.warnings,
+            warnings: &taken.warnings,
             ..Self::nothing()
         }
     }

@@ -1,29 +1,39 @@
-//! What is to be saved: the builds of the job, or images.
+//! What is saved: the builds of the job, or images.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use crate::builder::Builder;
 use crate::cli::SaveArgs;
 use crate::commands::{builds, environment};
 use crate::engine::Engine;
+use crate::engine::arguments::BuildArguments;
 use crate::engine::build_log::ClassicStep;
+use crate::engine::capture::{Source, Taken};
 use crate::engine::classic;
 use crate::engine::error::EngineError;
 use crate::engine::facts::ImageStore;
-use crate::engine::strategy::{self, Strategy};
+use crate::engine::strategy::{self, Choice, Strategy};
 use crate::exit::{Exit, Failure};
+use crate::job::capture::{self, Built};
+use crate::job::journal::{Journal, NotedBuild, State};
+use crate::job::offer;
+use crate::job::take::Taking;
+use crate::job::variable;
+use crate::layout::archive::Archive;
+use crate::layout::directory::Layout;
+use crate::project::{Detail, Project};
 use crate::report::Reporter;
-use crate::store::journal::{Journal, NotedBuild};
 
-/// What is to be saved.
-pub(super) enum Subject {
+/// What is saved.
+pub(super) enum Subject<'a> {
     /// Builds, all by one strategy.
     Builds(Strategy, Vec<NotedBuild>),
     /// Images of the classic builder, by a recipe of 2018.
-    Images(Recipe),
+    Images(&'a Recipe),
 }
 
-/// How images are named that are to be saved.
+/// How images are named that are saved.
 pub(super) enum Recipe {
     /// By their tags.
     Named(Vec<String>),
@@ -31,7 +41,7 @@ pub(super) enum Recipe {
     Logged(Vec<ClassicStep>),
 }
 
-impl Subject {
+impl Subject<'_> {
     /// How the cache is carried.
     pub(super) fn strategy(&self) -> Strategy {
         match self {
@@ -40,86 +50,146 @@ impl Subject {
         }
     }
 
-    /// The job's builds; `None` if there is nothing to save.
+    /// The builds that are noted; `None` if there is nothing to save.
     pub(super) fn builds(
-        args: &SaveArgs,
-        journal: &Journal,
-        engine: &Engine,
+        dir: &Path,
+        mut builds: Vec<NotedBuild>,
         reporter: Reporter,
-    ) -> Result<Option<Self>, Failure> {
-        let here = journal.builds.iter().filter(|build| build.engine == engine.facts.id);
-        let mut builds: Vec<NotedBuild> = here.cloned().collect();
-        if builds.is_empty() {
-            let reason = if journal.builds.is_empty() {
-                format!(
-                    "no `dockercache build` was run with `{}` on this machine; to save a plain \
-                     `docker build`, give its arguments: dockercache save -t app .",
-                    args.directory.dir.display()
-                )
-            } else {
-                "the last build was made on another engine".to_owned()
-            };
-            reporter.info(format!("save: nothing to save: {reason}"));
-            return Ok(None);
-        }
-        builds.retain(|build| {
-            let Some(reason) = hindrance(build) else { return true };
-            let image = build.arguments.image_name();
-            let name = image.map_or_else(String::new, |image| format!(" of `{image}`"));
-            reporter.warn(format!("the build{name} is not saved: {reason}"));
-            false
-        });
-        let Some(last) = builds.last() else { return Ok(None) };
-        let name = last.strategy.clone();
-        let strategy: Strategy = name.parse().map_err(Failure::usage)?;
+    ) -> Option<Self> {
+        let Some(last) = builds.last() else {
+            reporter.info(format!(
+                "save: nothing to save: no `dockercache build` was run with `{}` on this engine; to \
+                 save a plain `docker build`, give its arguments: dockercache save -t app .",
+                dir.display()
+            ));
+            return None;
+        };
+        let strategy = last.strategy;
         let all = builds.len();
-        builds.retain(|build| build.strategy == name);
+        builds.retain(|build| build.strategy == strategy);
         if builds.len() < all {
             reporter.warn(format!(
-                "one archive holds builds of one strategy: {} that were not by {name} are left \
-                 out; give them a directory of their own",
+                "{} that were not by {strategy} are not saved: an archive holds builds of one \
+                 strategy; give them a directory of their own",
                 all - builds.len()
             ));
         }
-        Ok(Some(Self::Builds(strategy, builds)))
+        Some(Self::Builds(strategy, builds))
+    }
+
+    /// Takes it.
+    pub(super) fn take(&self, taking: &Taking<'_>) -> Result<Taken, EngineError> {
+        match self {
+            Self::Builds(strategy, builds) => taking.builds(*strategy, builds),
+            Self::Images(Recipe::Named(names)) => taking.named_images(names),
+            Self::Images(Recipe::Logged(steps)) => taking.logged_images(steps),
+        }
+    }
+
+    /// Why the archive must stay as it is: a builder that nobody asked for would take the place of
+    /// another one's cache.
+    pub(super) fn must_not_replace(&self, old: &Archive, args: &SaveArgs) -> Option<String> {
+        let is_classic = self.strategy() == Strategy::Classic;
+        let is_asked = args.engine.strategy.is_some()
+            || variable("DOCKER_BUILDKIT").is_some()
+            || matches!(self, Self::Images(_));
+        let old = old.about.as_ref()?.strategy.parse::<Strategy>().ok()?;
+        (is_classic && !is_asked && old.is_buildkit()).then(|| {
+            "the archive holds BuildKit's cache, and this client built with the classic builder; \
+             install the buildx plugin, or set DOCKER_BUILDKIT=0 to change to the classic builder"
+                .to_owned()
+        })
+    }
+
+    /// Why there was nothing to take.
+    pub(super) fn why_nothing(&self) -> String {
+        let Self::Builds(_, builds) = self else {
+            return "no image has layers of its own".to_owned();
+        };
+        let reasons = builds.iter().flat_map(|build| &build.captured.stages);
+        let reasons = reasons.filter_map(|stage| match &stage.source {
+            Source::Missing(reason) => Some(format!("stage `{}`: {reason}", stage.about.name)),
+            _ => None,
+        });
+        let reasons: Vec<String> = reasons.collect();
+        match builds.last() {
+            _ if !reasons.is_empty() => reasons.join("; "),
+            Some(build) if build.captured.failed => {
+                format!("the build of `{}` failed before any of its steps was built", build.name)
+            }
+            _ => "no step of the build makes a layer".to_owned(),
+        }
     }
 }
 
-/// Why the cache of a build can't be carried.
-fn hindrance(build: &NotedBuild) -> Option<&'static str> {
-    if build.arguments.has_several_platforms() {
-        Some("an archive is for one platform")
-    } else if build.strategy != Strategy::Classic.name() && build.arguments.reads_stdin() {
-        Some("it came from standard input, which can't be read again")
-    } else {
-        None
-    }
-}
-
-/// Notes the builds that the user names: they have run, though nobody saw them.
-pub(super) fn note_named(
+/// Captures the builds that the user names: they have run, though nobody saw them. What the builder
+/// has not cached is not built.
+pub(super) fn capture_named(
     args: &SaveArgs,
-    journal: &mut Journal,
+    journal: &Journal,
     engine: &Engine,
+    state: &mut State,
+    reporter: Reporter,
 ) -> Result<(), Failure> {
     let forced = args.engine.strategy;
-    for arguments in builds::named(&args.builds, &engine.client)? {
+    let named = builds::named(&args.builds, &engine.client)?;
+    let layout = Layout::at(&args.directory.dir);
+    for arguments in named {
         if let Some(missing) = arguments.missing() {
             return Err(Failure::usage(missing));
         }
-        let strategy =
-            strategy::choose(&engine.facts, &engine.client, &arguments, &environment, forced)?;
-        journal.note(NotedBuild {
-            arguments,
-            directory: std::env::current_dir().unwrap_or_default(),
-            engine: engine.facts.id.clone(),
-            strategy: strategy.name().to_owned(),
-            steps: Vec::new(),
-            images: Vec::new(),
-            saved: false,
-        });
+        // The flags that `restore` prints are for `docker buildx build`.
+        let mut goes_to =
+            strategy::choose(engine, &arguments.clone().of_buildx(), &environment, forced)?;
+        let own = strategy::choose(engine, &arguments, &environment, forced)?;
+        if !own.strategy.is_buildkit() {
+            goes_to = own;
+        }
+        capture_one(args, journal, &arguments, &goes_to, (engine, &layout), state, reporter)?;
     }
     Ok(())
+}
+
+fn capture_one(
+    args: &SaveArgs,
+    journal: &Journal,
+    arguments: &BuildArguments,
+    choice: &Choice,
+    (engine, layout): (&Engine, &Layout),
+    state: &mut State,
+    reporter: Reporter,
+) -> Result<(), Failure> {
+    let builder = Builder::of(engine, choice.strategy);
+    let project = Project::read(arguments, &builder, Detail::Files)
+        .inspect_err(|error| reporter.warn(format!("only the built stage is saved: {error}")))
+        .ok();
+    let offer = offer::make(layout, engine, choice.strategy, state, reporter)
+        .unwrap_or_else(|_| offer::nothing());
+    let offer = if offer.miss.is_some() { offer::nothing() } else { offer };
+    let built = Built {
+        engine,
+        builder: choice.builder.as_deref(),
+        strategy: choice.strategy,
+        arguments,
+        input: None,
+        project: project.as_ref(),
+        steps: None,
+        images: &[],
+        failed: false,
+        archive: &offer.archive,
+        offer: &offer.cache_from,
+        builder_cache: None,
+        compression: args.compression,
+    };
+    let draft = journal.begin()?;
+    match capture::note(journal, draft, layout, &built, reporter) {
+        Ok(_) => Ok(()),
+        Err(EngineError::Unsupported(reason)) => {
+            reporter.warn(format!("a build is not saved: {reason}"));
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Recipe {

@@ -6,7 +6,7 @@ use crate::layout::writer::Writer;
 
 /// Swaps `index.json`, if anything is different from before, or if it shall have a new time. Says
 /// whether anything is different.
-pub(super) fn commit(
+pub(crate) fn commit(
     layout: &Writer,
     captured: &Archive,
     before: &Archive,
@@ -31,7 +31,7 @@ pub(super) fn commit(
 }
 
 /// The builds that are no longer there. Another name for the same stages counts as the same.
-pub(super) fn gone<'a>(now: &Archive, before: &'a Archive) -> Vec<&'a str> {
+pub(crate) fn gone<'a>(now: &Archive, before: &'a Archive) -> Vec<&'a str> {
     let stages = before.about.iter().flat_map(|about| &about.stages);
     let kept = now.about.iter().flat_map(|about| &about.stages);
     let is_gone = |build: &str| {

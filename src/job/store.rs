@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::key::generation;
+use super::journal::{RemoteCopy, State};
 use super::variable;
 use crate::cli;
 use crate::engine::Engine;
@@ -21,7 +21,6 @@ use crate::layout::verify::BadBlob;
 use crate::layout::writer::Writer;
 use crate::project::{Project, name_of};
 use crate::report::{Reporter, bytes, count};
-use crate::store::journal::{Journal, RemoteCopy};
 use crate::store::remote::environment::Environment;
 use crate::store::remote::error::StoreError;
 use crate::store::remote::reference::{RefName, ref_names};
@@ -52,7 +51,7 @@ const PROJECT_LEVEL: &str = "project";
 const DIGEST_LENGTH: usize = 64;
 
 /// A store that is open.
-pub(super) struct Store {
+pub(crate) struct Store {
     remote: Remote,
     url: StoreUrl,
     trust: Trust,
@@ -62,29 +61,29 @@ pub(super) struct Store {
 }
 
 /// What something is fetched or pushed for.
-pub(super) struct Task<'a> {
-    pub(super) engine: &'a Engine,
-    pub(super) strategy: Strategy,
-    pub(super) layout: &'a Layout,
-    pub(super) reporter: Reporter,
+pub(crate) struct Task<'a> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) strategy: Strategy,
+    pub(crate) layout: &'a Layout,
+    pub(crate) reporter: Reporter,
 }
 
 /// The store's options for `build`, which has none of its own.
-pub(super) fn from_environment() -> cli::Store {
+pub(crate) fn from_environment() -> cli::Store {
     // It only reads.
     cli::Store { store: variable("DOCKERCACHE_STORE"), read_only: true }
 }
 
 /// Opens the store that is named, if one is, and begins to connect. What the journal says of
 /// another store is forgotten.
-pub(super) fn open(options: &cli::Store, journal: &mut Journal) -> Result<Option<Store>, Failure> {
-    let store = named(options, journal)?;
+pub(crate) fn open(options: &cli::Store, state: &mut State) -> Result<Option<Store>, Failure> {
+    let store = named(options, state)?;
     let url = store.as_ref().map(|store| store.url.to_string());
-    journal.remote = journal.remote.take().filter(|copy| Some(&copy.url) == url.as_ref());
+    state.remote = state.remote.take().filter(|copy| Some(&copy.url) == url.as_ref());
     Ok(store)
 }
 
-fn named(options: &cli::Store, journal: &Journal) -> Result<Option<Store>, Failure> {
+fn named(options: &cli::Store, state: &State) -> Result<Option<Store>, Failure> {
     let Some(text) = options.store.as_deref().filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
@@ -92,7 +91,7 @@ fn named(options: &cli::Store, journal: &Journal) -> Result<Option<Store>, Failu
         Failure::usage(format!("the store of --store or DOCKERCACHE_STORE: {why}"))
     })?;
     let remote = Remote::open(&url, &Environment::of_process()).map_err(Failure::from)?;
-    let is_away = journal.is_away(&url.to_string());
+    let is_away = state.is_away(&url.to_string());
     if !is_away {
         remote.greet_ahead();
     }
@@ -109,17 +108,12 @@ fn trust() -> Result<Trust, Failure> {
 impl Store {
     /// Fetches the nearest cache and of it what the build will read. `false` if there was trouble,
     /// which has been told of.
-    pub(super) fn fetch(
-        &self,
-        task: &Task<'_>,
-        projects: &[Project],
-        journal: &mut Journal,
-    ) -> bool {
+    pub(crate) fn fetch(&self, task: &Task<'_>, projects: &[Project], state: &mut State) -> bool {
         if self.is_away {
             task.reporter.warn(format!("the store is left out: {}", self.away()));
             return false;
         }
-        let fetched = self.fetch_nearest(task, projects, journal);
+        let fetched = self.fetch_nearest(task, projects, state);
         match fetched {
             Ok(said) => {
                 task.reporter.info(format!("store: {said}"));
@@ -127,7 +121,7 @@ impl Store {
             }
             Err(error) => {
                 task.reporter.warn(format!("the store is left out: {error}"));
-                self.note_trouble(&error, journal);
+                self.note_trouble(&error, state);
                 false
             }
         }
@@ -137,7 +131,7 @@ impl Store {
         &self,
         task: &Task<'_>,
         projects: &[Project],
-        journal: &mut Journal,
+        state: &mut State,
     ) -> Result<String, PushError> {
         let &Task { layout, reporter, .. } = task;
         let builds: Vec<Vec<&str>> = projects
@@ -174,7 +168,7 @@ impl Store {
             }
             layers.retain(|layer| !lost.contains(&layer.digest));
         }
-        let copy = journal.remote.insert(RemoteCopy {
+        let copy = state.remote.insert(RemoteCopy {
             url: self.url.to_string(),
             level: found.level.clone(),
             blobs: layers.iter().chain(&documents).map(|blob| blob.digest.clone()).collect(),
@@ -214,7 +208,7 @@ impl Store {
     }
 
     /// Fetches every layer of the archive that is not in the directory.
-    pub(super) fn fetch_rest(&self, layout: &Layout, reporter: Reporter) -> Result<(), Failure> {
+    pub(crate) fn fetch_rest(&self, layout: &Layout, reporter: Reporter) -> Result<(), Failure> {
         let writer = super::locked(layout, reporter)?;
         let missing: Vec<Descriptor> = archive::reach(layout)?
             .blobs
@@ -229,28 +223,8 @@ impl Store {
         }
     }
 
-    /// Where a builder that exports its cache by itself shall export to, as `--cache-to` has it: what it
-    /// reads from a registry it can name there without fetching it.
-    pub(super) fn export_to(&self) -> Option<String> {
-        match &self.url {
-            StoreUrl::Registry { host, repository, tag } if !self.read_only && !self.is_away => {
-                Some(format!("type=registry,ref={host}/{repository}:{tag}"))
-            }
-            _ => None,
-        }
-    }
-
-    /// Fetches the documents of what a builder has exported to the store by itself.
-    pub(super) fn fetch_documents(
-        &self,
-        archive: &Archive,
-        layout: &Writer,
-    ) -> Result<(), PushError> {
-        self.remote.fetch_documents(&archive.to_index(), layout)
-    }
-
     /// The archive in the form that the store takes.
-    pub(super) fn adapt(&self, archive: &mut Archive, layout: &Writer) -> Result<(), PushError> {
+    pub(crate) fn adapt(&self, archive: &mut Archive, layout: &Writer) -> Result<(), PushError> {
         if let (StoreUrl::Registry { .. }, Some(cache)) = (&self.url, &archive.cache) {
             archive.cache = Some(archive::cache_as_image(layout, cache)?);
         }
@@ -258,8 +232,8 @@ impl Store {
     }
 
     /// Whether an archive must be pushed although nothing in it has changed.
-    pub(super) fn is_due(archive: &Archive, journal: &Journal) -> bool {
-        let is_exact = journal.remote.as_ref().is_some_and(|copy| copy.level == EXACT_LEVEL);
+    pub(crate) fn is_due(archive: &Archive, state: &State) -> bool {
+        let is_exact = state.remote.as_ref().is_some_and(|copy| copy.level == EXACT_LEVEL);
         let created = archive.about.as_ref().map(|about| about.created.as_str());
         let created = created.and_then(|text| humantime::parse_rfc3339(text).ok());
         let age = created.and_then(|time| SystemTime::now().duration_since(time).ok());
@@ -267,7 +241,7 @@ impl Store {
     }
 
     /// Pushes the archive in the directory. `false` if there was trouble, which has been told of.
-    pub(super) fn push(&self, task: &Task<'_>, journal: &mut Journal) -> bool {
+    pub(crate) fn push(&self, task: &Task<'_>, state: &mut State) -> bool {
         let reporter = task.reporter;
         if self.read_only {
             reporter.info(format!("store: nothing is written to {}: it is read only", self.url));
@@ -277,7 +251,7 @@ impl Store {
             reporter.warn(format!("the cache is not in the store: {}", self.away()));
             return false;
         }
-        match self.push_archive(task, journal) {
+        match self.push_archive(task, state) {
             Ok(said) => {
                 reporter.info(format!("store: {said}"));
                 if let Some(key) = self.trust.public_key() {
@@ -287,7 +261,7 @@ impl Store {
             }
             Err(error) => {
                 reporter.warn(format!("the cache is not in the store: {error}"));
-                self.note_trouble(&error, journal);
+                self.note_trouble(&error, state);
                 false
             }
         }
@@ -298,13 +272,13 @@ impl Store {
     }
 
     /// The rest of the job need not wait for a store that does not answer.
-    fn note_trouble(&self, error: &PushError, journal: &mut Journal) {
+    fn note_trouble(&self, error: &PushError, state: &mut State) {
         if let PushError::Store(StoreError::Unavailable { .. }) = error {
-            journal.away = Some((self.url.to_string(), SystemTime::now()));
+            state.away = Some((self.url.to_string(), SystemTime::now()));
         }
     }
 
-    fn push_archive(&self, task: &Task<'_>, journal: &mut Journal) -> Result<String, PushError> {
+    fn push_archive(&self, task: &Task<'_>, state: &mut State) -> Result<String, PushError> {
         let layout = task.layout;
         let Some(mut index) = layout.index()? else {
             return Ok("there is no archive to push".to_owned());
@@ -317,7 +291,7 @@ impl Store {
         let progress = task.reporter.progress("pushing", 0);
         let advance = |n| progress.advance(n);
         let nothing = BTreeSet::new();
-        let known = journal.remote.as_ref().map_or(&nothing, |copy| &copy.blobs);
+        let known = state.remote.as_ref().map_or(&nothing, |copy| &copy.blobs);
         let pushed = match self.remote.push(layout, &index, &refs, known, &self.trust, &advance) {
             Err(PushError::Store(error @ StoreError::Missing { .. })) => {
                 task.reporter.warn(format!("{error}; what needs it is built again next time"));
@@ -331,7 +305,7 @@ impl Store {
         if let (StoreUrl::Registry { tag, .. }, Some(cache)) = (&self.url, &archive.cache) {
             self.remote.tag(tag, &layout.document(cache)?)?;
         }
-        journal.remote = Some(RemoteCopy {
+        state.remote = Some(RemoteCopy {
             url: self.url.to_string(),
             level: EXACT_LEVEL.to_owned(),
             blobs: live::reach(layout, &index).blobs.into_keys().collect(),
@@ -397,7 +371,7 @@ fn refs(task: &Task<'_>, builds: &[Vec<&str>]) -> Vec<RefName> {
         .find_map(|name| variable(name))
         .unwrap_or_else(|| name_of(Path::new(".")));
     let scope = KeyScope {
-        generation: generation(task.engine.facts.version).to_owned(),
+        generation: task.engine.facts.version.generation().to_owned(),
         strategy: task.strategy.name().to_owned(),
         platform: task.engine.facts.platform.clone(),
         project: project.clone(),

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use super::journal::{RemoteCopy, State};
 use crate::engine::Engine;
 use crate::engine::strategy::Strategy;
 use crate::engine::{capture, ready};
@@ -14,25 +15,24 @@ use crate::layout::directory::{Layout, LayoutError};
 use crate::layout::live::Reach;
 use crate::layout::verify;
 use crate::report::{Reporter, bytes, count};
-use crate::store::journal::{Journal, RemoteCopy};
 
 /// A cache that may be offered, or why there is none.
 #[derive(Debug)]
-pub(super) struct Offer {
+pub(crate) struct Offer {
     /// What the archive holds, after anything bad was taken out.
-    pub(super) archive: Archive,
+    pub(crate) archive: Archive,
     /// Values for `--cache-from`.
-    pub(super) cache_from: Vec<String>,
+    pub(crate) cache_from: Vec<String>,
     /// Why the cache is of no use here; `None` if it is.
-    pub(super) miss: Option<String>,
+    pub(crate) miss: Option<String>,
     /// How many blobs were bad.
-    pub(super) bad: usize,
+    pub(crate) bad: usize,
     /// Number and bytes of live blobs.
-    pub(super) live: (usize, u64),
+    pub(crate) live: (usize, u64),
 }
 
 /// As if there were no archive.
-pub(super) fn nothing() -> Offer {
+pub(crate) fn nothing() -> Offer {
     Offer {
         archive: Archive::default(),
         cache_from: Vec::new(),
@@ -43,9 +43,9 @@ pub(super) fn nothing() -> Offer {
 }
 
 /// Verifies the archive in `layout` and takes out what is bad. `None` if there is no archive.
-pub(super) fn verified(
+pub(crate) fn verified(
     layout: &Layout,
-    journal: &mut Journal,
+    state: &mut State,
     reporter: Reporter,
 ) -> Result<Option<(Archive, usize, Reach)>, LayoutError> {
     let Some(mut archive) = Archive::read(layout)? else { return Ok(None) };
@@ -53,11 +53,11 @@ pub(super) fn verified(
         return Ok(Some((archive, 0, Reach::default())));
     }
     let mut reach = archive::reach(layout)?;
-    let in_store = |digest: &_| journal.remote.as_ref().is_some_and(|r| r.blobs.contains(digest));
+    let in_store = |digest: &_| state.remote.as_ref().is_some_and(|r| r.blobs.contains(digest));
     let known = |digest: &_| {
         let look = verify::look(layout, digest);
         (look.is_none() && in_store(digest))
-            || look.is_some() && look.as_ref() == journal.verified.get(digest)
+            || look.is_some() && look.as_ref() == state.verified.get(digest)
     };
     let total = reach.blobs.values().filter(|d| !known(&d.digest)).map(|d| d.size).sum();
     let progress = reporter.progress("verifying blobs", total);
@@ -83,13 +83,13 @@ pub(super) fn verified(
         archive = archive::heal(&super::locked(layout, reporter)?, &bad)?;
         reach = archive::reach(layout)?;
     }
-    remember(layout, &reach, journal);
+    remember(layout, &reach, state);
     Ok(Some((archive, bad.len(), reach)))
 }
 
 /// Notes that all blobs are good as they are now.
-pub(super) fn remember(layout: &Layout, reach: &Reach, journal: &mut Journal) {
-    journal.verified = reach
+pub(crate) fn remember(layout: &Layout, reach: &Reach, state: &mut State) {
+    state.verified = reach
         .blobs
         .keys()
         .filter_map(|digest| Some((digest.clone(), verify::look(layout, digest)?)))
@@ -97,19 +97,19 @@ pub(super) fn remember(layout: &Layout, reach: &Reach, journal: &mut Journal) {
 }
 
 /// Verifies, and decides what this engine can be offered.
-pub(super) fn make(
+pub(crate) fn make(
     layout: &Layout,
     engine: &Engine,
     strategy: Strategy,
-    journal: &mut Journal,
+    state: &mut State,
     reporter: Reporter,
 ) -> Result<Offer, LayoutError> {
-    let Some((archive, bad, reach)) = verified(layout, journal, reporter)? else {
+    let Some((archive, bad, reach)) = verified(layout, state, reporter)? else {
         let miss = Some(format!("there is no archive in `{}`", layout.root().display()));
         return Ok(Offer { miss, ..nothing() });
     };
     let miss = reason_for_miss(&archive, engine, strategy, &reach);
-    let cache_from = match (&miss, &journal.remote) {
+    let cache_from = match (&miss, &state.remote) {
         (Some(_), _) => Vec::new(),
         (None, Some(RemoteCopy { direct: Some(value), .. })) => vec![value.clone()],
         (None, Some(_)) if strategy.is_buildkit() => {
@@ -179,26 +179,22 @@ fn reason_for_miss(
 }
 
 /// The directory as the user's client must be told: the build may run elsewhere.
-pub(super) fn absolute(dir: &Path) -> std::path::PathBuf {
+pub(crate) fn absolute(dir: &Path) -> std::path::PathBuf {
     std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned())
 }
 
 /// One line on what there is.
-pub(super) fn summary(offer: &Offer, strategy: Strategy) -> String {
+pub(crate) fn summary(offer: &Offer) -> String {
+    let about = offer.archive.about.as_ref();
     if let Some(reason) = &offer.miss {
-        format!("miss: {reason} ({strategy})")
-    } else {
-        let stages = offer.archive.about.as_ref().map_or(0, |a| a.stages.len());
-        let by = offer
-            .archive
-            .about
-            .as_ref()
-            .map_or_else(String::new, |a| format!(", saved by Docker {}", a.engine));
-        format!(
-            "hit: {} in {}, {} ({strategy}{by})",
-            count(stages, "stage"),
-            count(offer.live.0, "blob"),
-            bytes(offer.live.1)
-        )
+        return format!("miss: {reason}");
     }
+    let stages = about.map_or(0, |about| about.stages.len());
+    let by = about.map_or_else(String::new, |about| format!(", saved by Docker {}", about.engine));
+    format!(
+        "hit: {} in {}, {}{by}",
+        count(stages, "stage"),
+        count(offer.live.0, "blob"),
+        bytes(offer.live.1)
+    )
 }
