@@ -19,9 +19,8 @@ use super::error::EngineError;
 use super::inbox::Inbox;
 use super::run::{self, Echo};
 use super::saved::{self, SavedImage};
-use crate::layout::archive::{
-    Archive, ImageNote, LayerBlob, Role, StoredImage, write_cache, write_image,
-};
+use crate::layout::archive::{Archive, LayerBlob, StoredImage, write_cache};
+use crate::layout::carrier::write_carrier;
 use crate::layout::codec::{Codec, Compression};
 use crate::layout::digest::Digest;
 use crate::layout::writer::Writer;
@@ -258,8 +257,7 @@ fn export(
         let image = saved.iter().find(|s| s.id.as_str() == id).ok_or_else(|| {
             EngineError::failed("export images", format!("stage `{}` is not in it", carrier.name))
         })?;
-        let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None };
-        let stored = write_image(layout, &image.config, &image.layers, &carrier.name, note)?;
+        let stored = write_carrier(layout, &image.config, &image.layers, &carrier.name)?;
         stored_images.push((carrier.index, stored));
     }
     Ok(stored_images)

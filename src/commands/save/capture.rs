@@ -16,6 +16,7 @@ use crate::engine::{classic, native, replay};
 use crate::explain::notes;
 use crate::layout::archive::{About, Archive, FORMAT, StageAbout};
 use crate::layout::builds;
+use crate::layout::carrier;
 use crate::layout::codec::Compression;
 use crate::layout::writer::Writer;
 use crate::project::{Detail, Project};
@@ -89,6 +90,9 @@ impl Capture<'_> {
         }
         let joined = builds::join(self.layout, parts)?;
         all.archive = joined.archive;
+        if strategy == Strategy::BuildkitReplay {
+            carrier::strip(self.layout, &mut all.archive)?;
+        }
         all.warnings.extend(replay::cut_warning(joined.cut_records));
         Ok(all)
     }
