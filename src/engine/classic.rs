@@ -47,6 +47,7 @@ impl Wanted {
             role: self.role,
             tags: self.tags.clone(),
             parent: self.parent.clone().or_else(|| parent.cloned()),
+            carrier: None,
         }
     }
 }

@@ -16,9 +16,8 @@ use super::error::EngineError;
 use super::inbox::Inbox;
 use super::saved::{self, SavedImage};
 use super::stages::{self, Destination};
-use crate::layout::archive::{
-    About, Archive, ImageNote, LayerBlob, Role, StoredImage, write_cache, write_image,
-};
+use crate::layout::archive::{About, Archive, LayerBlob, StoredImage, write_cache};
+use crate::layout::carrier::write_carrier;
 use crate::layout::codec::{Codec, Compression};
 use crate::layout::digest::Digest;
 use crate::layout::writer::Writer;
@@ -194,8 +193,7 @@ fn export<'a>(
         let image = saved.iter().find(|s| s.id.as_str() == id).ok_or_else(|| {
             EngineError::failed("export images", format!("stage `{}` is not in it", carrier.name))
         })?;
-        let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None };
-        let image = write_image(layout, &image.config, &image.layers, carrier.name, note)?;
+        let image = write_carrier(layout, &image.config, &image.layers, carrier.name)?;
         stored.insert(carrier.tag, Some(image));
     }
     Ok(stored)

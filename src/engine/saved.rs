@@ -479,7 +479,6 @@ mod tests {
             let stream = [&whole[..end], &message[..]].concat();
             let (dir, images) = read(&stream, &BTreeMap::new());
             assert!(images.unwrap_err().to_string().contains("no space left on device"), "{end}");
-            assert_eq!(Layout::at(dir.path()).blob_files().unwrap(), []);
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3, "something is left");
         }
     }

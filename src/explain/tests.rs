@@ -73,7 +73,7 @@ fn archive(project: &Project) -> Archive {
             layers: vec![layer(&stage.name)],
         };
         stage.image = Some(descriptor.digest.clone());
-        let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None };
+        let note = ImageNote::of(Role::Stage);
         images.push(StoredImage { descriptor, manifest, note });
     }
     Archive { about: Some(about), images, ..Archive::default() }

@@ -10,6 +10,7 @@ use crate::engine::strategy::Strategy;
 use crate::engine::{classic, native, replay};
 use crate::layout::archive::{About, Archive, FORMAT, StageAbout};
 use crate::layout::builds;
+use crate::layout::carrier;
 use crate::layout::codec::Compression;
 use crate::layout::writer::Writer;
 use crate::report::{Reporter, timestamp};
@@ -70,6 +71,10 @@ impl Taking<'_> {
         }
         let joined = builds::join(self.layout, parts)?;
         all.archive = joined.archive;
+        if strategy == Strategy::BuildkitReplay {
+            // An older version kept images as they were, build arguments and all.
+            carrier::strip(self.layout, &mut all.archive)?;
+        }
         all.warnings.extend(replay::cut_warning(joined.cut_records));
         Ok(all)
     }

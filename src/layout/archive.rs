@@ -149,6 +149,17 @@ pub struct ImageNote {
     /// The image that it was built on: its config's digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Digest>,
+    /// The config's digest, and so the ID, that the image had on the engine; none where it is the
+    /// same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carrier: Option<Digest>,
+}
+
+impl ImageNote {
+    /// A note of this alone.
+    pub fn of(role: Role) -> Self {
+        Self { role, tags: Vec::new(), parent: None, carrier: None }
+    }
 }
 
 /// An image in the archive.
@@ -397,7 +408,7 @@ pub fn write_stage_cache(
     let bytes = to_json(&manifest);
     sink.put(&bytes)?;
     let descriptor = Descriptor::of(oci::MANIFEST, &bytes);
-    let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None };
+    let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None, carrier: None };
     let image = StoredImage { descriptor, manifest, note: note.clone() };
     Ok(image.noted(ref_name, note))
 }
@@ -631,7 +642,7 @@ mod tests {
             "history": [{ "created": created }],
             "moby.buildkit.cache.v0": BASE64_STANDARD.encode(records),
         });
-        let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None };
+        let note = ImageNote::of(Role::Stage);
         let layers = std::slice::from_ref(layer);
         write_image(layout, config.to_string().as_bytes(), layers, name, note).unwrap()
     }

@@ -144,7 +144,7 @@ mod tests {
         let mut archive = Archive { about: Some(About::default()), ..Archive::default() };
         for (stage, content) in stages {
             let config = serde_json::json!({ "author": content }).to_string();
-            let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None };
+            let note = ImageNote::of(Role::Stage);
             let image = write_image(layout, config.as_bytes(), &[], stage, note).unwrap();
             archive.about.as_mut().unwrap().stages.push(StageAbout {
                 name: stage.to_owned(),

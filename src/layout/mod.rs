@@ -7,10 +7,12 @@
 
 pub mod archive;
 pub mod builds;
+pub mod carrier;
 pub mod codec;
 pub mod digest;
 pub mod directory;
 mod gzip;
+pub(crate) mod json;
 pub mod live;
 pub mod oci;
 pub mod records;

@@ -46,6 +46,8 @@ mod refusals;
 #[cfg(test)]
 mod round_trip;
 #[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod several;
 #[cfg(test)]
 mod stores;

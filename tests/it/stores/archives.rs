@@ -32,7 +32,7 @@ impl Archive {
         let diff_ids: Vec<&Digest> = layers.iter().map(|l| &l.diff_id).collect();
         let config = serde_json::json!({ "rootfs": { "type": "layers", "diff_ids": diff_ids } });
         let config = config.to_string();
-        let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None };
+        let note = ImageNote::of(Role::Stage);
         let image = write_image(&layout, config.as_bytes(), &layers, "stage", note);
         let index = Index::new(vec![image.expect("an image").descriptor]);
         Self { dir, index }
