@@ -7,12 +7,12 @@ use std::process::ExitStatus;
 use super::{connect_to_choose, environment, offer, store, variable};
 use crate::builder::Builder;
 use crate::cli::BuildArgs;
+use crate::dockerfile::Image;
 use crate::engine::Engine;
 use crate::engine::arguments::{BuildArguments, ContextSource};
 use crate::engine::build_log::Outcome;
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
-use crate::engine::ready;
 use crate::engine::run::{self, Echo, Finished};
 use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
@@ -65,7 +65,8 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
         let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };
         store.fetch(&task, project.as_slice(), &mut journal);
     }
-    let (cache_from, archive) = offered(&layout, &engine, strategy, &mut journal, reporter);
+    let bases = (project.as_ref().map(|p| p.from.clone()), arguments.switch("pull"));
+    let (cache_from, archive) = offered(&layout, &engine, strategy, bases, &mut journal, reporter);
     let explanation = archive
         .zip(project)
         .map(|(about, project)| explain(&about, arguments.image_name().as_deref(), &project));
@@ -111,6 +112,7 @@ fn offered(
     layout: &Layout,
     engine: &Engine,
     strategy: Strategy,
+    (from, pull): (Option<Vec<Image>>, bool),
     journal: &mut Journal,
     reporter: Reporter,
 ) -> (Vec<String>, Option<About>) {
@@ -118,17 +120,15 @@ fn offered(
         reporter.warn(format!("the build runs without cache: {error}"));
         (Vec::new(), None)
     };
-    let offer = match offer::make(layout, engine, strategy, journal, reporter) {
+    let mut offer = match offer::make(layout, engine, strategy, journal, reporter) {
         Ok(offer) => offer,
         Err(error) => return without(error.to_string()),
     };
-    reporter.info(format!("build: {}", offer::summary(&offer, strategy)));
-    if offer.miss.is_none() {
-        let loaded = ready::load_missing(engine, strategy, layout, &offer.archive, reporter);
-        if let Err(error) = loaded {
-            return without(error.to_string());
-        }
+    if let Err(error) = offer.make_ready(engine, strategy, layout, from.as_deref(), pull, reporter)
+    {
+        return without(error.to_string());
     }
+    reporter.info(format!("build: {}", offer::summary(&offer, strategy)));
     let about = offer.archive.about.filter(|_| offer.miss.is_none());
     (offer.cache_from, about)
 }

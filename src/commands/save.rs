@@ -12,6 +12,7 @@ use super::store::{self, Store};
 use crate::cli::SaveArgs;
 use crate::engine::Engine;
 use crate::engine::client::Client;
+use crate::engine::error::EngineError;
 use crate::exit::{Exit, Failure};
 use crate::layout::archive::{self, Archive};
 use crate::layout::codec::{Codec, Compression};
@@ -64,7 +65,14 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         keep_others: args.keep_others,
     };
     let due = store.is_some() && Store::is_due(&offer.archive, &journal);
-    let done = capture.take(&subject).map_err(Failure::from).and_then(|mut captured| {
+    let taken = capture.take(&subject);
+    if let Err(EngineError::NotBuilt(reason)) = &taken {
+        reporter.warn(format!("nothing is saved, and the archive stays as it is: {reason}"));
+        let _ = live::sweep(&layout);
+        Saved::nothing().print(args.speech.format);
+        return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
+    }
+    let done = taken.map_err(Failure::from).and_then(|mut captured| {
         if let Some(store) = &store {
             store.adapt(&mut captured.archive, &layout)?;
         }

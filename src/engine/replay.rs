@@ -20,7 +20,7 @@ use super::inbox::Inbox;
 use super::run::{self, Echo};
 use super::saved::{self, SavedImage};
 use crate::layout::archive::{
-    Archive, ImageNote, LayerBlob, Role, StoredImage, write_cache, write_image,
+    Archive, ImageNote, LayerBlob, StoredImage, write_cache, write_image,
 };
 use crate::layout::codec::{Codec, Compression};
 use crate::layout::digest::Digest;
@@ -258,7 +258,7 @@ fn export(
         let image = saved.iter().find(|s| s.id.as_str() == id).ok_or_else(|| {
             EngineError::failed("export images", format!("stage `{}` is not in it", carrier.name))
         })?;
-        let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None };
+        let note = ImageNote::of_stage();
         let stored = write_image(layout, &image.config, &image.layers, &carrier.name, note)?;
         stored_images.push((carrier.index, stored));
     }

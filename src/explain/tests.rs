@@ -10,7 +10,7 @@ use super::{Cause, Change, Explanation, explain, needed_layers, notes};
 use crate::builder::Builder;
 use crate::engine::arguments::BuildArguments;
 use crate::engine::strategy::Strategy;
-use crate::layout::archive::{About, Archive, ImageNote, Role, StoredImage};
+use crate::layout::archive::{About, Archive, ImageNote, StoredImage};
 use crate::layout::codec::Codec;
 use crate::layout::oci::{CONFIG, Descriptor, MANIFEST, Manifest};
 use crate::project::{Detail, Project};
@@ -73,7 +73,7 @@ fn archive(project: &Project) -> Archive {
             layers: vec![layer(&stage.name)],
         };
         stage.image = Some(descriptor.digest.clone());
-        let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None };
+        let note = ImageNote::of_stage();
         images.push(StoredImage { descriptor, manifest, note });
     }
     Archive { about: Some(about), images, ..Archive::default() }

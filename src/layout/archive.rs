@@ -140,12 +140,23 @@ pub enum Role {
 pub struct ImageNote {
     /// What it is there for.
     pub role: Role,
-    /// Tags to give it on the engine.
+    /// The tags that it had on the engine. A one-file archive names it so; no engine is ever given
+    /// them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
+    /// The names by digest that it had on the engine, where a registry has it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub digests: Vec<String>,
     /// The image that it was built on: its config's digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Digest>,
+}
+
+impl ImageNote {
+    /// The note of a stage's image that has no history.
+    pub fn of_stage() -> Self {
+        Self { role: Role::Stage, tags: Vec::new(), digests: Vec::new(), parent: None }
+    }
 }
 
 /// An image in the archive.
@@ -596,7 +607,7 @@ mod tests {
             "history": [{ "created": created }],
             "moby.buildkit.cache.v0": BASE64_STANDARD.encode(records),
         });
-        let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None };
+        let note = ImageNote::of_stage();
         let layers = std::slice::from_ref(layer);
         write_image(layout, config.to_string().as_bytes(), layers, name, note).unwrap()
     }

@@ -41,10 +41,12 @@ struct SavedEntry {
 /// Which tags the images get when the tar is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tags {
-    /// Those that are noted in the archive: a base's.
-    Noted,
-    /// Also `dockercache:STAGE` for each stage, to find them again.
+    /// None: an archive must not name what the engine's user builds from.
+    None,
+    /// `dockercache:STAGE` for each stage, to find them again.
     Stages,
+    /// Also those that are noted in the archive, for a user who loads the tar himself.
+    All,
 }
 
 /// Writes the archive in `layout` as a tar. `advance` is told of layer bytes as they pass.
@@ -182,8 +184,8 @@ pub fn stage_tag(stage: &str) -> String {
 }
 
 fn tags_of(image: &StoredImage, name: &str, tags: Tags) -> Vec<String> {
-    let mut all = image.note.tags.clone();
-    if tags == Tags::Stages && image.note.role == Role::Stage {
+    let mut all = if tags == Tags::All { image.note.tags.clone() } else { Vec::new() };
+    if tags != Tags::None && image.note.role == Role::Stage {
         all.push(stage_tag(name));
     }
     all

@@ -38,7 +38,7 @@ pub fn save(
     let io = |e| LayoutError::io("write", path)(e);
     let out = BufWriter::with_capacity(1 << 18, file);
     let mut encoder = codec.encoder(out).map_err(io)?;
-    tarball::write(layout, archive, Tags::Stages, &mut encoder, advance)?;
+    tarball::write(layout, archive, Tags::All, &mut encoder, advance)?;
     let mut out = encoder.finish().map_err(io)?;
     out.flush().map_err(io)?;
     let file = out.into_inner().map_err(|e| io(e.into_error()))?;

@@ -69,9 +69,11 @@ impl Capture<'_> {
                     parts.push(captured.archive);
                 }
                 // The other builds shall not suffer for it.
-                Err(error @ (EngineError::Failed { .. } | EngineError::Unsupported(_)))
-                    if several =>
-                {
+                Err(
+                    error @ (EngineError::Failed { .. }
+                    | EngineError::NotBuilt(_)
+                    | EngineError::Unsupported(_)),
+                ) if several => {
                     all.warnings.push(format!("build `{name}` is not saved: {error}"));
                     if self.offer.miss.is_none() && self.offer.archive.builds().contains(&&**name) {
                         parts.push(self.old(name, &mut all.kept));

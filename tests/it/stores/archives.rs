@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use dockercache::layout::archive::{ImageNote, LayerBlob, Role, write_image};
+use dockercache::layout::archive::{ImageNote, LayerBlob, write_image};
 use dockercache::layout::digest::Digest;
 use dockercache::layout::directory::Layout;
 use dockercache::layout::live;
@@ -32,7 +32,7 @@ impl Archive {
         let diff_ids: Vec<&Digest> = layers.iter().map(|l| &l.diff_id).collect();
         let config = serde_json::json!({ "rootfs": { "type": "layers", "diff_ids": diff_ids } });
         let config = config.to_string();
-        let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None };
+        let note = ImageNote::of_stage();
         let image = write_image(&layout, config.as_bytes(), &layers, "stage", note);
         let index = Index::new(vec![image.expect("an image").descriptor]);
         Self { dir, index }
