@@ -92,11 +92,13 @@ pub(crate) fn current(
             )
         }));
     }
-    if reasons.is_empty() && !others.is_empty() {
+    let images: Vec<StoredImage> =
+        archive.images.iter().filter(|i| usable.contains(of(i))).cloned().collect();
+    // An archive of several builds has stages on bases of others.
+    if reasons.is_empty() && images.iter().all(is_base) && !others.is_empty() {
         let names: Vec<_> = others.into_iter().map(|name| format!("`{name}`")).collect();
         reasons.push(format!("the build starts from another image than {}", names.join(", ")));
     }
-    let images = archive.images.iter().filter(|i| usable.contains(of(i))).cloned().collect();
     Ok(Current { images, reasons })
 }
 
