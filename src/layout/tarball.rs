@@ -49,11 +49,13 @@ pub enum Tags {
     All,
 }
 
-/// Writes the archive in `layout` as a tar. `advance` is told of layer bytes as they pass.
+/// Writes the archive in `layout` as a tar, without the layers in `absent`, which are named by their
+/// diffIDs. `advance` is told of layer bytes as they pass.
 pub fn write(
     layout: &Layout,
     archive: &Archive,
     tags: Tags,
+    absent: &BTreeSet<Digest>,
     out: impl Write,
     advance: &dyn Fn(u64),
 ) -> Result<(), LayoutError> {
@@ -105,7 +107,7 @@ pub fn write(
             append(&mut tar, &blob_name(&digest), &document).map_err(io)?;
         }
     }
-    for (diff_id, (blob, size)) in &layers {
+    for (diff_id, (blob, size)) in layers.iter().filter(|(id, _)| !absent.contains(id)) {
         let (_, plain) = codec::decoder(layout.open_blob(blob)?).map_err(io)?;
         let counted = Advancing { inner: plain, advance };
         // The header has promised the size: neither more nor less may follow.
