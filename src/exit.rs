@@ -101,7 +101,7 @@ impl From<EngineError> for Failure {
                 Some("check `docker version`, and DOCKER_HOST or the docker context"),
             ),
             EngineError::Failed { .. } => (Exit::Engine, None),
-            EngineError::Unsupported(_) => (Exit::Usage, None),
+            EngineError::Unsupported(_) | EngineError::NotBuilt(_) => (Exit::Usage, None),
             EngineError::Io { ref source, .. } => (Exit::Io, io_hint(source)),
         };
         Self { exit, message: error.to_string(), hint }

@@ -38,6 +38,8 @@ pub struct Project {
     dockerfile: Dockerfile,
     /// What each stage starts from, in the order of `stages`.
     pub bases: Vec<BaseAbout>,
+    /// The external images that stages start from, each once.
+    pub(crate) from: Vec<Image>,
     /// The places of the stages that each stage starts from or copies from, in the order of
     /// `stages`.
     pub dependencies: Vec<Vec<usize>>,
@@ -145,6 +147,7 @@ impl Project {
             ignore_file: own_ignore_file(&context, &root),
             stages,
             bases: planned.graph.stages.iter().map(|stage| planned.base_of(stage)).collect(),
+            from: planned.from(),
             dependencies: planned.graph.stages.iter().map(|s| s.dependencies.clone()).collect(),
             files: contexts.files,
             warnings,
@@ -228,6 +231,14 @@ impl Planned {
     fn counted(&self, builder: &Builder) -> BTreeMap<String, String> {
         let counted = self.bases.iter().filter(|_| builder.resolves_bases());
         counted.map(|(image, found)| (image.reference.clone(), found.identity.clone())).collect()
+    }
+
+    fn from(&self) -> Vec<Image> {
+        let bases = self.graph.stages.iter().filter_map(|stage| match &stage.base {
+            Base::Image(image) => Some(image.clone()),
+            _ => None,
+        });
+        bases.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     fn base_of(&self, stage: &PlannedStage) -> BaseAbout {

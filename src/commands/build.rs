@@ -10,13 +10,13 @@ use super::{connect_to_choose, environment};
 use crate::builder::Builder;
 use crate::cli::BuildArgs;
 use crate::context::BuildContext;
+use crate::dockerfile::Image;
 use crate::engine::Engine;
 use crate::engine::arguments::{BuildArguments, ContextSource};
 use crate::engine::build_log::Outcome;
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
 use crate::engine::process;
-use crate::engine::ready;
 use crate::engine::run::{self, Echo, Finished, Input};
 use crate::engine::strategy::{self, Choice, Strategy};
 use crate::exit::{Exit, Failure};
@@ -100,7 +100,8 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
             store::Task { engine: &engine, strategy: choice.strategy, layout: &layout, reporter };
         store.fetch(&task, project.as_slice(), &mut state);
     }
-    let offer = offered(&layout, &engine, choice.strategy, &mut state, reporter);
+    let bases = (project.as_ref().map(|p| p.from.clone()), arguments.switch("pull"));
+    let offer = offered(&layout, &engine, choice.strategy, bases, &mut state, reporter);
     let explanation = offer
         .archive
         .about
@@ -161,6 +162,7 @@ fn offered(
     layout: &Layout,
     engine: &Engine,
     strategy: Strategy,
+    (from, pull): (Option<Vec<Image>>, bool),
     state: &mut State,
     reporter: Reporter,
 ) -> Offer {
@@ -168,18 +170,16 @@ fn offered(
         reporter.warn(format!("the build runs without cache: {error}"));
         offer::nothing()
     };
-    let offer = match offer::make(layout, engine, strategy, state, reporter) {
+    let mut offer = match offer::make(layout, engine, strategy, state, reporter) {
         Ok(offer) => offer,
         Err(error) => return without(error.to_string()),
     };
+    let from = from.as_deref();
+    if let Err(error) = offer.make_ready(engine, strategy, layout, from, pull, reporter) {
+        return without(error.to_string());
+    }
     reporter.info(format!("build: {}", offer::summary(&offer)));
-    if offer.miss.is_some() {
-        return offer::nothing();
-    }
-    match ready::load_missing(engine, strategy, layout, &offer.archive, reporter) {
-        Ok(()) => offer,
-        Err(error) => without(error.to_string()),
-    }
+    if offer.miss.is_some() { offer::nothing() } else { offer }
 }
 
 /// What the build reads from standard input, kept so that it can be read again.
@@ -276,7 +276,7 @@ impl Build<'_> {
         }
         let echo = match view {
             View::Log => Echo::Shown,
-            View::Quiet { .. } => Echo::Hidden,
+            View::Quiet { .. } => Echo::Muted,
             View::Terminal => Echo::Terminal,
         };
         let client = &self.engine.client;

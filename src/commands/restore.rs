@@ -7,7 +7,6 @@ use crate::builder::Builder;
 use crate::cli::{Format, RestoreArgs};
 use crate::engine::arguments::BuildArguments;
 use crate::engine::client::Client;
-use crate::engine::ready;
 use crate::engine::strategy::{self, Choice, Strategy};
 use crate::exit::{Exit, Failure};
 use crate::explain::explain;
@@ -69,10 +68,11 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
         let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };
         well = store.fetch(&task, &projects, &mut state);
     }
-    let offer = offer::make(&layout, &engine, strategy, &mut state, reporter)?;
-    if offer.miss.is_none() {
-        ready::load_missing(&engine, strategy, &layout, &offer.archive, reporter)?;
-    }
+    let mut offer = offer::make(&layout, &engine, strategy, &mut state, reporter)?;
+    let from: Vec<_> = projects.iter().flat_map(|p| p.from.clone()).collect();
+    let from = Some(&*from).filter(|_| !projects.is_empty());
+    let pull = builds.iter().any(|build| build.switch("pull"));
+    offer.make_ready(&engine, strategy, &layout, from, pull, reporter)?;
     if let Err(error) = state.write() {
         reporter.warn(format!("the build will verify again: failed to note the result: {error}"));
     }

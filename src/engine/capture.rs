@@ -111,6 +111,8 @@ pub enum Source {
     Export(PathBuf, Descriptor),
     /// In the images of the classic builder, which its log names.
     Images,
+    /// In images that must not be saved, because their history shows the value of this build argument.
+    Discloses(String),
     /// In the archive: the builder has taken every step from there.
     Archive,
     /// Nowhere: the build failed before it.

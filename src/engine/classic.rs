@@ -6,16 +6,13 @@
 //! when the last image of every stage is named with `--cache-from`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::path::Path;
 
 use super::Engine;
-use super::arguments::BuildArguments;
 use super::build_log::ClassicStep;
-use super::capture::{CapturedStage, Taken};
+use super::capture::{CapturedStage, Source, Taken};
 use super::error::EngineError;
 use super::images::{EngineImage, Images};
-use super::run::{self, Echo, Input};
 use super::saved;
 use super::stages;
 use crate::layout::archive::{
@@ -24,6 +21,7 @@ use crate::layout::archive::{
 use crate::layout::builds::with_parents;
 use crate::layout::codec::Compression;
 use crate::layout::digest::Digest;
+use crate::layout::oci::REF_NAME;
 use crate::layout::writer::Writer;
 use crate::report::Reporter;
 
@@ -33,6 +31,7 @@ struct Wanted {
     role: Role,
     name: String,
     tags: Vec<String>,
+    digests: Vec<String>,
     parent: Option<Digest>,
     /// The stages that end with it; there can be two that do the same.
     ends: BTreeSet<usize>,
@@ -46,6 +45,7 @@ impl Wanted {
         ImageNote {
             role: self.role,
             tags: self.tags.clone(),
+            digests: self.digests.clone(),
             parent: self.parent.clone().or_else(|| parent.cloned()),
             carrier: None,
         }
@@ -66,25 +66,6 @@ pub struct Request<'a> {
     pub compression: Compression,
 }
 
-/// The steps of a build that ran unseen: it is repeated, all from cache.
-pub fn repeat(
-    engine: &Engine,
-    arguments: &BuildArguments,
-    offer: &[String],
-    reporter: Reporter,
-) -> Result<Vec<ClassicStep>, EngineError> {
-    let _task = reporter.task("reading the build's images from cache");
-    let mut words: Vec<OsString> =
-        offer.iter().map(|id| format!("--cache-from={id}").into()).collect();
-    words.extend(arguments.for_repetition(&[]));
-    let finished = run::classic(&engine.client, &words, Echo::Hidden, Input::None)?;
-    if !finished.status.success() {
-        let last = finished.tail.last().cloned().unwrap_or_default();
-        return Err(EngineError::failed("repeat the build from cache", last));
-    }
-    Ok(finished.images)
-}
-
 /// Takes the images of all steps out of the engine.
 pub fn take(
     engine: &Engine,
@@ -93,17 +74,33 @@ pub fn take(
     request: &Request<'_>,
     reporter: Reporter,
 ) -> Result<Taken, EngineError> {
-    let steps: Vec<ClassicStep> =
-        // A step that failed has none.
-        request.images.iter().filter(|s| s.is_from() || !s.image.is_empty()).cloned().collect();
-    if !request.failed && came_from(&steps, old) {
-        return Ok(unchanged(&steps, old, request));
-    }
-    let wanted = images_of(engine, &steps, request)?;
-    let mut taken = take_images(engine, layout, old, &wanted, request, reporter)?;
+    // A step that failed has no image.
+    let has_image = |step: &&ClassicStep| step.is_from() || !step.image.is_empty();
+    let steps: Vec<ClassicStep> = request.images.iter().filter(has_image).cloned().collect();
+    let disclosing = |stage: &CapturedStage| matches!(stage.source, Source::Discloses(_));
+    let hidden: BTreeSet<usize> =
+        request.stages.iter().filter(|stage| disclosing(stage)).map(|stage| stage.index).collect();
+    let mut taken = if !request.failed && came_from(&steps, old, &hidden) {
+        unchanged(engine, &steps, old, request, &hidden)?
+    } else {
+        let wanted = images_of(engine, &steps, request, &hidden)?;
+        take_images(engine, layout, old, &wanted, request, reporter)?
+    };
+    let is_whole = hidden.is_empty() && !request.failed;
+    let about = taken.archive.about.iter_mut();
+    about.for_each(|about| about.stages.retain(|stage| stage.image.is_some() || is_whole));
     if request.failed {
         stages::keep_rest(request.stages, old, &mut taken);
     }
+    taken.warnings.extend(request.stages.iter().filter_map(|stage| {
+        let Source::Discloses(argument) = &stage.source else { return None };
+        Some(format!(
+            "stage `{}` is not saved: its history shows the value of the build argument \
+             `{argument}`, which the image itself doesn't show. Build with BuildKit, whose cache \
+             doesn't have it",
+            stage.about.name
+        ))
+    }));
     Ok(taken)
 }
 
@@ -143,25 +140,45 @@ pub fn take_named(
     let ends = wanted.values_mut().filter(|w| w.parent.is_none() && w.role == Role::Step);
     for base in ends {
         base.role = Role::Base;
-        base.tags = images.get(&base.name)?.map_or_else(Vec::new, |image| image.tags);
+        if let Some(image) = images.get(&base.name)? {
+            (base.tags, base.digests) = (image.tags, image.digests);
+        }
     }
     take_images(engine, layout, old, &wanted, request, reporter)
 }
 
 /// Whether a user who says `name` means this tag.
-fn is_tag_of(tag: &str, name: &str) -> bool {
+pub(super) fn is_tag_of(tag: &str, name: &str) -> bool {
     let name = name.strip_prefix("docker.io/").unwrap_or(name);
     let name = name.strip_prefix("library/").unwrap_or(name);
     tag == name || tag.strip_suffix(":latest") == Some(name)
 }
 
 /// Whether every step was a hit, and the stages' last images are those of the archive. The images
-/// between may have new IDs: newer engines make them up again as they hit.
-fn came_from(steps: &[ClassicStep], old: &Archive) -> bool {
-    let ends = ends_of_stages(steps);
-    !ends.is_empty()
-        && steps.iter().all(|step| step.cached || (step.is_from() && step.triggers == 0))
-        && ends.iter().all(|end| end.of(old).is_some())
+/// between may have new IDs: newer engines make them up again as they hit. Stages in `hidden` are
+/// not in archives.
+fn came_from(steps: &[ClassicStep], old: &Archive, hidden: &BTreeSet<usize>) -> bool {
+    let mut ends = visible(steps, hidden).map(|(_, steps)| steps.last()).peekable();
+    ends.peek().is_some()
+        && visible(steps, hidden)
+            .flat_map(|(_, steps)| steps)
+            .all(|step| step.cached || (step.is_from() && step.triggers == 0))
+        && ends.all(|end| end.is_some_and(|end| end.of(old).is_some()))
+}
+
+/// The stages that are not in `hidden`, with their places.
+fn visible<'a>(
+    steps: &'a [ClassicStep],
+    hidden: &'a BTreeSet<usize>,
+) -> impl Iterator<Item = (usize, &'a [ClassicStep])> {
+    let mut rest = steps;
+    let stages = std::iter::from_fn(move || {
+        let length = 1 + rest.iter().skip(1).take_while(|step| !step.is_from()).count();
+        let (stage, others) = rest.split_at_checked(length)?;
+        rest = others;
+        Some(stage)
+    });
+    stages.enumerate().filter(|(stage, _)| !hidden.contains(stage))
 }
 
 impl ClassicStep {
@@ -172,19 +189,39 @@ impl ClassicStep {
 }
 
 /// The last step of each stage.
-fn ends_of_stages(steps: &[ClassicStep]) -> Vec<&ClassicStep> {
+pub(crate) fn ends_of_stages(steps: &[ClassicStep]) -> Vec<&ClassicStep> {
     let is_end = |at: usize| steps.get(at + 1).is_none_or(ClassicStep::is_from);
     steps.iter().enumerate().filter(|(at, _)| is_end(*at)).map(|(_, step)| step).collect()
 }
 
 /// What the archive has of the build, with its names as they are now.
-fn unchanged(steps: &[ClassicStep], old: &Archive, request: &Request<'_>) -> Taken {
+fn unchanged(
+    engine: &Engine,
+    steps: &[ClassicStep],
+    old: &Archive,
+    request: &Request<'_>,
+    hidden: &BTreeSet<usize>,
+) -> Result<Taken, EngineError> {
     let ends = ends_of_stages(steps);
-    let configs = steps.iter().filter_map(|step| Some(&step.of(old)?.manifest.config.digest));
+    let seen = || visible(steps, hidden).flat_map(|(_, steps)| steps);
+    let configs = seen().filter_map(|step| Some(&step.of(old)?.manifest.config.digest));
     let mut images = with_parents(&old.images, configs.collect());
+    // The names of the bases are those of today.
+    let mut known = Images::of(&engine.connection)?;
+    for base in images.iter_mut().filter(|image| image.note.role == Role::Base) {
+        let Some(now) = known.get(base.manifest.config.digest.as_str())? else { continue };
+        let words = seen().filter(|s| s.is_from() && s.image == now.id.short()).map(|s| &*s.text);
+        let note =
+            ImageNote { tags: used_tags(&now, words), digests: now.digests, ..base.note.clone() };
+        if !note.tags.is_empty() {
+            let name = base.descriptor.annotation(REF_NAME).unwrap_or_default().to_owned();
+            *base = base.noted(&name, note);
+        }
+    }
     let mut about = old.about.clone().unwrap_or_else(|| request.about.clone());
     about.stages.clear();
-    for stage in request.stages {
+    let mut kept = Vec::new();
+    for stage in request.stages.iter().filter(|stage| !hidden.contains(&stage.index)) {
         let end = ends.get(stage.index).and_then(|end| end.of(old));
         let end = end.map(|image| image.descriptor.digest.clone());
         for image in &mut images {
@@ -194,13 +231,24 @@ fn unchanged(steps: &[ClassicStep], old: &Archive, request: &Request<'_>) -> Tak
             }
         }
         about.stages.push(StageAbout { image: end, ..stage.about.clone() });
+        kept.push(stage.about.name.clone());
     }
-    Taken {
+    Ok(Taken {
         archive: Archive { about: Some(about), images, ..Archive::default() },
         taken: Vec::new(),
-        kept: request.stages.iter().map(|s| s.about.name.clone()).collect(),
+        kept,
         warnings: Vec::new(),
-    }
+    })
+}
+
+/// Those of an image's tags that these `FROM`s name; all if they name it by a variable.
+fn used_tags<'a>(image: &EngineImage, from: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let named: BTreeSet<&str> = from
+        .filter_map(|text| text.split_whitespace().skip(1).find(|word| !word.starts_with("--")))
+        .collect();
+    let is_used = |tag: &&String| named.iter().any(|name| is_tag_of(tag, name));
+    let used: Vec<String> = image.tags.iter().filter(is_used).cloned().collect();
+    if used.is_empty() { image.tags.clone() } else { used }
 }
 
 /// The images after each step, their parents, and the bases.
@@ -208,38 +256,44 @@ fn images_of(
     engine: &Engine,
     steps: &[ClassicStep],
     request: &Request<'_>,
+    hidden: &BTreeSet<usize>,
 ) -> Result<BTreeMap<Digest, Wanted>, EngineError> {
     let mut images = Images::of(&engine.connection)?;
     let mut wanted: BTreeMap<Digest, Wanted> = BTreeMap::new();
     let mut made = BTreeSet::new();
-    let mut stage = 0;
-    for (at, step) in steps.iter().enumerate() {
-        if step.image.is_empty() {
-            // `FROM scratch` has no image.
-            continue;
+    for (stage, steps) in visible(steps, hidden) {
+        for (at, step) in steps.iter().enumerate() {
+            if step.image.is_empty() {
+                // `FROM scratch` has no image.
+                continue;
+            }
+            let is_end = at + 1 == steps.len();
+            let is_base = step.is_from() && step.triggers == 0 && !made.contains(&step.image);
+            made.insert(step.image.clone());
+            let role = match (is_base, is_end) {
+                (true, _) => Role::Base,
+                (false, true) => Role::Stage,
+                (false, false) => Role::Step,
+            };
+            let id = add(&mut images, &mut wanted, &step.image, role, is_end.then_some(stage))?;
+            let mut base = Some(id.clone()).filter(|_| step.triggers > 0);
+            for _ in 0..step.triggers {
+                base = base.and_then(|id| wanted.get(&id)?.parent.clone());
+            }
+            if let Some(base) = base.filter(|id| !made.contains(id.short())) {
+                add(&mut images, &mut wanted, base.as_str(), Role::Base, None)?;
+            }
+            if let (Some(image), Some(known)) = (wanted.get_mut(&id), request.stages.get(stage))
+                && is_end
+            {
+                known.about.name.clone_into(&mut image.name);
+            }
         }
-        let next_is_from = steps.get(at + 1).is_none_or(ClassicStep::is_from);
-        let is_base = step.is_from() && step.triggers == 0 && !made.contains(&step.image);
-        made.insert(step.image.clone());
-        let role = match (is_base, next_is_from) {
-            (true, _) => Role::Base,
-            (false, true) => Role::Stage,
-            (false, false) => Role::Step,
-        };
-        let id = add(&mut images, &mut wanted, &step.image, role, next_is_from.then_some(stage))?;
-        let mut base = Some(id.clone()).filter(|_| step.triggers > 0);
-        for _ in 0..step.triggers {
-            base = base.and_then(|id| wanted.get(&id)?.parent.clone());
-        }
-        if let Some(base) = base.filter(|id| !made.contains(id.short())) {
-            add(&mut images, &mut wanted, base.as_str(), Role::Base, None)?;
-        }
-        if let (Some(image), Some(known)) = (wanted.get_mut(&id), request.stages.get(stage))
-            && next_is_from
-        {
-            known.about.name.clone_into(&mut image.name);
-        }
-        stage += usize::from(next_is_from);
+    }
+    for (id, base) in wanted.iter_mut().filter(|(_, image)| image.role == Role::Base) {
+        let Some(image) = images.get(id.as_str())? else { continue };
+        let from = steps.iter().filter(|s| s.is_from() && s.image == image.id.short());
+        base.tags = used_tags(&image, from.map(|step| step.text.as_str()));
     }
     // There is nothing in them to carry, and engines refuse to export them.
     wanted.retain(|_, image| image.layers > 0);
@@ -254,22 +308,23 @@ fn add(
     role: Role,
     stage: Option<usize>,
 ) -> Result<Digest, EngineError> {
-    let EngineImage { id, parent, tags, layers } = images.get(name)?.ok_or_else(|| {
+    let EngineImage { id, parent, tags, digests, layers } = images.get(name)?.ok_or_else(|| {
         EngineError::failed("name the build's images", format!("image `{name}` is gone"))
     })?;
     let entry = wanted.entry(id.clone()).or_insert_with(|| Wanted {
         role: Role::Step,
         name: id.short().to_owned(),
         tags: Vec::new(),
+        digests: Vec::new(),
         parent: parent.clone(),
         ends: BTreeSet::new(),
         layers,
     });
     match role {
-        // `FROM` needs the base by its tag, or goes to the registry.
+        // By these names a later build learns whether the base has moved.
         Role::Base => {
             entry.role = Role::Base;
-            entry.tags = tags;
+            (entry.tags, entry.digests) = (tags, digests);
         }
         Role::Stage if entry.role == Role::Step => entry.role = Role::Stage,
         Role::Stage | Role::Step => {}
@@ -301,12 +356,14 @@ fn take_images(
     let place = |id: &Digest| old.images.iter().position(|i| i.manifest.config.digest == *id);
     let mut ordered: Vec<_> = wanted.iter().collect();
     ordered.sort_by_key(|(id, _)| place(id));
-    let known: Option<Vec<StoredImage>> = ordered.into_iter().map(stored_in_old).collect();
-    let is_same = known.is_some();
-    let stored = match known {
-        Some(known) => known,
-        None => export(engine, layout, old, wanted, request.compression, reporter)?,
-    };
+    let lacking: Vec<&Digest> = wanted.keys().filter(|id| place(id).is_none()).collect();
+    let is_same = lacking.is_empty();
+    let mut new =
+        export(engine, layout, old, wanted, &lacking, request.compression, reporter)?;
+    let stored: Vec<StoredImage> = ordered
+        .into_iter()
+        .filter_map(|entry| stored_in_old(entry).or_else(|| new.remove(entry.0)))
+        .collect();
     let stage_image = |index: usize| {
         let (id, _) = wanted.iter().find(|(_, w)| w.ends.contains(&index))?;
         let image = stored.iter().find(|i| i.manifest.config.digest == *id)?;
@@ -320,9 +377,7 @@ fn take_images(
                 image: stage_image(s.index),
                 of_failed: request.failed,
                 ..s.about.clone()
-            })
-            // A build that failed did not come to all of them.
-            .filter(|stage| !request.failed || stage.image.is_some()),
+            }),
     );
     let names: Vec<String> = request.stages.iter().map(|s| s.about.name.clone()).collect();
     let (taken, kept) = if is_same { (Vec::new(), names) } else { (names, Vec::new()) };
@@ -334,27 +389,30 @@ fn take_images(
     })
 }
 
+/// Takes the images that the archive lacks.
 fn export(
     engine: &Engine,
     layout: &Writer,
     old: &Archive,
     wanted: &BTreeMap<Digest, Wanted>,
+    lacking: &[&Digest],
     compression: Compression,
     reporter: Reporter,
-) -> Result<Vec<StoredImage>, EngineError> {
-    if wanted.is_empty() {
-        return Ok(Vec::new());
+) -> Result<BTreeMap<Digest, StoredImage>, EngineError> {
+    if lacking.is_empty() {
+        return Ok(BTreeMap::new());
     }
     let progress = reporter.progress("exporting images", 0);
-    let ids: Vec<&str> = wanted.keys().map(Digest::as_str).collect();
+    let ids: Vec<&str> = lacking.iter().map(|id| id.as_str()).collect();
     let stream = engine.connection.export(&ids);
     let saved =
         saved::ingest(stream, layout, compression, &old.layers(), &|n| progress.advance(n))?;
-    let mut stored = Vec::new();
+    let mut stored = BTreeMap::new();
     for image in &saved {
         let Some(wanted) = wanted.get(&image.id) else { continue };
         let note = wanted.note(image.parent.as_ref());
-        stored.push(write_image(layout, &image.config, &image.layers, &wanted.name, note)?);
+        let image = write_image(layout, &image.config, &image.layers, &wanted.name, note)?;
+        stored.insert(image.manifest.config.digest.clone(), image);
     }
     Ok(stored)
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bollard::API_DEFAULT_VERSION;
+use bollard::auth::DockerCredentials;
 use bollard::errors::Error;
 use bollard::models::{ImageInspect, ImageSummary, SystemInfo, SystemVersion};
 use bollard::query_parameters::{
@@ -17,6 +18,7 @@ use bollard::query_parameters::{
     RemoveImageOptions, TagImageOptionsBuilder,
 };
 use bytes::Bytes;
+use docker_credential::DockerCredential;
 use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt as _};
 use http_body_util::BodyExt as _;
@@ -159,6 +161,28 @@ impl Connection {
         let json = answer.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
         let usage: Usage = serde_json::from_slice(&json).map_err(|e| failed(&e))?;
         Ok(usage.build_cache.into_iter().flatten().map(|record| record.id).collect())
+    }
+
+    /// The entries of an image's history, each as the builder wrote it down.
+    pub(crate) fn history(&self, name: &str) -> Result<Vec<String>, EngineError> {
+        let entries = self.runtime.block_on(self.api.image_history(name));
+        let entries =
+            entries.map_err(|e| EngineError::failed(format!("show the history of `{name}`"), e))?;
+        Ok(entries.into_iter().map(|entry| entry.created_by).collect())
+    }
+
+    /// The digest that a registry has behind a name, as the engine finds it with the user's
+    /// credentials. The error is for a message.
+    pub(crate) fn registry_digest(&self, name: &str, wait: Duration) -> Result<String, String> {
+        let answer = self.api.inspect_registry_image(name, credentials(name));
+        match self.runtime.block_on(async { timeout(wait, answer).await }) {
+            Err(_) => Err("it does not answer".to_owned()),
+            Ok(Err(Error::DockerResponseServerError { message, .. })) => Err(message),
+            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Ok(answer)) => {
+                answer.descriptor.digest.ok_or_else(|| "it names no digest".to_owned())
+            }
+        }
     }
 
     /// All images, those between two steps of the classic builder as well.
@@ -334,6 +358,25 @@ where
         let _ = connection.await;
     });
     Ok(sender)
+}
+
+/// What the client's configuration has for the registry of an image.
+fn credentials(name: &str) -> Option<DockerCredentials> {
+    let domain = name.split_once('/').map(|(domain, _)| domain);
+    let server = domain.filter(|d| d.contains(['.', ':']) || *d == "localhost");
+    let server = server.unwrap_or("https://index.docker.io/v1/");
+    let mut found = DockerCredentials {
+        serveraddress: Some(server.to_owned()),
+        ..DockerCredentials::default()
+    };
+    match docker_credential::get_credential(server).ok()? {
+        DockerCredential::UsernamePassword(user, password) => {
+            found.username = Some(user);
+            found.password = Some(password);
+        }
+        DockerCredential::IdentityToken(token) => found.identitytoken = Some(token),
+    }
+    Some(found)
 }
 
 /// Reads what a task of the runtime sends.

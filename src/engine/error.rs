@@ -26,6 +26,9 @@ pub enum EngineError {
         /// Its answer.
         reason: String,
     },
+    /// The build that is to be saved has not been made on the engine.
+    #[error("{0}")]
+    NotBuilt(String),
     /// The engine, or its builder, can't do it.
     #[error("{0}")]
     Unsupported(String),

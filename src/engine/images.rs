@@ -15,6 +15,8 @@ pub struct EngineImage {
     pub parent: Option<Digest>,
     /// Its tags.
     pub tags: Vec<String>,
+    /// Its names by digest, where a registry has it.
+    pub(crate) digests: Vec<String>,
     /// The number of its layers.
     pub layers: usize,
 }
@@ -49,6 +51,7 @@ impl<'a> Images<'a> {
                     parent: self.parents.get(&id).cloned(),
                     id: id.parse().map_err(wrong)?,
                     tags: image.repo_tags.unwrap_or_default(),
+                    digests: image.repo_digests.unwrap_or_default(),
                     layers: image.root_fs.and_then(|r| r.layers).map_or(0, |l| l.len()),
                 })
             }

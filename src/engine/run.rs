@@ -25,6 +25,8 @@ pub enum Echo {
     Shown,
     /// Not at all: only we read it.
     Hidden,
+    /// The log is hidden, and what else the client prints is shown.
+    Muted,
     /// The client has the terminal to itself, and we see nothing.
     Terminal,
 }

@@ -15,7 +15,9 @@ use crate::engine::Engine;
 use crate::engine::arguments::BuildArguments;
 use crate::engine::build_log::{ClassicStep, LoggedStep, Outcome};
 use crate::engine::capture::{Captured, CapturedStage, Request, Source, Stage, Word};
+use crate::engine::disclosure::disclosures;
 use crate::engine::error::EngineError;
+use crate::engine::repeat::repeat;
 use crate::engine::strategy::Strategy;
 use crate::engine::{classic, native, replay};
 use crate::explain::notes;
@@ -75,9 +77,10 @@ pub(crate) fn note(
     let mut images = built.images.to_vec();
     let captured = if built.strategy == Strategy::Classic {
         if images.is_empty() {
-            images = classic::repeat(built.engine, built.arguments, built.offer, reporter)?;
+            let _task = reporter.task("reading the build's images from cache");
+            images = repeat(built.engine, built.arguments, built.offer)?;
         }
-        of_images(built, &images)
+        of_images(built, &images)?
     } else {
         let evidence = Evidence::of(built, &earlier);
         let prefix = journal.prefix();
@@ -158,7 +161,14 @@ fn about(built: &Built<'_>) -> About {
 }
 
 /// What the classic builder left: images, which its log names.
-fn of_images(built: &Built<'_>, images: &[ClassicStep]) -> Captured {
+fn of_images(built: &Built<'_>, images: &[ClassicStep]) -> Result<Captured, EngineError> {
+    let dockerfile = built.project.map_or(&[][..], |project| &project.named);
+    let ends = classic::ends_of_stages(images);
+    let disclosures = disclosures(built.engine, built.arguments, dockerfile, &ends)?;
+    let source = |index| {
+        let disclosure = disclosures.iter().find(|found| found.stage == index);
+        disclosure.map_or(Source::Images, |found| Source::Discloses(found.argument.clone()))
+    };
     let abouts: Vec<(usize, StageAbout)> = match built.project {
         Some(project) => {
             project.stages.iter().map(|stage| stage.index).zip(notes(project)).collect()
@@ -169,9 +179,9 @@ fn of_images(built: &Built<'_>, images: &[ClassicStep]) -> Captured {
         index,
         about,
         has_layers: true,
-        source: Source::Images,
+        source: source(index),
     });
-    Captured { about: about(built), failed: built.failed, stages: stages.collect() }
+    Ok(Captured { about: about(built), failed: built.failed, stages: stages.collect() })
 }
 
 /// The stages of a build, with what is known of each.

@@ -6,7 +6,11 @@
 use std::path::Path;
 
 use super::journal::{RemoteCopy, State};
+use crate::dockerfile::Image;
 use crate::engine::Engine;
+use crate::engine::current::Bases;
+use crate::engine::error::EngineError;
+use crate::engine::ready::Ready;
 use crate::engine::strategy::Strategy;
 use crate::engine::{capture, ready};
 use crate::layout::archive::{self, Archive};
@@ -29,6 +33,39 @@ pub(crate) struct Offer {
     pub(crate) bad: usize,
     /// Number and bytes of live blobs.
     pub(crate) live: (usize, u64),
+}
+
+impl Offer {
+    /// Loads what the build needs in the engine. `from` are the images that its stages start from,
+    /// where the Dockerfile can be read; `pull` says that the build pulls them in any case.
+    pub(crate) fn make_ready(
+        &mut self,
+        engine: &Engine,
+        strategy: Strategy,
+        layout: &Layout,
+        from: Option<&[Image]>,
+        pull: bool,
+        reporter: Reporter,
+    ) -> Result<(), EngineError> {
+        if self.miss.is_some() {
+            return Ok(());
+        }
+        let bases = from.map_or(Bases::Archive, |images| Bases::Dockerfile { images, pull });
+        let Ready { cache_from, miss, reasons } = ready::prepare(
+            engine,
+            strategy,
+            layout,
+            &self.archive,
+            &self.cache_from,
+            bases,
+            reporter,
+        )?;
+        for reason in reasons {
+            reporter.warn(format!("a part of the archive is not used: {reason}"));
+        }
+        (self.cache_from, self.miss) = (cache_from, miss);
+        Ok(())
+    }
 }
 
 /// As if there were no archive.

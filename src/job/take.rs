@@ -51,9 +51,11 @@ impl Taking<'_> {
                     parts.push(taken.archive);
                 }
                 // The other builds do not suffer for it.
-                Err(error @ (EngineError::Failed { .. } | EngineError::Unsupported(_)))
-                    if several =>
-                {
+                Err(
+                    error @ (EngineError::Failed { .. }
+                    | EngineError::NotBuilt(_)
+                    | EngineError::Unsupported(_)),
+                ) if several => {
                     all.warnings.push(format!("build `{name}` is not saved: {error}"));
                     if self.offer.miss.is_none() && self.offer.archive.builds().contains(&&*name) {
                         parts.push(self.old(&name, &mut all.kept));

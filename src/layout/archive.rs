@@ -143,9 +143,13 @@ pub enum Role {
 pub struct ImageNote {
     /// What it is there for.
     pub role: Role,
-    /// Tags to give it on the engine.
+    /// The tags that it had on the engine. A one-file archive names it so; no engine is ever given
+    /// them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
+    /// The names by digest that it had on the engine, where a registry has it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub digests: Vec<String>,
     /// The image that it was built on: its config's digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Digest>,
@@ -158,7 +162,7 @@ pub struct ImageNote {
 impl ImageNote {
     /// A note of this alone.
     pub fn of(role: Role) -> Self {
-        Self { role, tags: Vec::new(), parent: None, carrier: None }
+        Self { role, tags: Vec::new(), digests: Vec::new(), parent: None, carrier: None }
     }
 }
 
@@ -408,7 +412,7 @@ pub fn write_stage_cache(
     let bytes = to_json(&manifest);
     sink.put(&bytes)?;
     let descriptor = Descriptor::of(oci::MANIFEST, &bytes);
-    let note = ImageNote { role: Role::Stage, tags: Vec::new(), parent: None, carrier: None };
+    let note = ImageNote::of(Role::Stage);
     let image = StoredImage { descriptor, manifest, note: note.clone() };
     Ok(image.noted(ref_name, note))
 }

@@ -75,6 +75,8 @@ fn add_image(images: &mut Vec<StoredImage>, image: &StoredImage, build: &str) {
         note.parent = note.parent.or_else(|| image.note.parent.clone());
         let new = image.note.tags.iter().filter(|tag| !same.note.tags.contains(tag));
         note.tags.extend(new.cloned());
+        let new = image.note.digests.iter().filter(|one| !same.note.digests.contains(one));
+        note.digests.extend(new.cloned());
         let known = name(same).unwrap_or_default();
         *same = same.noted(if same.note.role == note.role { &known } else { &own_name }, note);
     } else if images.iter().any(|i| name(i).as_ref() == Some(&own_name)) {

@@ -43,17 +43,21 @@ struct SavedEntry {
 /// Which tags the images get when the tar is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tags {
-    /// Those that are noted in the archive: a base's.
-    Noted,
-    /// Also `dockercache:STAGE` for each stage, to find them again.
+    /// None: an archive must not name what the engine's user builds from.
+    None,
+    /// `dockercache:STAGE` for each stage, to find them again.
     Stages,
+    /// Also those that are noted in the archive, for a user who loads the tar himself.
+    All,
 }
 
-/// Writes the archive in `layout` as a tar. `advance` is told of layer bytes as they pass.
+/// Writes the archive in `layout` as a tar, without the layers in `absent`, which are named by their
+/// diffIDs. `advance` is told of layer bytes as they pass.
 pub fn write(
     layout: &Layout,
     archive: &Archive,
     tags: Tags,
+    absent: &BTreeSet<Digest>,
     out: impl Write,
     advance: &dyn Fn(u64),
 ) -> Result<(), LayoutError> {
@@ -108,7 +112,7 @@ pub fn write(
             append(&mut tar, &blob_name(&digest), &document).map_err(io)?;
         }
     }
-    for (diff_id, (blob, size)) in &layers {
+    for (diff_id, (blob, size)) in layers.iter().filter(|(id, _)| !absent.contains(id)) {
         let (_, plain) = codec::decoder(layout.open_blob(blob)?).map_err(io)?;
         let counted = Advancing { inner: plain, advance };
         // The header has promised the size: neither more nor less may follow.
@@ -196,8 +200,8 @@ pub fn stage_tag(stage: &str) -> String {
 }
 
 fn tags_of(image: &StoredImage, name: &str, tags: Tags) -> Vec<String> {
-    let mut all = image.note.tags.clone();
-    if tags == Tags::Stages && image.note.role == Role::Stage {
+    let mut all = if tags == Tags::All { image.note.tags.clone() } else { Vec::new() };
+    if tags != Tags::None && image.note.role == Role::Stage {
         all.push(stage_tag(name));
     }
     all

@@ -1,5 +1,6 @@
 //! An archive as one file: `.tar`, `.tar.gz` or `.tar.zst`.
 
+use std::collections::BTreeSet;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
@@ -39,7 +40,7 @@ pub fn save(
     let io = |e| LayoutError::io("write", path)(e);
     let out = BufWriter::with_capacity(1 << 18, file);
     let mut encoder = codec.encoder(out).map_err(io)?;
-    tarball::write(layout, archive, Tags::Stages, &mut encoder, advance)?;
+    tarball::write(layout, archive, Tags::All, &BTreeSet::new(), &mut encoder, advance)?;
     let mut out = encoder.finish().map_err(io)?;
     out.flush().map_err(io)?;
     let file = out.into_inner().map_err(|e| io(e.into_error()))?;

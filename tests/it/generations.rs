@@ -134,7 +134,7 @@ fn live_through_them(builder: Builder) {
     assert!(!job.save(&carried).changed, "there was nothing to save");
 
     let first = Carried::nothing();
-    job.replace_for_cold_build();
+    job.replace();
     job.build(&first, &project);
     job.save(&first);
     let first = first.reader();

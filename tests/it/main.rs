@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod archives;
 #[cfg(test)]
+mod classic;
+#[cfg(test)]
 mod compression;
 #[cfg(test)]
 mod damage;
@@ -39,6 +41,8 @@ mod prediction;
 mod prune;
 #[cfg(test)]
 mod pushes;
+#[cfg(test)]
+mod random;
 #[cfg(test)]
 mod recipes;
 #[cfg(test)]

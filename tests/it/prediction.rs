@@ -36,7 +36,6 @@ mod builder;
 mod generate;
 mod known;
 mod mutate;
-mod random;
 mod scenario;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -17,12 +17,12 @@ const LAST_STAGE: [&str; 2] =
     ["COPY --from=build /src/program /program", "RUN wc -c < /program > /size"];
 
 #[test]
-fn a_tagged_image_comes_back_with_its_tag_and_its_history_on_20_10() {
+fn a_tagged_image_comes_back_with_its_history_on_20_10() {
     a_tagged_image_comes_back(Generation::V20_10);
 }
 
 #[test]
-fn a_tagged_image_comes_back_with_its_tag_and_its_history_on_28_5() {
+fn a_tagged_image_comes_back_with_its_history_on_28_5() {
     a_tagged_image_comes_back(Generation::V28_5);
 }
 
@@ -37,17 +37,23 @@ fn a_tagged_image_comes_back(generation: Generation) {
 
     job.replace();
     job.restore(&carried);
-    assert_eq!(job.engine.image_id("app:1"), id);
-    assert_eq!(tags(&job.engine), ["app:1", "busybox:1"], "tags that were not named");
+    assert!(job.engine.image_ids().contains(&id));
+    assert_eq!(tags(&job.engine), ["busybox:1"], "an archive names nothing on an engine");
     // Only this image's stage was saved: the stage before it runs again, with the same outcome.
     let report = job.build(&carried, &project);
     assert_eq!(report.cached(), LAST_STAGE);
 
     // The next generation goes by the same recipe.
-    job.dockercache(&carried, ["save", "--image", "app:1", "--image", "app"]).run().success();
+    let file = carried.file("cache.tar");
+    let words = ["save", "--image", "app", "--archive", file.to_str().unwrap()];
+    job.dockercache(&carried, words).run().success();
     job.replace();
     job.restore(&carried);
-    assert_eq!(tags(&job.engine), ["app:1", "app:latest", "busybox:1"]);
+    job.build(&carried, &project);
+    // The user who loads the file himself has the tag.
+    job.engine.wipe();
+    job.engine.docker(["load", "--input", file.to_str().unwrap()]).run().success();
+    assert!(tags(&job.engine).contains(&"app:latest".to_owned()));
 }
 
 #[test]
@@ -82,7 +88,7 @@ fn what_a_log_names_comes_back(generation: Generation) {
 
         job.replace();
         job.restore(&carried);
-        assert_eq!(tags(&job.engine), ["busybox:1"], "a base needs its tag, and only a base");
+        assert_eq!(tags(&job.engine), ["busybox:1"]);
         job.build(&carried, &project).assert_all_cached();
         assert_eq!(job.engine.image_id("app"), id);
     }

@@ -184,7 +184,7 @@ fn capture_one(
     let draft = journal.begin()?;
     match capture::note(journal, draft, layout, &built, reporter) {
         Ok(_) => Ok(()),
-        Err(EngineError::Unsupported(reason)) => {
+        Err(EngineError::Unsupported(reason) | EngineError::NotBuilt(reason)) => {
             reporter.warn(format!("a build is not saved: {reason}"));
             Ok(())
         }

@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use super::builders::CONTAINERD_28_5;
 use super::case::{Case, Peculiarity};
-use super::{arguments, bases, contexts, instructions, stages};
+use super::{arguments, contexts, instructions, stages};
+use crate::harness::bases;
 use crate::harness::{BuildReport, Builder, Engine, Image, Project, Run, dockercache};
 
 /// Cases at a time on one engine: clients mostly wait.

@@ -1,7 +1,7 @@
 //! A project to carry from one empty engine to the next.
 
-use super::bases::{self, Base};
 use super::builders;
+use crate::harness::bases::{self, Base};
 use crate::harness::{Builder, Project};
 
 /// In what a case is unlike the others.
@@ -167,6 +167,9 @@ impl Case {
     pub(super) fn bases(&self) -> Vec<Base> {
         let base = |image| Base {
             tag: format!("{}.{image}", self.tag()),
+            // No two cases have a step in common.
+            file: format!("{}.{image}", self.tag()),
+            variable: String::new(),
             on_build: if image == "onbuild" { self.on_build } else { &[] },
         };
         ["base", "outside", "onbuild"].map(base).into()

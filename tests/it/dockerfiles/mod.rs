@@ -1,7 +1,6 @@
 //! When nothing has changed, a machine with an empty engine builds nothing: for all that a
 //! Dockerfile can say, on every builder that understands it.
 
-mod bases;
 mod builders;
 mod case;
 

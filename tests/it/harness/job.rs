@@ -35,22 +35,15 @@ impl Job {
         Self { engine: Box::new(engine), builder }
     }
 
-    /// Goes on on another machine: an empty engine, and no trace of the last job.
+    /// Goes on on another machine: an engine with the base image alone, and no trace of the last
+    /// job.
     pub(crate) fn replace(&self) {
         self.engine.wipe();
         self.add_base();
     }
 
-    /// Puts the base image where a registry would be. A cache for the classic builder brings it.
+    /// Puts the base image where a registry would be.
     pub(super) fn add_base(&self) {
-        if self.builder.is_buildkit() {
-            self.engine.base_image(&["busybox:1"]);
-        }
-    }
-
-    /// Goes on on another machine that has the base image, for a build that no cache helps.
-    pub(crate) fn replace_for_cold_build(&self) {
-        self.engine.wipe();
         self.engine.base_image(&["busybox:1"]);
     }
 

@@ -44,7 +44,7 @@ impl Machine {
             machine.job.add_base();
             return (machine, image);
         }
-        machine.job.engine.base_image(&["busybox:1"]);
+        machine.job.add_base();
         assert_eq!(machine.build().cached(), [""; 0]);
         machine.save();
         let image = machine.image();
@@ -61,7 +61,7 @@ impl Machine {
     /// Goes on on another machine, and nothing is carried to it.
     pub(crate) fn replace_without_cache(&self) {
         self.carried.forget();
-        self.job.replace_for_cold_build();
+        self.job.replace();
     }
 
     /// Prepares a run of our program in the project's directory.

@@ -1,7 +1,7 @@
 //! Makes random projects that a builder accepts.
 
-use super::random::Random;
 use super::scenario::{BaseName, Entry, Instruction, Line, Scenario, Stage};
+use crate::random::Random;
 
 /// The base images that the engine has; their files differ.
 pub(super) const BASES: [&str; 2] = ["base:1", "base:2"];

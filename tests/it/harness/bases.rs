@@ -4,31 +4,39 @@ use std::sync::OnceLock;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::harness::busybox_tree;
+use super::engine::busybox_tree;
 
-/// An image that a case starts from.
+/// An image to start from. Two of one tag with the same file differ in their configuration alone:
+/// they have the same layers and the same history.
 #[derive(Clone, Debug)]
-pub(super) struct Base {
-    pub(super) tag: String,
+pub(crate) struct Base {
+    pub(crate) tag: String,
+    /// What is in `/base`.
+    pub(crate) file: String,
+    /// The variable `BASE`.
+    pub(crate) variable: String,
     /// Its `ONBUILD` instructions.
-    pub(super) on_build: &'static [&'static str],
+    pub(crate) on_build: &'static [&'static str],
 }
 
 /// Writes the images as one archive for `docker load`: the same bytes every time.
 ///
-/// Each is a busybox with a file of its own, so that no two cases have a step in common.
-pub(super) fn archive(bases: &[Base]) -> Vec<u8> {
+/// Each is a busybox with a file more.
+pub(crate) fn archive(bases: &[Base]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     add(&mut archive, "busybox.tar", busybox());
     let mut manifest = Vec::new();
-    for Base { tag, on_build } in bases {
-        let own = layer(tag);
+    for Base { tag, file, variable, on_build } in bases {
+        let own = layer(file);
         let config = serde_json::json!({
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
             "os": "linux",
             "created": "2017-07-14T02:40:00Z",
             "config": {
-                "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+                "Env": [
+                    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                    format!("BASE={variable}"),
+                ],
                 "Cmd": ["/bin/sh"],
                 "OnBuild": on_build,
             },
@@ -42,7 +50,7 @@ pub(super) fn archive(bases: &[Base]) -> Vec<u8> {
         add(&mut archive, &format!("{tag}.tar"), &own);
         manifest.push(serde_json::json!({
             "Config": format!("{tag}.json"),
-            "RepoTags": [format!("{tag}:latest")],
+            "RepoTags": [if tag.contains(':') { tag.clone() } else { format!("{tag}:latest") }],
             "Layers": ["busybox.tar", format!("{tag}.tar")],
         }));
     }
@@ -52,7 +60,7 @@ pub(super) fn archive(bases: &[Base]) -> Vec<u8> {
 }
 
 /// Writes files as an archive.
-pub(super) fn files(files: &[(&str, String)]) -> Vec<u8> {
+pub(crate) fn files(files: &[(&str, String)]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, text) in files {
         add(&mut archive, name, text.as_bytes());
@@ -71,10 +79,10 @@ fn busybox() -> &'static [u8] {
     })
 }
 
-/// A layer with `/base`, which names the image.
-fn layer(tag: &str) -> Vec<u8> {
+/// A layer with `/base`.
+fn layer(file: &str) -> Vec<u8> {
     let mut layer = tar::Builder::new(Vec::new());
-    add(&mut layer, "base", tag.as_bytes());
+    add(&mut layer, "base", file.as_bytes());
     layer.into_inner().expect("a layer")
 }
 
