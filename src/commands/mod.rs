@@ -3,6 +3,7 @@
 mod build;
 mod builds;
 mod explain;
+mod gate;
 mod gc;
 mod inspect;
 mod key;

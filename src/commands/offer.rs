@@ -5,13 +5,15 @@
 
 use std::path::Path;
 
+use super::gate::Gate;
 use crate::engine::Engine;
 use crate::engine::strategy::Strategy;
 use crate::engine::{capture, ready};
 use crate::layout::archive::{self, Archive};
 use crate::layout::codec::Codec;
 use crate::layout::directory::{Layout, LayoutError};
-use crate::layout::live::Reach;
+use crate::layout::live::{self, Reach};
+use crate::layout::oci::Index;
 use crate::layout::verify;
 use crate::report::{Reporter, bytes, count};
 use crate::store::journal::{Journal, RemoteCopy};
@@ -42,17 +44,19 @@ pub(super) fn nothing() -> Offer {
     }
 }
 
-/// Verifies the archive in `layout` and takes out what is bad. `None` if there is no archive.
-pub(super) fn verified(
+/// Verifies the archive that `index` is of and takes out what is bad.
+fn verified(
     layout: &Layout,
+    index: Index,
+    gate: &Gate,
     journal: &mut Journal,
     reporter: Reporter,
-) -> Result<Option<(Archive, usize, Reach)>, LayoutError> {
-    let Some(mut archive) = Archive::read(layout)? else { return Ok(None) };
+) -> Result<(Archive, usize, Reach), LayoutError> {
+    let mut reach = live::reach(layout, &index);
+    let mut archive = Archive::of(layout, index);
     if archive.is_from_the_future() {
-        return Ok(Some((archive, 0, Reach::default())));
+        return Ok((archive, 0, Reach::default()));
     }
-    let mut reach = archive::reach(layout)?;
     let in_store = |digest: &_| journal.remote.as_ref().is_some_and(|r| r.blobs.contains(digest));
     let known = |digest: &_| {
         let look = verify::look(layout, digest);
@@ -79,10 +83,11 @@ pub(super) fn verified(
         }
         let _lock = layout.lock()?;
         archive = archive::heal(layout, &bad)?;
-        reach = archive::reach(layout)?;
+        reach = live::reach(layout, &archive.to_index());
+        gate.remember(&archive.to_index(), journal);
     }
     remember(layout, &reach, journal);
-    Ok(Some((archive, bad.len(), reach)))
+    Ok((archive, bad.len(), reach))
 }
 
 /// Notes that all blobs are good as they are now.
@@ -102,10 +107,22 @@ pub(super) fn make(
     journal: &mut Journal,
     reporter: Reporter,
 ) -> Result<Offer, LayoutError> {
-    let Some((archive, bad, reach)) = verified(layout, journal, reporter)? else {
-        let miss = Some(format!("there is no archive in `{}`", layout.root().display()));
-        return Ok(Offer { miss, ..nothing() });
+    let missing = |miss: String| Ok(Offer { miss: Some(miss), ..nothing() });
+    let gate = match Gate::of_environment(engine) {
+        Ok(gate) => gate,
+        Err(reason) => return missing(reason),
     };
+    // Read once: what is offered is what was checked.
+    let Some(index) = layout.index()? else {
+        return missing(format!("there is no archive in `{}`", layout.root().display()));
+    };
+    if let Err(reason) = gate.check(&index, journal) {
+        return missing(format!(
+            "the archive in `{}` is not used: {reason}",
+            layout.root().display()
+        ));
+    }
+    let (archive, bad, reach) = verified(layout, index, &gate, journal, reporter)?;
     let miss = reason_for_miss(&archive, engine, strategy, &reach);
     let cache_from = match (&miss, &journal.remote) {
         (Some(_), _) => Vec::new(),
@@ -122,10 +139,25 @@ pub(super) fn make(
             });
             values.into_iter().collect()
         }
-        _ => ready::cache_from(engine, strategy, &archive, &absolute(layout.root())),
+        _ => {
+            let values = ready::cache_from(engine, strategy, &archive, &absolute(layout.root()));
+            pinned(values, &archive, &gate)
+        }
     };
+    journal.unverified |= miss.is_none() && !gate.is_closed();
     let live = (reach.blobs.len(), reach.blobs.values().map(|d| d.size).sum());
     Ok(Offer { archive, cache_from, miss, bad, live })
+}
+
+/// Where only signed caches are used, the builder is told which one to read in the directory.
+fn pinned(mut values: Vec<String>, archive: &Archive, gate: &Gate) -> Vec<String> {
+    if let Some(cache) = archive.cache.as_ref().filter(|_| gate.is_closed()) {
+        for value in values.iter_mut().filter(|value| value.starts_with("type=local,")) {
+            value.push_str(",digest=");
+            value.push_str(cache.digest.as_str());
+        }
+    }
+    values
 }
 
 fn reason_for_miss(

@@ -48,6 +48,7 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     // A job starts here: what an earlier one built on this machine is not its business.
     journal.builds.clear();
     journal.away = None;
+    journal.unverified = false;
     let store = store::open(&args.store, &mut journal)?;
     let engine = connect_to_choose(Client::from_path())?;
     let builds = builds::named(&args.builds, &engine.client)?;

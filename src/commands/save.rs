@@ -7,6 +7,7 @@ mod subject;
 
 use std::path::{Path, PathBuf};
 
+use super::gate::Gate;
 use super::offer;
 use super::store::{self, Store};
 use crate::cli::SaveArgs;
@@ -27,11 +28,19 @@ use subject::{Recipe, Subject};
 pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
     let file = args.archive.as_deref().map(one_file).transpose()?;
+    if args.store.read_only {
+        reporter.info(
+            "save: nothing is written: this job only reads (DOCKERCACHE_READ_ONLY or --read-only)",
+        );
+        Saved::nothing().print(args.speech.format);
+        return Ok(Exit::Ok);
+    }
     let dir = offer::absolute(&args.directory.dir);
     let recipe = Recipe::asked(args)?;
     let mut journal = Journal::read(&dir);
     let store = store::open(&args.store, &mut journal)?;
     let engine = Engine::connect(Client::from_path())?;
+    let gate = Gate::of_environment(&engine).map_err(Failure::usage)?;
     subject::note_named(args, &mut journal, &engine)?;
     let subject = match recipe {
         Some(recipe) => Some(Subject::Images(recipe.on(&engine)?)),
@@ -68,7 +77,9 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         if let Some(store) = &store {
             store.adapt(&mut captured.archive, &layout)?;
         }
-        Ok((commit::commit(&layout, &captured.archive, &offer.archive, due)?, captured))
+        let committed =
+            commit::commit(&layout, &captured.archive, &offer.archive, due, &gate, &mut journal)?;
+        Ok((committed, captured))
     });
     let (changed, captured) = match done {
         Ok(done) => done,
@@ -87,10 +98,17 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let reach = archive::reach(&layout)?;
     offer::remember(&layout, &reach, &mut journal);
     journal.builds.iter_mut().for_each(|build| build.saved = true);
+    if let Some(key) = gate.signs_as(&journal) {
+        reporter.info(format!("save: signed; to check: DOCKERCACHE_VERIFY_KEY={key}"));
+    }
     let mut well = true;
+    if let Some(reason) = gate.why_unsigned(&journal) {
+        reporter.warn(reason);
+        well = false;
+    }
     if let Some(store) = store.as_ref().filter(|_| changed || due) {
         let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };
-        well = store.push(&task, &mut journal);
+        well &= store.push(&task, &gate, &mut journal);
     }
     if let Err(error) = journal.write() {
         reporter.warn(format!("failed to note that the build is saved: {error}"));
@@ -109,7 +127,8 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         }
         let archive = Archive::read(&layout)?.unwrap_or_default();
         let progress = reporter.progress("writing the file", 0);
-        let size = file::save(&layout, &archive, &path, codec, &|n| progress.advance(n))?;
+        let seal = |index: &_| gate.seal(index, &journal);
+        let size = file::save(&layout, &archive, &path, codec, &seal, &|n| progress.advance(n))?;
         drop(progress);
         reporter.info(format!("save: {} is in `{}`", bytes(size), path.display()));
     }

@@ -18,7 +18,7 @@ use super::error::EngineError;
 use super::strategy::Strategy;
 use crate::layout::archive::{Archive, Role};
 use crate::layout::directory::Layout;
-use crate::layout::oci::REF_NAME;
+use crate::layout::oci::{Index, REF_NAME};
 use crate::layout::tarball::{self, Tags, stage_tag};
 use crate::report::Reporter;
 
@@ -78,7 +78,7 @@ fn load(
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             let out = io::BufWriter::with_capacity(1 << 18, ChannelWriter { sender });
-            tarball::write(layout, archive, tags, out, &|n| progress.advance(n))
+            tarball::write(layout, archive, tags, &Index::clone, out, &|n| progress.advance(n))
         });
         let chunks = futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx));
         let loaded = engine.connection.load(chunks);

@@ -47,11 +47,12 @@ pub enum Tags {
     Stages,
 }
 
-/// Writes the archive in `layout` as a tar. `advance` is told of layer bytes as they pass.
+/// Writes the archive in `layout` as a tar, whose index is sealed by `seal`. `advance` is told of layer bytes as they pass.
 pub fn write(
     layout: &Layout,
     archive: &Archive,
     tags: Tags,
+    seal: &dyn Fn(&Index) -> Index,
     out: impl Write,
     advance: &dyn Fn(u64),
 ) -> Result<(), LayoutError> {
@@ -93,7 +94,7 @@ pub fn write(
     let mut tar = tar::Builder::new(out);
     let io = |e| LayoutError::io("write", Path::new("the tar"))(e);
     append(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(io)?;
-    append(&mut tar, OWN_INDEX, &json(&packed.to_index())).map_err(io)?;
+    append(&mut tar, OWN_INDEX, &json(&seal(&packed.to_index()))).map_err(io)?;
     append(&mut tar, "index.json", &json(&tagged)).map_err(io)?;
     append(&mut tar, "manifest.json", &json(&entries)).map_err(io)?;
     let mut written = BTreeSet::new();

@@ -33,6 +33,15 @@ pub struct Journal {
     /// A store that did not answer, and when: each attempt takes half a minute.
     #[serde(default)]
     pub away: Option<(String, SystemTime)>,
+    /// A store, and the blobs of which it gave something else than their digests promise.
+    #[serde(default)]
+    pub damaged: Option<(String, BTreeSet<Digest>)>,
+    /// The index in the directory that was found good with the keys of this job, or made from it.
+    #[serde(default)]
+    pub admitted: Option<Digest>,
+    /// Whether a build of this job was given a cache that no signature covers.
+    #[serde(default)]
+    pub unverified: bool,
     #[serde(skip)]
     path: PathBuf,
 }

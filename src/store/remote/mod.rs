@@ -19,7 +19,6 @@ mod profile;
 pub mod reference;
 pub mod registry;
 mod retry;
-pub mod signature;
 mod tls;
 pub mod transfer;
 pub mod url;
@@ -40,7 +39,8 @@ use registry::Registry;
 use url::StoreUrl;
 
 /// What a store answers, some time later. Every implementation repeats what failed in passing
-/// (a connection reset, 429, 5xx) with growing pauses, and gives up after half a minute.
+/// (a connection reset, 429, 5xx) with growing pauses, and gives up after ten seconds, or after two
+/// where nobody listens.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
 /// Makes ready to use the store that `url` names. Nothing is sent yet.

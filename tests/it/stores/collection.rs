@@ -18,7 +18,7 @@ const GRACE: Duration = Duration::from_secs(4);
 fn what_no_name_reaches_goes_after_the_grace() {
     with_each(&buckets(), |server| {
         let saver = Duration::from_secs(1);
-        let terms = Terms { saver, collector: saver, patience: saver * 10 };
+        let terms = Terms { saver, collector: saver, removal: saver * 3 };
         let remote = Remote::new(server.open()).expect("a store").with_terms(terms);
         let collect = |policy: Policy| remote.collect(&policy).expect("a collection");
         let policy = Policy { grace: GRACE, max_age: Some(GRACE), max_size: None, dry_run: false };
@@ -57,7 +57,7 @@ fn a_removal_that_takes_too_long_is_given_up() {
     let slow = Fault::Slow { pause: Duration::from_secs(1) };
     let plan = move |_, line: &str| line.starts_with("POST").then_some(slow);
     let proxy = Proxy::start(server.address(), plan);
-    let terms = Terms { collector: Duration::from_secs(3), ..Terms::default() };
+    let terms = Terms { removal: Duration::from_secs(3), ..Terms::default() };
     let remote = remote_at(&server, proxy.address()).with_terms(terms);
     Archive::new([1], 1000).push(&remote, &[]).expect("blobs without a name");
     let policy = Policy { grace: Duration::ZERO, max_age: None, max_size: None, dry_run: false };
