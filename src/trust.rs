@@ -113,7 +113,7 @@ impl Trust {
     /// Checks an index and gives it without its signature; the error says why it must not be used.
     pub fn check(&self, index: &Index, scope: &Scope) -> Result<Index, String> {
         if self.is_required() {
-            self.verify(index, scope, &self.trusted)?;
+            verify(index, scope, &self.trusted)?;
         }
         Ok(unsigned(index))
     }
@@ -121,7 +121,7 @@ impl Trust {
     /// Whether the index has the signature that [`Trust::sign`] would give it.
     pub fn has_signed(&self, index: &Index, scope: &Scope) -> bool {
         let own = self.signer.as_ref().map(|pair| pair.public_key().as_ref().to_vec());
-        own.is_some_and(|own| self.verify(index, scope, &[own]).is_ok())
+        own.is_some_and(|own| verify(index, scope, &[own]).is_ok())
     }
 
     /// What is noted of an index that was found good with these keys.
@@ -132,32 +132,31 @@ impl Trust {
             &scope.into_bytes().into_iter().chain(keys).chain(message(index)).collect::<Vec<_>>(),
         )
     }
+}
 
-    fn verify(&self, index: &Index, scope: &Scope, keys: &[Vec<u8>]) -> Result<(), String> {
-        let text = index.annotations.get(SIGNATURE).ok_or("it is not signed")?;
-        let signature = BASE64_STANDARD.decode(text).map_err(|_| "its signature is not base64")?;
-        let mut covered = index.clone();
-        covered.annotations.remove(SIGNATURE);
-        let message = message(&covered);
-        let is_good = |key: &Vec<u8>| {
-            UnparsedPublicKey::new(&ED25519, key).verify(&message, &signature).is_ok()
-        };
-        if !keys.iter().any(is_good) {
-            return Err("it was altered, or signed by someone who is not trusted".to_owned());
-        }
-        for (what, annotation, expected) in
-            [("project", PROJECT, &scope.project), ("platform", PLATFORM, &scope.platform)]
-        {
-            let signed = index.annotations.get(annotation);
-            if signed != Some(expected) {
-                let signed = signed.map_or("", String::as_str);
-                return Err(format!(
-                    "it is signed for the {what} `{signed}`, and this is `{expected}`"
-                ));
-            }
-        }
-        Ok(())
+fn verify(index: &Index, scope: &Scope, keys: &[Vec<u8>]) -> Result<(), String> {
+    let text = index.annotations.get(SIGNATURE).ok_or("it is not signed")?;
+    let signature = BASE64_STANDARD.decode(text).map_err(|_| "its signature is not base64")?;
+    let mut covered = index.clone();
+    covered.annotations.remove(SIGNATURE);
+    let message = message(&covered);
+    let is_good =
+        |key: &Vec<u8>| UnparsedPublicKey::new(&ED25519, key).verify(&message, &signature).is_ok();
+    if !keys.iter().any(is_good) {
+        return Err("it was altered, or signed by someone who is not trusted".to_owned());
     }
+    for (what, annotation, expected) in
+        [("project", PROJECT, &scope.project), ("platform", PLATFORM, &scope.platform)]
+    {
+        let signed = index.annotations.get(annotation);
+        if signed != Some(expected) {
+            let signed = signed.map_or("", String::as_str);
+            return Err(format!(
+                "it is signed for the {what} `{signed}`, and this is `{expected}`"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn is_separator(c: char) -> bool {
@@ -208,13 +207,15 @@ mod tests {
     #[test]
     fn a_signed_index_is_good_for_who_has_the_public_key() {
         let signer = Trust::new(Some(&key(1)), None).unwrap();
-        let signed = signer.sign(&index(), &own());
+        let index_signed = signer.sign(&index(), &own());
         let reader = Trust::new(None, signer.public_key().as_deref()).unwrap();
-        assert_eq!(reader.check(&signed, &own()), Ok(index()));
-        assert_eq!(signer.check(&signed, &own()), Ok(index()));
-        assert!(signer.has_signed(&signed, &own()) && !reader.has_signed(&signed, &own()));
+        assert_eq!(reader.check(&index_signed, &own()), Ok(index()));
+        assert_eq!(signer.check(&index_signed, &own()), Ok(index()));
+        assert!(
+            signer.has_signed(&index_signed, &own()) && !reader.has_signed(&index_signed, &own())
+        );
         assert_eq!(
-            Trust::default().check(&signed, &own()),
+            Trust::default().check(&index_signed, &own()),
             Ok(index()),
             "without keys all is good"
         );
@@ -223,19 +224,19 @@ mod tests {
     #[test]
     fn unsigned_altered_and_foreign_indexes_are_refused() {
         let signer = Trust::new(Some(&key(1)), None).unwrap();
-        let signed = signer.sign(&index(), &own());
+        let index_signed = signer.sign(&index(), &own());
         let refused = |index: &Index| signer.check(index, &own()).unwrap_err();
         assert_eq!(refused(&index()), "it is not signed");
-        let mut stripped = signed.clone();
+        let mut stripped = index_signed.clone();
         stripped.annotations.remove(SIGNATURE);
         assert_eq!(refused(&stripped), "it is not signed");
-        let mut altered = signed.clone();
+        let mut altered = index_signed.clone();
         altered.manifests[0].size += 1;
         assert!(refused(&altered).contains("altered"));
-        let mut noted = signed.clone();
+        let mut noted = index_signed.clone();
         noted.annotations.insert("dev.dockercache.about".to_owned(), "{}".to_owned());
         assert!(refused(&noted).contains("altered"));
-        let mut moved = signed;
+        let mut moved = index_signed;
         moved.annotations.insert(PROJECT.to_owned(), "other".to_owned());
         assert!(refused(&moved).contains("altered"));
         let foreign = Trust::new(Some(&key(2)), None).unwrap().sign(&index(), &own());

@@ -89,10 +89,12 @@ impl Remote {
 
     /// A registry: it keeps no blob that no manifest names, so removing tags is all.
     fn collect_refs(&self, policy: &Policy) -> Result<Collected, StoreError> {
-        let caches = self.caches(None, &mut || Ok(()))?;
+        let caches = match self.caches(None, &mut || Ok(())) {
+            Err(StoreError::Missing { .. }) => return Ok(Collected::default()),
+            caches => caches?,
+        };
         let now = SystemTime::now();
         let gone = condemned(&caches, policy, now, &BTreeSet::new());
-        // A repository that is not there is an error.
         let mut collected = Collected { was_here: true, ..Collected::default() };
         for (at, cache) in caches.iter().enumerate() {
             if gone.contains(&at) {
@@ -328,13 +330,17 @@ impl Collector<'_> {
                 let (held, dead): (Vec<_>, Vec<_>) = dead
                     .into_iter()
                     .partition(|blob| savers.iter().any(|s| s.blobs.contains(&blob.digest)));
-                held.iter().for_each(|blob| count(&mut collected.blobs_left, blob));
+                for blob in &held {
+                    count(&mut collected.blobs_left, blob);
+                }
                 let digests: Vec<Digest> = dead.iter().map(|blob| blob.digest.clone()).collect();
                 this.in_time(this.objects.remove_blobs(&digests))?;
                 Ok(dead)
             })?;
         }
-        dead.iter().for_each(|blob| count(&mut collected.blobs, blob));
+        for blob in &dead {
+            count(&mut collected.blobs, blob);
+        }
         Ok(())
     }
 

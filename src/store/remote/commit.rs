@@ -5,8 +5,8 @@
 //!
 //! A saver writes a note with all that its refs will need, then looks which blobs collectors have
 //! condemned before. Only if it needs one of these it waits, until that blob is removed for sure:
-//! some seconds. Then it looks which blobs are there, uploads the others, and writes its refs; if
-//! that took long, it begins again with a new note. A collector condemns a few blobs in a note,
+//! some seconds. Then it looks which blobs are there, uploads the others, and writes its refs, and
+//! all the while it keeps its note fresh. A collector condemns a few blobs in a note,
 //! and only then reads the savers' notes and removes what none of them needs. Whoever comes second
 //! sees the other, so no blob goes that a ref is about to need.
 //!
@@ -16,9 +16,11 @@
 //! loses its force with time, by the store's own clock.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 
 use super::transfer::{PushError, Remote, between};
 use super::{Note, Shelf, error::StoreError};
@@ -39,8 +41,8 @@ const TICK: Duration = Duration::from_secs(2);
 pub struct Terms {
     /// For how long after it was last written a collector's note says that it is at work.
     pub collector: Duration,
-    /// For how long a saver acts on its note before it writes a new one. Must be far below the
-    /// grace, so that no collector takes the note for that of a dead process.
+    /// How old a saver lets its note become. Must be far below the grace, so that no collector takes
+    /// the note for that of a dead process.
     pub saver: Duration,
     /// For how long after it was condemned a blob may still be removed. The longest time for which
     /// a saver waits, if it needs the blob.
@@ -61,8 +63,7 @@ impl Terms {
     }
 }
 
-/// How often a saver begins again before the store is too slow for it. The first time, it may have
-/// much to upload.
+/// How often a saver begins again because its note could not be kept fresh.
 const ATTEMPTS: usize = 4;
 
 /// What a saver is about to need, or what a collector is about to remove.
@@ -106,18 +107,18 @@ pub(super) fn commit(
         blobs: blobs.iter().map(|b| b.digest.clone()).collect(),
     };
     let saver = Saver { remote, shelf, name: format!("{SAVER}{}", unique()), plan };
-    match saver.announced(complete) {
-        Ok(now) => {
-            write(remote, refs, index)?;
-            saver.leave(now);
-            Ok(())
-        }
+    let (beat, now) = match saver.announced(complete) {
+        Ok(announced) => announced,
         Err(error) => {
             // Nothing was named. Left behind, the note keeps its blobs for longer than needed.
             let _ = remote.wait(shelf.remove_note(&saver.name));
-            Err(error)
+            return Err(error);
         }
-    }
+    };
+    write(remote, refs, index)?;
+    drop(beat);
+    saver.leave(now);
+    Ok(())
 }
 
 /// A save at work.
@@ -130,22 +131,19 @@ struct Saver<'a> {
 
 impl Saver<'_> {
     /// Comes to an end only when a note is fresh, and nothing is missing nor about to be removed.
-    /// Gives the store's time.
+    /// Gives what keeps the note fresh, and the store's time.
     fn announced(
         &self,
         complete: &mut dyn FnMut() -> Result<(), PushError>,
-    ) -> Result<SystemTime, PushError> {
-        let terms = self.remote.terms();
+    ) -> Result<(Beat, SystemTime), PushError> {
         for _ in 0..ATTEMPTS {
-            let mut written = Instant::now();
-            let mut now = self.announce()?;
-            if self.wait_for_removals(now)? {
-                written = Instant::now();
-                now = self.announce()?;
-            }
+            let written = Instant::now();
+            let now = self.announce()?;
+            let beat = Beat::start(self, written);
+            self.wait_for_removals(now)?;
             complete()?;
-            if written.elapsed() < terms.saver {
-                return Ok(now);
+            if beat.is_steady() {
+                return Ok((beat, now));
             }
         }
         let reason = "it answers too slowly for a save that no removal of dead blobs may harm";
@@ -158,8 +156,8 @@ impl Saver<'_> {
     }
 
     /// Waits until what was condemned before is removed for sure, if it is needed here. Who
-    /// condemns later sees our note. Says whether it has waited.
-    fn wait_for_removals(&self, now: SystemTime) -> Result<bool, StoreError> {
+    /// condemns later sees our note.
+    fn wait_for_removals(&self, now: SystemTime) -> Result<(), StoreError> {
         let force = self.remote.terms().removal;
         let start = Instant::now();
         let condemned = || self.remote.wait(self.shelf.notes(CONDEMNED));
@@ -171,13 +169,11 @@ impl Saver<'_> {
                 (note.name.clone(), (force + TICK).saturating_sub(between(note.written, now)))
             })
             .collect();
-        let mut waited = false;
         loop {
             left.retain(|(_, rest)| *rest > start.elapsed());
             if left.is_empty() {
-                return Ok(waited);
+                return Ok(());
             }
-            waited = true;
             std::thread::sleep(force / 30);
             let there: BTreeSet<String> = condemned()?.into_iter().map(|note| note.name).collect();
             left.retain(|(name, _)| there.contains(name));
@@ -192,6 +188,55 @@ impl Saver<'_> {
         if collectors.iter().all(|note| between(note.written, now) > force) {
             let _ = self.remote.wait(self.shelf.remove_note(&self.name));
         }
+    }
+}
+
+/// Writes a saver's note again and again, until it is dropped.
+struct Beat {
+    task: JoinHandle<()>,
+    state: Arc<Mutex<Pulse>>,
+    limit: Duration,
+}
+
+/// Whether a note was fresh all the time.
+struct Pulse {
+    /// When it was last begun to be written.
+    last: Instant,
+    missed: bool,
+}
+
+impl Beat {
+    fn start(saver: &Saver<'_>, written: Instant) -> Self {
+        let limit = saver.remote.terms().saver;
+        let state = Arc::new(Mutex::new(Pulse { last: written, missed: false }));
+        let (pulse, store) = (Arc::clone(&state), saver.remote.shared());
+        let (name, text) = (saver.name.clone(), saver.plan.to_json());
+        let task = saver.remote.spawn(async move {
+            loop {
+                tokio::time::sleep(limit / 3).await;
+                let (Some(shelf), begun) = (store.shelf(), Instant::now()) else { return };
+                let written = shelf.write_note(&name, &text).await.is_ok();
+                let mut pulse = pulse.lock().unwrap_or_else(PoisonError::into_inner);
+                // Until now it was as old as the last one.
+                pulse.missed |= pulse.last.elapsed() > limit * 2;
+                if written {
+                    pulse.last = begun;
+                }
+            }
+        });
+        Self { task, state, limit }
+    }
+
+    /// Whether the note was fresh all the time, and is now.
+    fn is_steady(&self) -> bool {
+        let pulse = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        !pulse.missed && pulse.last.elapsed() < self.limit
+    }
+}
+
+impl Drop for Beat {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 

@@ -204,13 +204,11 @@ impl Body for Bounded {
         let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(context));
         if let Some(Ok(frame)) = &frame {
             let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-            match self.left.checked_sub(length) {
-                Some(left) => self.left = left,
-                None => {
-                    let refusal = Refusal(format!("its answer is larger than {} MiB", LIMIT >> 20));
-                    return Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Unknown, refusal))));
-                }
-            }
+            let Some(left) = self.left.checked_sub(length) else {
+                let refusal = Refusal(format!("its answer is larger than {} MiB", LIMIT >> 20));
+                return Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Unknown, refusal))));
+            };
+            self.left = left;
         }
         Poll::Ready(frame)
     }

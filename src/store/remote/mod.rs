@@ -68,7 +68,7 @@ pub trait RemoteStore: Send + Sync {
     /// Lets a ref name `index`, in one step, whatever it named before.
     fn write_ref<'a>(&'a self, name: &'a str, index: &'a [u8]) -> Answer<'a, ()>;
 
-    /// The names of all refs, unordered.
+    /// The names of all refs, unordered. An error where not even the repository is there.
     fn refs(&self) -> Answer<'_, Vec<String>>;
 
     /// Removes a ref. It is no error if there is none.

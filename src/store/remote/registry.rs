@@ -150,6 +150,7 @@ impl Registry {
             Ok(status) if status != StatusCode::BAD_REQUEST => {
                 Err(Failure::status(status.as_u16(), ""))
             }
+            Err(plain) if plain.kind == Kind::Lasting => Err(plain),
             // A server of TLS says to plain HTTP that it is a bad request.
             _ => Err(failure),
         }

@@ -168,6 +168,18 @@ impl Remote {
         &*self.store
     }
 
+    /// The store, for a task of its own.
+    pub(super) fn shared(&self) -> Arc<dyn RemoteStore> {
+        Arc::clone(&self.store)
+    }
+
+    pub(super) fn spawn(
+        &self,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> tokio::task::JoinHandle<()> {
+        self.runtime().spawn(task)
+    }
+
     fn runtime(&self) -> &Runtime {
         self.runtime.as_ref().unwrap_or_else(|| unreachable!("the store is in use"))
     }
@@ -205,7 +217,7 @@ impl Remote {
         let reads = refs.iter().map(|r| self.limited(self.store.read_ref(&r.name)));
         let read = self.runtime().block_on(futures_util::future::join_all(reads));
         let mut reasons: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-        let found = self.first_trusted(refs, read, trust, scope, |name, reason| {
+        let found = Self::first_trusted(refs, read, trust, scope, |name, reason| {
             reasons.entry(reason).or_default().push(name);
         });
         for (reason, names) in reasons {
@@ -219,7 +231,6 @@ impl Remote {
     }
 
     fn first_trusted<'a>(
-        &self,
         refs: &'a [RefName],
         read: Vec<Result<Option<Vec<u8>>, StoreError>>,
         trust: &Trust,

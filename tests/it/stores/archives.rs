@@ -7,7 +7,7 @@ use dockercache::layout::archive::{ImageNote, LayerBlob, Role, write_image};
 use dockercache::layout::digest::Digest;
 use dockercache::layout::directory::Layout;
 use dockercache::layout::live;
-use dockercache::layout::oci::Index;
+use dockercache::layout::oci::{Descriptor, Index};
 use dockercache::store::remote::reference::RefName;
 use dockercache::store::remote::transfer::{PushError, Pushed, Remote, There, is_layer};
 use dockercache::trust::{Scope, Trust};
@@ -44,6 +44,12 @@ impl Archive {
         let layout = Layout::at(self.dir.path());
         let there = There { known: &BTreeSet::new(), damaged: &BTreeSet::new() };
         remote.push(&layout, &self.index, &refs, &there, &|_| {})
+    }
+
+    /// One of its layers.
+    pub(super) fn layer(&self) -> Descriptor {
+        let blobs = live::reach(&Layout::at(self.dir.path()), &self.index).blobs.into_values();
+        blobs.into_iter().find(is_layer).expect("a layer")
     }
 
     /// Saves it again, and pushes what the store is known to have corrupt.

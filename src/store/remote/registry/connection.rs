@@ -89,7 +89,9 @@ pub(super) async fn greet(
     scheme: &str,
     host: &str,
 ) -> Result<StatusCode, Failure> {
-    Ok(sent(requests.get(format!("{}/", base(scheme, host)))).await?.status())
+    let answer = sent(requests.get(format!("{}/", base(scheme, host)))).await?;
+    not_left_alone(&answer)?;
+    Ok(answer.status())
 }
 
 fn base(scheme: &str, host: &str) -> String {
@@ -198,6 +200,16 @@ pub(super) async fn text(answer: Response) -> Result<Vec<u8>, Failure> {
     retry::whole(pieces(answer), DOCUMENT_LIMIT).await
 }
 
+fn retry_after(answer: &Response) -> Option<&str> {
+    answer.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok())
+}
+
+/// Fails if the registry asks for more patience than anyone has.
+fn not_left_alone(answer: &Response) -> Result<(), Failure> {
+    let refusal = retry::left_alone(answer.status().as_u16(), retry_after(answer));
+    refusal.map_or(Ok(()), |refusal| Err(Failure::new(Kind::Lasting, refusal.to_string())))
+}
+
 /// Sends a request once; an answer that it shall come again later is a failure.
 async fn answered(request: RequestBuilder) -> Result<Response, Failure> {
     let answer = sent(request).await?;
@@ -205,10 +217,8 @@ async fn answered(request: RequestBuilder) -> Result<Response, Failure> {
     if !matches!(failure.kind, Kind::Passing(_)) {
         return Ok(answer);
     }
-    let after = answer.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok());
-    if let Some(refusal) = retry::left_alone(answer.status().as_u16(), after) {
-        return Err(Failure::new(Kind::Lasting, refusal.to_string()));
-    }
+    let after = retry_after(&answer);
+    not_left_alone(&answer)?;
     let after = after.and_then(|after| after.parse().ok()).map(Duration::from_secs);
     Err(Failure { kind: Kind::Passing(after), ..failure })
 }
