@@ -52,6 +52,8 @@ pub struct Collected {
 const AT_A_TIME: usize = 16;
 /// Blobs that are condemned and removed at once: all must be gone within [`super::commit::Terms`].
 const AT_A_REMOVAL: usize = 300;
+/// The same for caches, each of which has some refs.
+const CACHES_AT_A_REMOVAL: usize = 10;
 /// The note that something of ours was here, though all of it may be gone.
 const COLLECTED: &str = "collected";
 
@@ -257,15 +259,21 @@ impl Collector<'_> {
         let now = self.renew()?;
         self.begun = now;
         let notes = self.notes(policy)?;
+        // Where many collectors were killed there are many, and each would be read again and again.
+        for name in notes.stale.iter().filter(|_| !policy.dry_run) {
+            self.renew()?;
+            self.remote.wait(self.objects.remove_note(name))?;
+        }
         let held: BTreeSet<String> = notes.savers.iter().flat_map(|p| p.refs.clone()).collect();
         let (remote, objects) = (self.remote, self.objects);
         let mut caches = remote.caches(Some(objects), &mut || self.renew().map(drop))?;
         let mut collected =
             Collected { was_here: notes.ours || !caches.is_empty(), ..Collected::default() };
-        let gone = condemned(&caches, policy, now, &held);
-        for at in gone.into_iter().rev() {
+        let gone: Vec<usize> = condemned(&caches, policy, now, &held).into_iter().collect();
+        // From the end: what is removed moves nothing that comes later.
+        for some in gone.rchunks(CACHES_AT_A_REMOVAL) {
             self.renew()?;
-            if policy.dry_run || self.remove_refs(&caches[at].refs, policy)? {
+            for at in self.remove_caches(&caches, some, policy)?.into_iter().rev() {
                 collected.refs.extend(caches.remove(at).refs);
             }
         }
@@ -290,28 +298,32 @@ impl Collector<'_> {
             }
         }
         self.remove(dead, policy, &mut collected)?;
-        if !policy.dry_run {
-            for name in &notes.stale {
-                remote.wait(objects.remove_note(name))?;
-            }
-            if collected.was_here {
-                remote.wait(objects.write_note(COLLECTED, b""))?;
-            }
+        if !policy.dry_run && collected.was_here {
+            remote.wait(objects.write_note(COLLECTED, b""))?;
         }
         Ok(collected)
     }
 
-    /// Removes the refs of a cache, unless a saver is about to write one of them.
-    fn remove_refs(&mut self, refs: &[String], policy: &Policy) -> Result<bool, StoreError> {
-        let plan = Plan { refs: refs.iter().cloned().collect(), ..Plan::default() };
+    /// Removes the refs of caches, and gives which ones: all but those that a saver is about to write.
+    fn remove_caches(
+        &mut self,
+        caches: &[Cache],
+        some: &[usize],
+        policy: &Policy,
+    ) -> Result<Vec<usize>, StoreError> {
+        if policy.dry_run {
+            return Ok(some.to_vec());
+        }
+        let refs = some.iter().flat_map(|&at| caches[at].refs.iter().cloned()).collect();
+        let plan = Plan { refs, ..Plan::default() };
         self.condemn(&plan, policy, |this, savers| {
-            if savers.iter().any(|saver| !saver.refs.is_disjoint(&plan.refs)) {
-                return Ok(false);
-            }
-            let store = this.remote.store();
-            let removals = refs.iter().map(|name| store.remove_ref(name));
+            let held = |name| savers.iter().any(|saver| saver.refs.contains(name));
+            let free = |at: &usize| !caches[*at].refs.iter().any(held);
+            let some: Vec<usize> = some.iter().copied().filter(free).collect();
+            let refs = some.iter().flat_map(|&at| &caches[at].refs);
+            let removals = refs.map(|name| this.remote.store().remove_ref(name));
             this.in_time(async { join_all(removals).await.into_iter().collect() })?;
-            Ok(true)
+            Ok(some)
         })
     }
 

@@ -34,7 +34,7 @@ const PARTS: u64 = 9_000;
 /// How many parts of a blob are in memory at once.
 const FLYING: usize = 3;
 /// How many notes are read at once.
-const NOTES: usize = 8;
+const NOTES: usize = 16;
 
 /// A prefix of a bucket.
 pub struct Object {

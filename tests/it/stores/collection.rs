@@ -120,7 +120,7 @@ fn what_a_saver_has_announced_is_not_removed() {
         let archive = Archive::new([1], 1000);
         archive.push(&remote, &[]).expect("blobs without a name");
         plant(server, &[("saver-at-work", &note(&[&archive.layer().digest]))]);
-        std::thread::sleep(GRACE);
+        std::thread::sleep(GRACE + Duration::from_secs(2));
         let policy = Policy { grace: GRACE, max_age: None, max_size: None, dry_run: false };
         let collected = remote.collect(&policy).expect("a collection");
         // The config and the manifest go.
