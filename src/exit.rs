@@ -113,9 +113,6 @@ impl From<PushError> for Failure {
         match error {
             PushError::Store(error) => error.into(),
             PushError::Layout(error) => error.into(),
-            PushError::Collecting => {
-                Self { exit: Exit::Io, message: error.to_string(), hint: Some("save again later") }
-            }
         }
     }
 }
@@ -123,7 +120,9 @@ impl From<PushError> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let (exit, hint) = match error {
-            StoreError::Unavailable { .. } => (Exit::Io, Some("check the URL and the network")),
+            StoreError::Unavailable { .. } | StoreError::Slow { .. } => {
+                (Exit::Io, Some("check the URL and the network"))
+            }
             StoreError::Denied { .. } => (Exit::Usage, Some("check the credentials")),
             StoreError::Damaged { .. } | StoreError::Missing { .. } => {
                 (Exit::Corrupt, Some("save again; builds run without cache until then"))

@@ -1,7 +1,8 @@
 //! Docker layer caching for CI machines that start with an empty engine.
 //!
 //! Data flows one way: [`dockerfile`] reads a Dockerfile, [`context`] and [`key`] digest it,
-//! [`engine`] asks a Docker engine, [`layout`] writes an OCI image layout, and [`store`] keeps it.
+//! [`engine`] asks a Docker engine, [`layout`] writes an OCI image layout, and [`store`] keeps it,
+//! signed with what is in [`trust`].
 //! [`project`] brings the reading side together for one build and its [`builder`], and [`explain`]
 //! compares it with an archive; [`commands`] wire it all to the
 //! command line in [`cli`].
@@ -20,3 +21,4 @@ pub mod layout;
 pub mod project;
 pub mod report;
 pub mod store;
+pub mod trust;

@@ -39,6 +39,13 @@ pub(super) fn run(args: &GcArgs) -> Result<Exit, Failure> {
     let task = reporter.task(&format!("collecting in {url}"));
     let collected = remote.collect(&policy)?;
     drop(task);
+    if !collected.was_here {
+        return Err(Failure {
+            exit: Exit::Usage,
+            message: format!("there is nothing of dockercache's in `{url}`"),
+            hint: Some("check the URL; a store has a cache from the first `dockercache save` on"),
+        });
+    }
     reporter.info(format!(
         "gc: {} {} caches' names and {} blobs, {}, in {url}; {} and {}, {} are left",
         if args.dry_run { "would delete" } else { "deleted" },

@@ -53,6 +53,7 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     journal.iter().for_each(Journal::begin_job);
     let mut state = journal.as_ref().map(Journal::state).unwrap_or_default();
     state.away = None;
+    state.unverified = false;
     let store = store::open(&args.store, &mut state)?;
     let engine = connect_to_choose(Client::from_path())?;
     if let Ok(journal) = &journal {

@@ -10,6 +10,7 @@ use crate::engine::Engine;
 use crate::engine::capture::Taken;
 use crate::engine::client::Client;
 use crate::exit::{Exit, Failure};
+use crate::job::gate::Gate;
 use crate::job::journal::{self, Journal, NotedBuild};
 use crate::job::offer::{self, Offer};
 use crate::job::store::{self, Store};
@@ -19,6 +20,7 @@ use crate::layout::archive::{self, Archive};
 use crate::layout::codec::{Codec, Compression};
 use crate::layout::directory::{Layout, LayoutError};
 use crate::layout::live;
+use crate::layout::oci::Index;
 use crate::layout::writer::Writer;
 use crate::report::{Reporter, bytes};
 use crate::store::file;
@@ -31,6 +33,13 @@ const ATTEMPTS: usize = 5;
 pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
     let file = args.archive.as_deref().map(one_file).transpose()?;
+    if args.store.read_only {
+        reporter.info(
+            "save: nothing is written: this job only reads (DOCKERCACHE_READ_ONLY or --read-only)",
+        );
+        Saved::nothing().print(args.speech.format);
+        return Ok(Exit::Ok);
+    }
     let dir = offer::absolute(&args.directory.dir);
     let layout = Layout::at(&dir);
     let recipe = Recipe::asked(args)?;
@@ -38,6 +47,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let mut state = journal.state();
     let store = store::open(&args.store, &mut state)?;
     let engine = Engine::connect(Client::from_path())?;
+    let gate = Gate::of_environment(&engine).map_err(Failure::usage)?;
     capture::clean(&journal, Some(&engine), &layout);
     let recipe = recipe.map(|recipe| recipe.on(&engine)).transpose()?;
     subject::capture_named(args, &journal, &engine, &mut state, reporter)?;
@@ -87,7 +97,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         if let Some(store) = &store {
             store.adapt(&mut taken.archive, &writer)?;
         }
-        let changed = commit::commit(&writer, &taken.archive, &offer.archive, due)?;
+        let changed = commit::commit(&writer, &taken.archive, &offer.archive, due, &gate, &mut state)?;
         Ok(Some((changed, taken)))
     });
     let done = match done {
@@ -111,11 +121,18 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     settle(noted, &engine, reporter);
     drop(writer);
     capture::clean(&journal, None, &layout);
+    if let Some(key) = gate.signs_as(&state) {
+        reporter.info(format!("save: signed; to check: DOCKERCACHE_VERIFY_KEY={key}"));
+    }
 
     let mut well = true;
+    if let Some(reason) = gate.why_unsigned(&state) {
+        reporter.warn(reason);
+        well = false;
+    }
     if let Some(store) = store.as_ref().filter(|_| changed || due) {
         let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };
-        well = store.push(&task, &mut state);
+        well &= store.push(&task, &gate, &mut state);
     }
     if let Err(error) = state.write() {
         reporter
@@ -129,7 +146,8 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         if let Some(store) = &store {
             store.fetch_rest(&layout, reporter)?;
         }
-        write_file(&layout, &path, codec, reporter)?;
+        let seal = |index: &_| gate.seal(index, &state);
+        write_file(&layout, &path, codec, &seal, reporter)?;
     }
     saved.print(args.speech.format);
     let soft_failure = !well || !taken.warnings.is_empty();
@@ -180,11 +198,12 @@ fn write_file(
     layout: &Layout,
     path: &Path,
     codec: Codec,
+    seal: &dyn Fn(&Index) -> Index,
     reporter: Reporter,
 ) -> Result<(), Failure> {
     let archive = Archive::read(layout)?.unwrap_or_default();
     let progress = reporter.progress("writing the file", 0);
-    let size = file::save(layout, &archive, path, codec, &|n| progress.advance(n))?;
+    let size = file::save(layout, &archive, path, codec, seal, &|n| progress.advance(n))?;
     drop(progress);
     reporter.info(format!("save: {} is in `{}`", bytes(size), path.display()));
     Ok(())

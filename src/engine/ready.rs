@@ -20,8 +20,8 @@ use super::strategy::Strategy;
 use crate::layout::archive::{Archive, Role, StoredImage};
 use crate::layout::digest::Digest;
 use crate::layout::directory::Layout;
-use crate::layout::oci::{REF_NAME, UNCOMPRESSED};
-use crate::layout::tarball::{self, Tags, stage_tag};
+use crate::layout::oci::{Index, REF_NAME, UNCOMPRESSED};
+use crate::layout::tarball::{self, Packing, Tags, stage_tag};
 use crate::report::Reporter;
 
 /// What `--cache-from` must name; `dir` is the archive's directory.
@@ -141,7 +141,8 @@ pub(super) fn load(
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             let out = io::BufWriter::with_capacity(1 << 18, ChannelWriter { sender });
-            tarball::write(layout, &archive, tags, &absent, out, &|n| progress.advance(n))
+            let packing = Packing { tags, absent: &absent, seal: &Index::clone };
+            tarball::write(layout, &archive, &packing, out, &|n| progress.advance(n))
         });
         let chunks = futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx));
         let loaded = engine.connection.load(chunks);

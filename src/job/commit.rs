@@ -1,8 +1,11 @@
-//! Makes what was captured the archive, and says what is no longer in it.
+//! Makes what was captured the archive, signed if there is a key for it, and says what is no longer in it.
 
+use super::gate::Gate;
 use crate::layout::archive::Archive;
+use super::journal::State;
 use crate::layout::directory::LayoutError;
 use crate::layout::writer::Writer;
+use crate::trust;
 
 /// Swaps `index.json`, if anything is different from before, or if it shall have a new time. Says
 /// whether anything is different.
@@ -11,6 +14,8 @@ pub(crate) fn commit(
     captured: &Archive,
     before: &Archive,
     renew: bool,
+    gate: &Gate,
+    state: &mut State,
 ) -> Result<bool, LayoutError> {
     let mut new = captured.clone();
     if let (Some(new), Some(old)) = (&mut new.about, &before.about) {
@@ -19,14 +24,18 @@ pub(crate) fn commit(
             new.created = created;
         }
     }
-    let changed = layout.index().ok().flatten().as_ref() != Some(&new.to_index());
+    let old = layout.index().ok().flatten();
+    let changed = old.is_none_or(|old| {
+        trust::unsigned(&old) != new.to_index() || !gate.is_sealed(&old, state)
+    });
     if !changed && !renew {
         return Ok(false);
     }
     if let (Some(new), Some(about)) = (&mut new.about, &captured.about) {
         new.created.clone_from(&about.created);
     }
-    layout.commit(&new.to_index())?;
+    layout.commit(&gate.seal(&new.to_index(), state))?;
+    gate.remember(&new.to_index(), state);
     Ok(changed)
 }
 

@@ -82,6 +82,15 @@ pub(crate) struct State {
     /// A store that did not answer, and when.
     #[serde(default)]
     pub(crate) away: Option<(String, SystemTime)>,
+    /// A store, and the blobs of which it gave something else than their digests promise.
+    #[serde(default)]
+    pub(crate) damaged: Option<(String, BTreeSet<Digest>)>,
+    /// The index in the directory that was found good with the keys of this job, or made from it.
+    #[serde(default)]
+    pub(crate) admitted: Option<Digest>,
+    /// Whether a build of this job was given a cache that no signature covers.
+    #[serde(default)]
+    pub(crate) unverified: bool,
     #[serde(skip)]
     path: Option<PathBuf>,
 }

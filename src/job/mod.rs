@@ -7,6 +7,7 @@
 
 pub(crate) mod capture;
 pub(crate) mod commit;
+pub(crate) mod gate;
 pub(crate) mod journal;
 pub(crate) mod offer;
 pub(crate) mod store;

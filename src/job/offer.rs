@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use super::gate::Gate;
 use super::journal::{RemoteCopy, State};
 use crate::dockerfile::Image;
 use crate::engine::Engine;
@@ -16,7 +17,8 @@ use crate::engine::{capture, ready};
 use crate::layout::archive::{self, Archive};
 use crate::layout::codec::Codec;
 use crate::layout::directory::{Layout, LayoutError};
-use crate::layout::live::Reach;
+use crate::layout::live::{self, Reach};
+use crate::layout::oci::Index;
 use crate::layout::verify;
 use crate::report::{Reporter, bytes, count};
 
@@ -79,17 +81,19 @@ pub(crate) fn nothing() -> Offer {
     }
 }
 
-/// Verifies the archive in `layout` and takes out what is bad. `None` if there is no archive.
-pub(crate) fn verified(
+/// Verifies the archive that `index` is of and takes out what is bad.
+fn verified(
     layout: &Layout,
+    index: Index,
+    gate: &Gate,
     state: &mut State,
     reporter: Reporter,
-) -> Result<Option<(Archive, usize, Reach)>, LayoutError> {
-    let Some(mut archive) = Archive::read(layout)? else { return Ok(None) };
+) -> Result<(Archive, usize, Reach), LayoutError> {
+    let mut reach = live::reach(layout, &index);
+    let mut archive = Archive::of(layout, index);
     if archive.is_from_the_future() {
-        return Ok(Some((archive, 0, Reach::default())));
+        return Ok((archive, 0, Reach::default()));
     }
-    let mut reach = archive::reach(layout)?;
     let in_store = |digest: &_| state.remote.as_ref().is_some_and(|r| r.blobs.contains(digest));
     let known = |digest: &_| {
         let look = verify::look(layout, digest);
@@ -118,10 +122,11 @@ pub(crate) fn verified(
             ));
         }
         archive = archive::heal(&super::locked(layout, reporter)?, &bad)?;
-        reach = archive::reach(layout)?;
+        reach = live::reach(layout, &archive.to_index());
+        gate.remember(&archive.to_index(), state);
     }
     remember(layout, &reach, state);
-    Ok(Some((archive, bad.len(), reach)))
+    Ok((archive, bad.len(), reach))
 }
 
 /// Notes that all blobs are good as they are now.
@@ -141,10 +146,22 @@ pub(crate) fn make(
     state: &mut State,
     reporter: Reporter,
 ) -> Result<Offer, LayoutError> {
-    let Some((archive, bad, reach)) = verified(layout, state, reporter)? else {
-        let miss = Some(format!("there is no archive in `{}`", layout.root().display()));
-        return Ok(Offer { miss, ..nothing() });
+    let missing = |miss: String| Ok(Offer { miss: Some(miss), ..nothing() });
+    let gate = match Gate::of_environment(engine) {
+        Ok(gate) => gate,
+        Err(reason) => return missing(reason),
     };
+    // Read once: what is offered is what was checked.
+    let Some(index) = layout.index()? else {
+        return missing(format!("there is no archive in `{}`", layout.root().display()));
+    };
+    if let Err(reason) = gate.check(&index, state) {
+        return missing(format!(
+            "the archive in `{}` is not used: {reason}",
+            layout.root().display()
+        ));
+    }
+    let (archive, bad, reach) = verified(layout, index, &gate, state, reporter)?;
     let miss = reason_for_miss(&archive, engine, strategy, &reach);
     let cache_from = match (&miss, &state.remote) {
         (Some(_), _) => Vec::new(),
@@ -160,10 +177,25 @@ pub(crate) fn make(
             });
             values.into_iter().collect()
         }
-        _ => ready::cache_from(engine, strategy, &archive, &absolute(layout.root())),
+        _ => {
+            let values = ready::cache_from(engine, strategy, &archive, &absolute(layout.root()));
+            pinned(values, &archive, &gate)
+        }
     };
+    state.unverified |= miss.is_none() && !gate.is_closed();
     let live = (reach.blobs.len(), reach.blobs.values().map(|d| d.size).sum());
     Ok(Offer { archive, cache_from, miss, bad, live })
+}
+
+/// Where only signed caches are used, the builder is told which one to read in the directory.
+fn pinned(mut values: Vec<String>, archive: &Archive, gate: &Gate) -> Vec<String> {
+    if let Some(cache) = archive.cache.as_ref().filter(|_| gate.is_closed()) {
+        for value in values.iter_mut().filter(|value| value.starts_with("type=local,")) {
+            value.push_str(",digest=");
+            value.push_str(cache.digest.as_str());
+        }
+    }
+    values
 }
 
 fn reason_for_miss(

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use super::gate::Gate;
 use super::journal::{RemoteCopy, State};
 use super::variable;
 use crate::cli;
@@ -24,13 +25,16 @@ use crate::report::{Reporter, bytes, count};
 use crate::store::remote::environment::Environment;
 use crate::store::remote::error::StoreError;
 use crate::store::remote::reference::{RefName, ref_names};
-use crate::store::remote::signature::Trust;
-use crate::store::remote::transfer::{PushError, Remote, is_layer};
+use crate::store::remote::transfer::{PushError, Remote, There, is_layer};
 use crate::store::remote::url::StoreUrl;
+use crate::trust::Trust;
 
 /// A cache that is older is saved again although nothing changed, so that it does not grow too
 /// old for a store that is cleaned by age.
 const RENEWED_AFTER: Duration = Duration::from_hours(24);
+/// The variable with the time for which a job looks for a cache in a store, and its default.
+const TIMEOUT: &str = "DOCKERCACHE_STORE_TIMEOUT";
+const PATIENCE: Duration = Duration::from_mins(1);
 /// The first Docker whose BuildKit reads a cache manifest in the form of an image manifest.
 const READS_IMAGE_FORM: u32 = 25;
 
@@ -54,7 +58,8 @@ const DIGEST_LENGTH: usize = 64;
 pub(crate) struct Store {
     remote: Remote,
     url: StoreUrl,
-    trust: Trust,
+    /// How long to look for a cache in it.
+    patience: Duration,
     read_only: bool,
     /// It was not available a short while ago.
     is_away: bool,
@@ -77,6 +82,8 @@ pub(crate) fn from_environment() -> cli::Store {
 /// Opens the store that is named, if one is, and begins to connect. What the journal says of
 /// another store is forgotten.
 pub(crate) fn open(options: &cli::Store, state: &mut State) -> Result<Option<Store>, Failure> {
+    // With or without a store: what is wrong with them must stop a job early.
+    Trust::of_environment().map_err(Failure::usage)?;
     let store = named(options, state)?;
     let url = store.as_ref().map(|store| store.url.to_string());
     state.remote = state.remote.take().filter(|copy| Some(&copy.url) == url.as_ref());
@@ -90,19 +97,25 @@ fn named(options: &cli::Store, state: &State) -> Result<Option<Store>, Failure> 
     let url: StoreUrl = text.parse().map_err(|why| {
         Failure::usage(format!("the store of --store or DOCKERCACHE_STORE: {why}"))
     })?;
+    let patience = patience()?;
     let remote = Remote::open(&url, &Environment::of_process()).map_err(Failure::from)?;
     let is_away = state.is_away(&url.to_string());
     if !is_away {
         remote.greet_ahead();
     }
-    Ok(Some(Store { remote, url, trust: trust()?, read_only: options.read_only, is_away }))
+    Ok(Some(Store { remote, url, patience, read_only: options.read_only, is_away }))
 }
 
-/// The keys in the environment.
-fn trust() -> Result<Trust, Failure> {
-    let (signing, verifying) =
-        (variable("DOCKERCACHE_SIGNING_KEY"), variable("DOCKERCACHE_VERIFY_KEY"));
-    Trust::new(signing.as_deref(), verifying.as_deref()).map_err(Failure::usage)
+/// How long a job looks for a cache in a store.
+fn patience() -> Result<Duration, Failure> {
+    let Some(text) = variable(TIMEOUT) else { return Ok(PATIENCE) };
+    let parsed = match text.trim().parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text.trim()).ok(),
+    };
+    parsed.filter(|limit| !limit.is_zero()).ok_or_else(|| {
+        Failure::usage(format!("invalid `{TIMEOUT}`: expected a time with a unit, such as `60s`"))
+    })
 }
 
 impl Store {
@@ -114,6 +127,7 @@ impl Store {
             return false;
         }
         let fetched = self.fetch_nearest(task, projects, state);
+        self.note_damage(state);
         match fetched {
             Ok(said) => {
                 task.reporter.info(format!("store: {said}"));
@@ -124,6 +138,16 @@ impl Store {
                 self.note_trouble(&error, state);
                 false
             }
+        }
+    }
+
+    /// What the store gave, and not as its digests promise, is pushed again by the next save.
+    fn note_damage(&self, state: &mut State) {
+        let new = self.remote.damaged_blobs();
+        if !new.is_empty() {
+            let known = state.damaged.take().filter(|(url, _)| *url == self.url.to_string());
+            let known = known.map(|(_, blobs)| blobs).unwrap_or_default();
+            state.damaged = Some((self.url.to_string(), known.into_iter().chain(new).collect()));
         }
     }
 
@@ -138,9 +162,15 @@ impl Store {
             .iter()
             .map(|project| project.stages.iter().map(|s| s.digest.as_str()).collect())
             .collect();
+        let gate = match Gate::of_environment(task.engine) {
+            Ok(gate) => gate,
+            Err(reason) => return Ok(reason),
+        };
         let refs = refs(task, &builds);
         let looking = reporter.task(&format!("looking for a cache in {}", self.url));
-        let found = self.remote.find(&refs, &self.trust, |reason| reporter.warn(reason))?;
+        let limited = self.remote.within(self.patience);
+        let (trust, scope) = (gate.trust(), gate.scope());
+        let found = self.remote.find(&refs, trust, scope, |reason| reporter.warn(reason))?;
         drop(looking);
         let Some(found) = found else {
             return Ok(format!("no cache of this project in {}", self.url));
@@ -150,8 +180,9 @@ impl Store {
         }
         let writer = super::locked(layout, reporter)?;
         self.remote.fetch_documents(&found.index, &writer)?;
-        writer.commit(&found.index)?;
-        let archive = Archive::read(layout)?.unwrap_or_default();
+        // With its signature: the directory may go to a CI's cache.
+        writer.commit(&found.signed)?;
+        let archive = Archive::of(layout, found.index.clone());
         let blobs = live::reach(layout, &found.index).blobs;
         let (mut layers, documents): (Vec<_>, Vec<_>) = blobs.into_values().partition(is_layer);
         let mut direct = self.direct(task, &archive);
@@ -168,6 +199,7 @@ impl Store {
             }
             layers.retain(|layer| !lost.contains(&layer.digest));
         }
+        drop(limited);
         let copy = state.remote.insert(RemoteCopy {
             url: self.url.to_string(),
             level: found.level.clone(),
@@ -184,9 +216,21 @@ impl Store {
         let failed = self.remote.fetch(&wanted, &writer, &|n| progress.advance(n))?;
         drop((progress, writer));
         for (digest, error) in &failed {
-            reporter.warn(format!("layer {} is left out: {error}", digest.short()));
             // Neither here nor there: it is taken out of the archive.
             copy.blobs.remove(digest);
+            if let StoreError::Slow { .. } | StoreError::Unavailable { .. } = error {
+                // The rest of the job need not wait for it either.
+                state.away = Some((self.url.to_string(), SystemTime::now()));
+                continue;
+            }
+            reporter.warn(format!("layer {} is left out: {error}", digest.short()));
+        }
+        let is_slow = |error: &StoreError| {
+            matches!(error, StoreError::Slow { .. } | StoreError::Unavailable { .. })
+        };
+        let slow: Vec<_> = failed.iter().filter(|(_, error)| is_slow(error)).collect();
+        if let Some((_, error)) = slow.first() {
+            reporter.warn(format!("{}: left out: {error}", count(slow.len(), "layer")));
         }
         let how = match copy.direct {
             Some(_) => "the builder reads its layers by itself".to_owned(),
@@ -241,7 +285,7 @@ impl Store {
     }
 
     /// Pushes the archive in the directory. `false` if there was trouble, which has been told of.
-    pub(crate) fn push(&self, task: &Task<'_>, state: &mut State) -> bool {
+    pub(crate) fn push(&self, task: &Task<'_>, gate: &Gate, state: &mut State) -> bool {
         let reporter = task.reporter;
         if self.read_only {
             reporter.info(format!("store: nothing is written to {}: it is read only", self.url));
@@ -251,12 +295,9 @@ impl Store {
             reporter.warn(format!("the cache is not in the store: {}", self.away()));
             return false;
         }
-        match self.push_archive(task, state) {
+        match self.push_archive(task, gate, state) {
             Ok(said) => {
                 reporter.info(format!("store: {said}"));
-                if let Some(key) = self.trust.public_key() {
-                    reporter.info(format!("store: signed; to check: DOCKERCACHE_VERIFY_KEY={key}"));
-                }
                 true
             }
             Err(error) => {
@@ -273,12 +314,17 @@ impl Store {
 
     /// The rest of the job need not wait for a store that does not answer.
     fn note_trouble(&self, error: &PushError, state: &mut State) {
-        if let PushError::Store(StoreError::Unavailable { .. }) = error {
+        if let PushError::Store(StoreError::Unavailable { .. } | StoreError::Slow { .. }) = error {
             state.away = Some((self.url.to_string(), SystemTime::now()));
         }
     }
 
-    fn push_archive(&self, task: &Task<'_>, state: &mut State) -> Result<String, PushError> {
+    fn push_archive(
+        &self,
+        task: &Task<'_>,
+        gate: &Gate,
+        state: &mut State,
+    ) -> Result<String, PushError> {
         let layout = task.layout;
         let Some(mut index) = layout.index()? else {
             return Ok("there is no archive to push".to_owned());
@@ -292,12 +338,16 @@ impl Store {
         let advance = |n| progress.advance(n);
         let nothing = BTreeSet::new();
         let known = state.remote.as_ref().map_or(&nothing, |copy| &copy.blobs);
-        let pushed = match self.remote.push(layout, &index, &refs, known, &self.trust, &advance) {
+        let damaged = state.damaged.as_ref().filter(|(url, _)| *url == self.url.to_string());
+        let damaged = damaged.map_or(&nothing, |(_, blobs)| blobs);
+        let there = There { known, damaged };
+        let pushed = match self.remote.push(layout, &index, &refs, &there, &advance) {
             Err(PushError::Store(error @ StoreError::Missing { .. })) => {
                 task.reporter.warn(format!("{error}; what needs it is built again next time"));
-                archive = self.without_lost(layout, task.reporter)?;
-                index = archive.to_index();
-                self.remote.push(layout, &index, &refs, &nothing, &self.trust, &advance)?
+                archive = self.without_lost(layout, gate, state, task.reporter)?;
+                index = gate.seal(&archive.to_index(), state);
+                let there = There { known: &nothing, damaged };
+                self.remote.push(layout, &index, &refs, &there, &advance)?
             }
             pushed => pushed?,
         };
@@ -305,6 +355,7 @@ impl Store {
         if let (StoreUrl::Registry { tag, .. }, Some(cache)) = (&self.url, &archive.cache) {
             self.remote.tag(tag, &layout.document(cache)?)?;
         }
+        state.damaged = None;
         state.remote = Some(RemoteCopy {
             url: self.url.to_string(),
             level: EXACT_LEVEL.to_owned(),
@@ -322,7 +373,13 @@ impl Store {
     }
 
     /// The archive without what is neither in the directory nor in the store any more.
-    fn without_lost(&self, layout: &Layout, reporter: Reporter) -> Result<Archive, PushError> {
+    fn without_lost(
+        &self,
+        layout: &Layout,
+        gate: &Gate,
+        state: &State,
+        reporter: Reporter,
+    ) -> Result<Archive, PushError> {
         let writer = super::locked(layout, reporter)?;
         let blobs: Vec<Descriptor> = archive::reach(layout)?.blobs.into_values().collect();
         let lost: Vec<BadBlob> = self
@@ -333,7 +390,7 @@ impl Store {
             .collect();
         let mut archive = archive::heal(&writer, &lost)?;
         self.adapt(&mut archive, &writer)?;
-        writer.commit(&archive.to_index())?;
+        writer.commit(&gate.seal(&archive.to_index(), state))?;
         Ok(archive)
     }
 }
@@ -364,12 +421,15 @@ fn digests_by_build(archive: &Archive) -> Vec<Vec<&str>> {
     archive.builds().into_iter().map(of).collect()
 }
 
+/// The project's name.
+pub(crate) fn project_name() -> String {
+    let named = PROJECT_VARIABLES.iter().find_map(|name| variable(name));
+    named.unwrap_or_else(|| name_of(Path::new(".")))
+}
+
 /// The refs of builds with these stages, the most exact first; without stages, the project's only.
 fn refs(task: &Task<'_>, builds: &[Vec<&str>]) -> Vec<RefName> {
-    let project = PROJECT_VARIABLES
-        .iter()
-        .find_map(|name| variable(name))
-        .unwrap_or_else(|| name_of(Path::new(".")));
+    let project = project_name();
     let scope = KeyScope {
         generation: task.engine.facts.version.generation().to_owned(),
         strategy: task.strategy.name().to_owned(),

@@ -261,9 +261,11 @@ impl LayerBlob {
 impl Archive {
     /// Reads what `layout` holds; `None` if there is no archive.
     pub fn read(layout: &Layout) -> Result<Option<Self>, LayoutError> {
-        let Some(index) = layout.index()? else {
-            return Ok(None);
-        };
+        Ok(layout.index()?.map(|index| Self::of(layout, index)))
+    }
+
+    /// Reads what `index` says, with the documents in `layout`.
+    pub fn of(layout: &Layout, index: Index) -> Self {
         let mut archive = Self { about: About::of(&index), ..Self::default() };
         for descriptor in index.manifests {
             let note = descriptor.annotation(IMAGE).and_then(|n| serde_json::from_str(n).ok());
@@ -276,7 +278,7 @@ impl Archive {
                 archive.cache = Some(descriptor);
             }
         }
-        Ok(Some(archive))
+        archive
     }
 
     /// Whether a newer version of this program wrote the archive.

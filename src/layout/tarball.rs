@@ -51,16 +51,25 @@ pub enum Tags {
     All,
 }
 
-/// Writes the archive in `layout` as a tar, without the layers in `absent`, which are named by their
-/// diffIDs. `advance` is told of layer bytes as they pass.
+/// How an archive is packed into a tar.
+pub struct Packing<'a> {
+    /// Which tags its images get.
+    pub tags: Tags,
+    /// Layers that are left out, by their diffIDs: whoever loads the tar has them.
+    pub absent: &'a BTreeSet<Digest>,
+    /// Signs the index.
+    pub seal: &'a dyn Fn(&Index) -> Index,
+}
+
+/// Writes the archive in `layout` as a tar. `advance` is told of layer bytes as they pass.
 pub fn write(
     layout: &Layout,
     archive: &Archive,
-    tags: Tags,
-    absent: &BTreeSet<Digest>,
+    packing: &Packing<'_>,
     out: impl Write,
     advance: &dyn Fn(u64),
 ) -> Result<(), LayoutError> {
+    let &Packing { tags, absent, seal } = packing;
     let mut documents: Vec<Vec<u8>> = Vec::new();
     let mut packed = Archive { about: archive.about.clone(), ..Archive::default() };
     let mut tagged = Index::new(Vec::new());
@@ -102,7 +111,7 @@ pub fn write(
     let mut tar = tar::Builder::new(out);
     let io = |e| LayoutError::io("write", Path::new("the tar"))(e);
     append(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(io)?;
-    append(&mut tar, OWN_INDEX, &json(&packed.to_index())).map_err(io)?;
+    append(&mut tar, OWN_INDEX, &json(&seal(&packed.to_index()))).map_err(io)?;
     append(&mut tar, "index.json", &json(&tagged)).map_err(io)?;
     append(&mut tar, "manifest.json", &json(&entries)).map_err(io)?;
     let mut written = BTreeSet::new();

@@ -9,8 +9,9 @@ use tempfile::NamedTempFile;
 use crate::layout::archive::Archive;
 use crate::layout::codec::{self, Codec};
 use crate::layout::directory::{Layout, LayoutError};
+use crate::layout::oci::Index;
 use crate::layout::regular;
-use crate::layout::tarball::{self, Tags};
+use crate::layout::tarball::{self, Packing, Tags};
 use crate::layout::writer::{Writer, world_readable};
 
 /// The compression that a file's name asks for; `None` if it is not one of ours.
@@ -26,12 +27,14 @@ pub fn codec_of(path: &Path) -> Option<Codec> {
     endings.into_iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, codec)| codec)
 }
 
-/// Writes the archive in `layout` as one file, beside its place first. Gives its size in bytes.
+/// Writes the archive in `layout` as one file, beside its place first. `seal` signs its index.
+/// Gives its size in bytes.
 pub fn save(
     layout: &Layout,
     archive: &Archive,
     path: &Path,
     codec: Codec,
+    seal: &dyn Fn(&Index) -> Index,
     advance: &dyn Fn(u64),
 ) -> Result<u64, LayoutError> {
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -40,7 +43,8 @@ pub fn save(
     let io = |e| LayoutError::io("write", path)(e);
     let out = BufWriter::with_capacity(1 << 18, file);
     let mut encoder = codec.encoder(out).map_err(io)?;
-    tarball::write(layout, archive, Tags::All, &BTreeSet::new(), &mut encoder, advance)?;
+    let packing = Packing { tags: Tags::All, absent: &BTreeSet::new(), seal };
+    tarball::write(layout, archive, &packing, &mut encoder, advance)?;
     let mut out = encoder.finish().map_err(io)?;
     out.flush().map_err(io)?;
     let file = out.into_inner().map_err(|e| io(e.into_error()))?;
@@ -72,7 +76,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::at(&dir.path().join("layout"));
         let path = dir.path().join("archive.tar.zst");
-        save(&layout, &Archive::default(), &path, Codec::Zstd, &|_| {}).unwrap();
+        save(&layout, &Archive::default(), &path, Codec::Zstd, &Index::clone, &|_| {}).unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o644);
     }

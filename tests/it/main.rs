@@ -58,6 +58,8 @@ mod stores;
 #[cfg(test)]
 mod transports;
 #[cfg(test)]
+mod trust;
+#[cfg(test)]
 mod words;
 #[cfg(test)]
 mod wrapperless;

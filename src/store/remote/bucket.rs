@@ -6,9 +6,8 @@ use std::time::Duration;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::{
-    BackoffConfig, Certificate, ClientConfigKey, ClientOptions, ObjectStore, RetryConfig,
-};
+use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, ObjectStore, RetryConfig};
+use reqwest::Certificate;
 
 use super::connector::Connector;
 use super::credentials::Credentials;
@@ -57,13 +56,13 @@ fn s3(
 ) -> Result<Bucket, Failure> {
     let profile = profile(environment).map_err(|reason| Failure::new(Kind::Denied, reason))?;
     let authorities = environment.get("AWS_CA_BUNDLE").or(profile.authorities.as_deref());
-    let trusting = authorities.map_or_else(|| Ok(ClientOptions::new()), trusting)?;
+    let authorities = authorities.map_or_else(|| Ok(Vec::new()), certificates)?;
     let open = |limits: Limits<'_>| {
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(name)
             .with_retry(repeats())
-            .with_http_connector(Connector)
-            .with_client_options(trusting.clone());
+            .with_http_connector(Connector { authorities: authorities.clone() })
+            .with_client_options(ClientOptions::new());
         for (key, value) in client(limits) {
             builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
         }
@@ -98,7 +97,7 @@ fn google(
     let mut builder = GoogleCloudStorageBuilder::new()
         .with_bucket_name(name)
         .with_retry(repeats())
-        .with_http_connector(Connector)
+        .with_http_connector(Connector::default())
         // The library's own allow plain HTTP to anywhere.
         .with_client_options(ClientOptions::new());
     for (key, value) in client(limits) {
@@ -123,7 +122,7 @@ fn azure(
     let mut builder = MicrosoftAzureBuilder::new()
         .with_container_name(name)
         .with_retry(repeats())
-        .with_http_connector(Connector);
+        .with_http_connector(Connector::default());
     for (key, value) in client(limits) {
         builder = builder.with_config(AzureConfigKey::Client(key), value);
     }
@@ -156,8 +155,8 @@ fn client(limits: Limits<'_>) -> impl Iterator<Item = (ClientConfigKey, String)>
     limits.map(|(key, limit)| (key, format!("{} seconds", limit.as_secs())))
 }
 
-/// Trusts the authorities whose certificates are in a file, as well as the system's.
-fn trusting(file: &str) -> Result<ClientOptions, Failure> {
+/// The certificates of authorities in a file.
+fn certificates(file: &str) -> Result<Vec<Certificate>, Failure> {
     let unusable =
         |reason| Failure::new(Kind::Lasting, format!("the authorities in `{file}`: {reason}"));
     let pem = std::fs::read(file).map_err(|error| unusable(error.to_string()))?;
@@ -166,8 +165,7 @@ fn trusting(file: &str) -> Result<ClientOptions, Failure> {
     if certificates.is_empty() {
         return Err(unusable("there is no certificate".to_owned()));
     }
-    let trust = ClientOptions::with_root_certificate;
-    Ok(certificates.into_iter().fold(ClientOptions::new(), trust))
+    Ok(certificates)
 }
 
 /// The policy of [`retry`], in the library's words.

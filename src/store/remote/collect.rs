@@ -8,9 +8,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::commit::{COLLECTOR, Plan, SAVER, unique};
+use super::commit::{COLLECTOR, CONDEMNED, Plan, SAVER, unique};
 use super::error::StoreError;
 use super::reference::project_of;
 use super::transfer::{AT_ONCE, Remote, between, in_parallel};
@@ -43,12 +44,18 @@ pub struct Collected {
     pub blobs: (usize, u64),
     /// Number and bytes of blobs that are left; none where a registry collects them itself.
     pub blobs_left: (usize, u64),
+    /// Whether there is, or was, anything of ours in the store.
+    pub was_here: bool,
 }
 
 /// Refs that are read between two looks at the clock.
 const AT_A_TIME: usize = 16;
-/// Blobs that are removed between two looks at the clock: as many as S3 takes in one request.
-const AT_A_REMOVAL: usize = 1000;
+/// Blobs that are condemned and removed at once: all must be gone within [`super::commit::Terms`].
+const AT_A_REMOVAL: usize = 300;
+/// The same for caches, each of which has some refs.
+const CACHES_AT_A_REMOVAL: usize = 10;
+/// The note that something of ours was here, though all of it may be gone.
+const COLLECTED: &str = "collected";
 
 /// Documents that have been read, with what they point at: most are named by several refs.
 type Known = Mutex<BTreeMap<Digest, Vec<Descriptor>>>;
@@ -69,17 +76,28 @@ impl Remote {
             return self.collect_refs(policy);
         };
         let name = format!("{COLLECTOR}{}", unique());
-        let result = Collector { remote: self, objects, name: &name, renewed: None }.run(policy);
+        let result = Collector {
+            remote: self,
+            objects,
+            name: &name,
+            begun: SystemTime::UNIX_EPOCH,
+            renewed: None,
+            condemned: 0,
+        }
+        .run(policy);
         let _ = self.wait(objects.remove_note(&name));
         result
     }
 
     /// A registry: it keeps no blob that no manifest names, so removing tags is all.
     fn collect_refs(&self, policy: &Policy) -> Result<Collected, StoreError> {
-        let caches = self.caches(None, &mut || Ok(()))?;
+        let caches = match self.caches(None, &mut || Ok(())) {
+            Err(StoreError::Missing { .. }) => return Ok(Collected::default()),
+            caches => caches?,
+        };
         let now = SystemTime::now();
         let gone = condemned(&caches, policy, now, &BTreeSet::new());
-        let mut collected = Collected::default();
+        let mut collected = Collected { was_here: true, ..Collected::default() };
         for (at, cache) in caches.iter().enumerate() {
             if gone.contains(&at) {
                 for name in cache.refs.iter().filter(|_| !policy.dry_run) {
@@ -227,70 +245,151 @@ struct Collector<'a> {
     remote: &'a Remote,
     objects: &'a dyn Shelf,
     name: &'a str,
+    /// When its note was first written, by the store's clock.
+    begun: SystemTime,
     /// When its note was last written, and the store's time then.
     renewed: Option<(Instant, SystemTime)>,
+    /// How many notes it has condemned in.
+    condemned: usize,
 }
 
 impl Collector<'_> {
     fn run(mut self, policy: &Policy) -> Result<Collected, StoreError> {
         // Nothing may be read before the note is there.
         let now = self.renew()?;
-        let (savers, stale) = self.savers(now, policy)?;
-        let held: BTreeSet<String> = savers.iter().flat_map(|p| p.refs.clone()).collect();
+        self.begun = now;
+        let notes = self.notes(policy)?;
+        // Where many collectors were killed there are many, and each would be read again and again.
+        for name in notes.stale.iter().filter(|_| !policy.dry_run) {
+            self.renew()?;
+            self.remote.wait(self.objects.remove_note(name))?;
+        }
+        let held: BTreeSet<String> = notes.savers.iter().flat_map(|p| p.refs.clone()).collect();
         let (remote, objects) = (self.remote, self.objects);
         let mut caches = remote.caches(Some(objects), &mut || self.renew().map(drop))?;
-        let mut collected = Collected::default();
-        let gone = condemned(&caches, policy, now, &held);
-        for at in gone.into_iter().rev() {
-            let cache = caches.remove(at);
-            for name in &cache.refs {
-                self.renew()?;
-                if !policy.dry_run {
-                    self.remote.wait(self.remote.store().remove_ref(name))?;
-                }
+        let mut collected =
+            Collected { was_here: notes.ours || !caches.is_empty(), ..Collected::default() };
+        let gone: Vec<usize> = condemned(&caches, policy, now, &held).into_iter().collect();
+        // From the end: what is removed moves nothing that comes later.
+        for some in gone.rchunks(CACHES_AT_A_REMOVAL) {
+            self.renew()?;
+            for at in self.remove_caches(&caches, some, policy)?.into_iter().rev() {
+                collected.refs.extend(caches.remove(at).refs);
             }
-            collected.refs.extend(cache.refs);
         }
         collected.refs.sort();
         collected.refs_left = caches.iter().map(|c| c.refs.len()).sum();
-        let mut live: BTreeSet<Digest> = savers.into_iter().flat_map(|p| p.blobs).collect();
+        let mut live: BTreeSet<Digest> = notes.savers.into_iter().flat_map(|p| p.blobs).collect();
         live.extend(caches.into_iter().flat_map(|c| c.reach.into_keys()));
 
         let mut dead = Vec::new();
         let mut blobs = objects.blobs();
-        while let Some(blob) = remote.wait(blobs.next()) {
+        while let Some(blob) = remote.wait(async { blobs.next().await.transpose() })? {
             self.renew()?;
-            let Shelved { digest, size, written } = blob?;
-            let young = between(written, now) < policy.grace;
-            let count = if young || live.contains(&digest) {
-                &mut collected.blobs_left
+            collected.was_here = true;
+            let young = between(blob.written, now) < policy.grace;
+            if young || live.contains(&blob.digest) {
+                count(&mut collected.blobs_left, &blob);
             } else {
-                dead.push(digest);
-                &mut collected.blobs
-            };
-            count.0 += 1;
-            count.1 += size;
+                dead.push(blob);
+            }
             if dead.len() == AT_A_REMOVAL {
-                self.remove(&dead, policy)?;
-                dead.clear();
+                self.remove(std::mem::take(&mut dead), policy, &mut collected)?;
             }
         }
-        self.remove(&dead, policy)?;
-        for name in stale.iter().filter(|_| !policy.dry_run) {
-            self.remote.wait(self.objects.remove_note(name))?;
+        self.remove(dead, policy, &mut collected)?;
+        if !policy.dry_run && collected.was_here {
+            remote.wait(objects.write_note(COLLECTED, b""))?;
         }
         Ok(collected)
     }
 
-    /// Removes blobs, in the time for which the note is fresh.
-    fn remove(&mut self, dead: &[Digest], policy: &Policy) -> Result<(), StoreError> {
+    /// Removes the refs of caches, and gives which ones: all but those that a saver is about to write.
+    fn remove_caches(
+        &mut self,
+        caches: &[Cache],
+        some: &[usize],
+        policy: &Policy,
+    ) -> Result<Vec<usize>, StoreError> {
         if policy.dry_run {
-            return Ok(());
+            return Ok(some.to_vec());
         }
-        self.renew()?;
-        let limit = self.remote.terms().collector / 3;
-        let removal = async { timeout(limit, self.objects.remove_blobs(dead)).await };
-        self.remote.wait(removal).unwrap_or_else(|_| Err(self.too_slow()))
+        let refs = some.iter().flat_map(|&at| caches[at].refs.iter().cloned()).collect();
+        let plan = Plan { refs, ..Plan::default() };
+        self.condemn(&plan, policy, |this, savers| {
+            let held = |name| savers.iter().any(|saver| saver.refs.contains(name));
+            let free = |at: &usize| !caches[*at].refs.iter().any(held);
+            let some: Vec<usize> = some.iter().copied().filter(free).collect();
+            let refs = some.iter().flat_map(|&at| &caches[at].refs);
+            let removals = refs.map(|name| this.remote.store().remove_ref(name));
+            this.in_time(async { join_all(removals).await.into_iter().collect() })?;
+            Ok(some)
+        })
+    }
+
+    /// Removes blobs, but for those that a saver is about to need.
+    fn remove(
+        &mut self,
+        mut dead: Vec<Shelved>,
+        policy: &Policy,
+        collected: &mut Collected,
+    ) -> Result<(), StoreError> {
+        if !policy.dry_run && !dead.is_empty() {
+            self.renew()?;
+            let blobs = dead.iter().map(|blob| blob.digest.clone()).collect();
+            let plan = Plan { blobs, ..Plan::default() };
+            dead = self.condemn(&plan, policy, |this, savers| {
+                let (held, dead): (Vec<_>, Vec<_>) = dead
+                    .into_iter()
+                    .partition(|blob| savers.iter().any(|s| s.blobs.contains(&blob.digest)));
+                for blob in &held {
+                    count(&mut collected.blobs_left, blob);
+                }
+                let digests: Vec<Digest> = dead.iter().map(|blob| blob.digest.clone()).collect();
+                this.in_time(this.objects.remove_blobs(&digests))?;
+                Ok(dead)
+            })?;
+        }
+        for blob in &dead {
+            count(&mut collected.blobs, blob);
+        }
+        Ok(())
+    }
+
+    /// Says what is about to be removed, and lets `remove` do so with the plans of all savers that
+    /// may not know of it. It must be over before savers rely on that.
+    fn condemn<T>(
+        &mut self,
+        plan: &Plan,
+        policy: &Policy,
+        remove: impl FnOnce(&Self, Vec<Plan>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let start = Instant::now();
+        self.condemned += 1;
+        let own = self.name.trim_start_matches(COLLECTOR);
+        let name = format!("{CONDEMNED}{own}-{}", self.condemned);
+        self.remote.wait(self.objects.write_note(&name, &plan.to_json()))?;
+        let savers = self.notes(policy)?.savers;
+        let removed = if start.elapsed() < self.remote.terms().removal / 3 {
+            remove(self, savers)
+        } else {
+            Err(self.too_slow())
+        };
+        // Where it is not known what was removed, savers wait until it must be over.
+        if removed.is_ok() {
+            self.remote.wait(self.objects.remove_note(&name))?;
+        }
+        removed
+    }
+
+    /// Waits for a removal, for a part of the time in which savers wait for it.
+    fn in_time(
+        &self,
+        removal: impl Future<Output = Result<(), StoreError>>,
+    ) -> Result<(), StoreError> {
+        let limit = self.remote.terms().removal / 3;
+        let removal = async { timeout(limit, removal).await.map_err(|_| self.too_slow())? };
+        self.remote.wait(removal)
     }
 
     fn too_slow(&self) -> StoreError {
@@ -319,20 +418,35 @@ impl Collector<'_> {
         Ok(time)
     }
 
-    /// The plans of savers at work, and the names of notes that have lost their force.
-    fn savers(
-        &self,
-        now: SystemTime,
-        policy: &Policy,
-    ) -> Result<(Vec<Plan>, Vec<String>), StoreError> {
+    /// What others say. A saver's note protects its blobs until this collector ends, however long
+    /// that takes.
+    fn notes(&self, policy: &Policy) -> Result<Notes, StoreError> {
         let notes = self.remote.wait(self.objects.notes(""))?;
+        let limit = policy.grace.max(self.remote.terms().collector);
+        let ours = notes.iter().any(|note| note.name != self.name);
         let is_stale = |note: &Note| {
-            between(note.written, now) > policy.grace.max(self.remote.terms().collector)
+            let kinds = [SAVER, COLLECTOR, CONDEMNED];
+            kinds.iter().any(|kind| note.name.starts_with(kind))
+                && between(note.written, self.begun) > limit
         };
         let (stale, fresh): (Vec<_>, Vec<_>) = notes.into_iter().partition(is_stale);
-        let savers = fresh.into_iter().filter(|note| note.name.starts_with(SAVER));
-        // What can't be read is no plan of ours.
-        let plans = savers.filter_map(|note| serde_json::from_slice(&note.text).ok()).collect();
-        Ok((plans, stale.into_iter().map(|note| note.name).collect()))
+        let savers = fresh.iter().filter(|note| note.name.starts_with(SAVER));
+        let savers = savers.filter_map(Plan::of).collect();
+        Ok(Notes { savers, stale: stale.into_iter().map(|note| note.name).collect(), ours })
     }
+}
+
+/// What notes say.
+struct Notes {
+    /// The plans of savers at work, or such as a collector at work may not know of.
+    savers: Vec<Plan>,
+    /// The names of notes that have lost their force.
+    stale: Vec<String>,
+    /// Whether there is any but the collector's own.
+    ours: bool,
+}
+
+fn count(counted: &mut (usize, u64), blob: &Shelved) {
+    counted.0 += 1;
+    counted.1 += blob.size;
 }

@@ -13,6 +13,14 @@ pub enum StoreError {
         /// What it said last.
         reason: String,
     },
+    /// It answers, but so slowly that nobody should wait for it.
+    #[error("`{url}` is too slow: {reason}")]
+    Slow {
+        /// The store.
+        url: String,
+        /// How slow.
+        reason: String,
+    },
     /// Credentials are missing, wrong or expired, or not good for this.
     #[error("`{url}` denies access: {reason}")]
     Denied {

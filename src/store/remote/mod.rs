@@ -19,7 +19,6 @@ mod profile;
 pub mod reference;
 pub mod registry;
 mod retry;
-pub mod signature;
 mod tls;
 pub mod transfer;
 pub mod url;
@@ -40,7 +39,8 @@ use registry::Registry;
 use url::StoreUrl;
 
 /// What a store answers, some time later. Every implementation repeats what failed in passing
-/// (a connection reset, 429, 5xx) with growing pauses, and gives up after half a minute.
+/// (a connection reset, 429, 5xx) with growing pauses, and gives up after ten seconds, or after two
+/// where nobody listens.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
 /// Makes ready to use the store that `url` names. Nothing is sent yet.
@@ -68,7 +68,7 @@ pub trait RemoteStore: Send + Sync {
     /// Lets a ref name `index`, in one step, whatever it named before.
     fn write_ref<'a>(&'a self, name: &'a str, index: &'a [u8]) -> Answer<'a, ()>;
 
-    /// The names of all refs, unordered.
+    /// The names of all refs, unordered. An error where not even the repository is there.
     fn refs(&self) -> Answer<'_, Vec<String>>;
 
     /// Removes a ref. It is no error if there is none.

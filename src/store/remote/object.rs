@@ -24,6 +24,7 @@ use super::tls::use_ring;
 use super::url::StoreUrl;
 use super::{Answer, Note, RemoteStore, Shelf, Shelved};
 use crate::layout::digest::Digest;
+use crate::layout::directory::DOCUMENT_LIMIT;
 use crate::layout::oci::Descriptor;
 
 /// The size of a part of an upload, and of the largest upload that has no parts.
@@ -33,7 +34,7 @@ const PARTS: u64 = 9_000;
 /// How many parts of a blob are in memory at once.
 const FLYING: usize = 3;
 /// How many notes are read at once.
-const NOTES: usize = 8;
+const NOTES: usize = 16;
 
 /// A prefix of a bucket.
 pub struct Object {
@@ -83,12 +84,16 @@ impl Object {
         absent_as_none(self.ask(path.as_ref(), || self.bucket.reads.head(path)).await)
     }
 
-    async fn read(&self, path: &Path) -> Result<Option<(ObjectMeta, Bytes)>, StoreError> {
+    /// Reads a document, if it is there and not larger than documents are.
+    async fn read(&self, path: &Path) -> Result<Option<(ObjectMeta, Vec<u8>)>, StoreError> {
         let read = || async {
-            let answer = self.bucket.reads.get(path).await?;
-            Ok((answer.meta.clone(), answer.bytes().await?))
+            let answer = self.bucket.reads.get(path).await.map_err(|error| failure(&error))?;
+            let meta = answer.meta.clone();
+            let pieces = answer.into_stream().map_err(|error| failure(&error)).boxed();
+            Ok((meta, retry::whole(pieces, DOCUMENT_LIMIT).await?))
         };
-        absent_as_none(self.ask(path.as_ref(), read).await)
+        let answer = self.bucket.credentials.judge(retrying(read).await);
+        absent_as_none(answer.map_err(|failure| failure.of(&self.url, path.as_ref())))
     }
 
     async fn write(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
@@ -167,7 +172,7 @@ impl RemoteStore for Object {
     fn read_ref<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Vec<u8>>> {
         async move {
             let found = self.read(&self.path("refs", name)).await?;
-            Ok(found.map(|(_, bytes)| bytes.to_vec()))
+            Ok(found.map(|(_, bytes)| bytes))
         }
         .boxed()
     }
@@ -289,11 +294,7 @@ impl Shelf for Object {
     fn notes<'a>(&'a self, prefix: &'a str) -> Answer<'a, Vec<Note>> {
         let read = async |name: String| {
             let found = self.read(&self.path("notes", &name)).await?;
-            Ok(found.map(|(meta, text)| Note {
-                name,
-                written: meta.last_modified.into(),
-                text: text.to_vec(),
-            }))
+            Ok(found.map(|(meta, text)| Note { name, written: meta.last_modified.into(), text }))
         };
         self.list("notes")
             .try_filter_map(move |(name, _)| {
@@ -347,6 +348,10 @@ fn said(reason: &str) -> Option<Failure> {
         _ if name.contains("Expired") || name == "InvalidToken" => failure.kind = Kind::Denied,
         // Nothing is missing from a store that is not there.
         "NoSuchBucket" | "ContainerNotFound" => failure.kind = Kind::Lasting,
+        _ if (300..400).contains(&code) => {
+            failure.reason += ": it redirects to another host, which is given no credentials; check \
+                               the endpoint and the region";
+        }
         _ => {}
     }
     Some(failure)

@@ -1,8 +1,9 @@
 //! A repository of an OCI registry as a store: the OCI distribution specification.
 //!
 //! Refs are tags. What a descriptor calls an index or a manifest is one in the registry too, so
-//! that any OCI tool reads it; all else is a blob. The protocol is `oci-client`'s, apart from requests
-//! that it lacks: HEAD with the size, DELETE, and a mount with the right to read the other repository.
+//! that any OCI tool reads it; all else is a blob. Uploads are `oci-client`'s; what reads is ours, since
+//! the library reads answers of any size into memory, and so are HEAD with the size, DELETE, and a
+//! mount with the right to read the other repository.
 
 mod answers;
 mod connection;
@@ -19,12 +20,13 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, StreamExt as _, future};
-use oci_client::client::{BlobResponse, Certificate};
+use oci_client::client::Certificate;
 use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Reference, RegistryOperation};
 use reqwest::header::{CONTENT_LENGTH, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
+use serde::Deserialize;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 
@@ -33,10 +35,11 @@ use super::docker::{self, Login};
 use super::environment::Environment;
 use super::error::{StoreError, absent_as_none, unread};
 use super::pieces::pieces;
-use super::retry::{self, Failure, IDLE, Kind, in_time, retrying};
+use super::retry::{self, Failure, IDLE, Kind, Pace, in_time, retrying};
 use super::tls::use_ring;
 use super::url::StoreUrl;
 use super::{Answer, RemoteStore};
+use crate::layout::directory::DOCUMENT_LIMIT;
 use crate::layout::oci::{DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST};
 use answers::{failure, said};
 use connection::{Connection, Request, greet};
@@ -51,6 +54,8 @@ const PIECE: u64 = 256 * 1024;
 const TICK: Duration = Duration::from_millis(100);
 /// How often a registry that fails over a name is asked again before that is taken for no name.
 const BROKEN: usize = 2;
+/// How long a registry may take for a manifest: it looks whether it has all that is named.
+const PUSH: Duration = Duration::from_secs(30);
 /// How long a registry may take to check and move a blob that has all arrived.
 const COMMIT: Duration = Duration::from_mins(5);
 
@@ -145,6 +150,7 @@ impl Registry {
             Ok(status) if status != StatusCode::BAD_REQUEST => {
                 Err(Failure::status(status.as_u16(), ""))
             }
+            Err(plain) if plain.kind == Kind::Lasting => Err(plain),
             // A server of TLS says to plain HTTP that it is a bad request.
             _ => Err(failure),
         }
@@ -169,13 +175,18 @@ impl Registry {
         let push = connection.client.push_blob_stream(&reference, body, digest, Some(blob.size));
         let mut push = pin!(push);
         let (mut moved, mut before) = (Instant::now(), 0);
+        let mut pace = Pace::default();
         loop {
+            let start = Instant::now();
             let done = timeout(TICK, &mut push).await;
             let now = sent.load(Ordering::Relaxed);
             // An upload that begins again is not told again.
             advance(now.saturating_sub(told.fetch_max(now, Ordering::Relaxed)));
             if let Ok(answer) = done {
                 return answer.map(drop).map_err(failure);
+            }
+            if now < blob.size {
+                pace.note(start.elapsed(), now.saturating_sub(before))?;
             }
             if now != before {
                 (moved, before) = (Instant::now(), now);
@@ -238,17 +249,16 @@ impl Registry {
                 document.clone(),
                 content_type.clone(),
             );
-            in_time(IDLE, push.map(|answer| answer.map(drop).map_err(failure))).await
+            in_time(PUSH, push.map(|answer| answer.map(drop).map_err(failure))).await
         })
         .await
     }
 
-    async fn pull(&self, reference: &Reference, what: &str) -> Result<Bytes, StoreError> {
-        self.ask(RegistryOperation::Pull, what, move |connection| async move {
-            let auth = &self.auth;
-            let pull = connection.client.pull_manifest_raw(reference, auth, &DOCUMENTS);
-            let (document, _) = in_time(IDLE, pull.map(|answer| answer.map_err(failure))).await?;
-            Ok(document)
+    /// Reads a manifest or an index, by its tag or digest.
+    async fn pull(&self, reference: &str, what: &str) -> Result<Vec<u8>, StoreError> {
+        let path = format!("manifests/{reference}");
+        self.asked(RegistryOperation::Pull, &Method::GET, 0, &path, "pull", what, |answer| {
+            retry::whole(connection::pieces(answer), DOCUMENT_LIMIT)
         })
         .await
     }
@@ -258,21 +268,53 @@ impl Registry {
         blob: &Descriptor,
         offset: u64,
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
-        let (reference, digest) = (&self.named(blob), blob.digest.as_str());
-        let answer = self.ask(RegistryOperation::Pull, digest, move |connection| async move {
-            let pull = connection.client.pull_blob_stream_partial(reference, digest, offset, None);
-            in_time(IDLE, pull.map(|answer| answer.map_err(failure))).await
-        });
-        let (pieces, skip) = match answer.await? {
-            BlobResponse::Partial(pieces) => (pieces, 0),
+        let digest = blob.digest.as_str();
+        let path = format!("blobs/{digest}");
+        let (pull, get) = (RegistryOperation::Pull, Method::GET);
+        let answer = self
+            .asked(pull, &get, offset, &path, "pull", digest, |answer| future::ready(Ok(answer)));
+        let answer = answer.await?;
+        let skip = match answer.status() {
+            StatusCode::PARTIAL_CONTENT => 0,
             // The registry knows no ranges.
-            BlobResponse::Full(pieces) => (pieces, offset),
+            _ => offset,
         };
-        let pieces = pieces.map(|piece| piece.map_err(|error| Failure::connection(&error)));
-        Ok(retry::body(without(skip, pieces.boxed()), &self.url, digest))
+        Ok(retry::body(without(skip, connection::pieces(answer)), &self.url, digest))
     }
 
-    /// Sends a request about the repository that the library lacks; see [`connection::Request`].
+    /// Sends a request about the repository, and reads the answer if it is one of success.
+    #[expect(clippy::too_many_arguments, reason = "each differs from call to call")]
+    async fn asked<T, F>(
+        &self,
+        operation: RegistryOperation,
+        method: &Method,
+        offset: u64,
+        path: &str,
+        purpose: &str,
+        what: &str,
+        read: impl Fn(Response) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let read = &read;
+        self.ask(operation, what, |connection| {
+            let path = format!("{}/{path}", self.repository);
+            async move {
+                let request = Request { method: method.clone(), offset, path, purpose };
+                let answer = connection.send(request).await?;
+                if answer.status().is_success() {
+                    read(answer).await
+                } else {
+                    Err(refused(answer).await)
+                }
+            }
+        })
+        .await
+    }
+
+    /// Sends a request about the repository, whose answer is for the caller to read, unless access
+    /// is denied.
     async fn request(
         &self,
         operation: RegistryOperation,
@@ -285,8 +327,8 @@ impl Registry {
         self.ask(operation, what, |connection| {
             let path = format!("{}/{path}", self.repository);
             async move {
-                let answer = connection.send(Request { method: method.clone(), path, purpose });
-                let answer = match answer.await {
+                let request = Request { method: method.clone(), offset: 0, path, purpose };
+                let answer = match connection.send(request).await {
                     // Docker's keeps an empty name of what its disk had no room for, and fails
                     // over it until that is pushed again.
                     Err(failure)
@@ -299,10 +341,7 @@ impl Registry {
                     answer => answer?,
                 };
                 match answer.status() {
-                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                        let status = answer.status().as_u16();
-                        Err(said(status, &answer.text().await.unwrap_or_default()))
-                    }
+                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(refused(answer).await),
                     _ => Ok(answer),
                 }
             }
@@ -320,7 +359,7 @@ impl Registry {
                 "it does not delete: in Docker's registry, REGISTRY_STORAGE_DELETE_ENABLED=true \
                  lets it",
             ),
-            status => said(status.as_u16(), &answer.text().await.unwrap_or_default()),
+            _ => refused(answer).await,
         };
         Err(failure.of(&self.url, reference))
     }
@@ -349,24 +388,21 @@ impl Registry {
 
     async fn list_tags(&self) -> Result<Vec<String>, StoreError> {
         let mut tags = BTreeSet::new();
-        let mut last: Option<String> = None;
+        let mut path = format!("tags/list?n={TAGS}");
         loop {
-            let (reference, after) = (&self.tag(""), last.as_deref());
-            let page =
-                self.ask(RegistryOperation::Pull, "the tags", move |connection| async move {
-                    let auth = &self.auth;
-                    let tags = connection.client.list_tags(reference, auth, Some(TAGS), after);
-                    in_time(IDLE, tags.map(|answer| answer.map_err(failure))).await
-                });
-            let page = match page.await {
-                // A repository begins to be with its first manifest.
-                Err(StoreError::Missing { .. }) => break,
-                page => page?.tags,
-            };
+            let (pull, get) = (RegistryOperation::Pull, Method::GET);
+            let page = self.asked(pull, &get, 0, &path, "pull", "the repository", |answer| async {
+                serde_json::from_slice(&connection::text(answer).await?)
+                    .map_err(|_| Failure::new(Kind::Passing(None), "its answer is no JSON"))
+            });
+            let Tags { tags: page } = page.await?;
+            let page = page.unwrap_or_default();
             // Pages may be shorter than asked for, and some registries know no pages at all: the
             // end is where nothing new comes.
             let before = tags.len();
-            last = page.last().cloned();
+            if let Some(last) = page.last() {
+                path = format!("tags/list?n={TAGS}&last={last}");
+            }
             tags.extend(page);
             if tags.len() == before {
                 break;
@@ -374,6 +410,20 @@ impl Registry {
         }
         Ok(tags.into_iter().collect())
     }
+}
+
+/// A list of tags; Docker's registry has none for a repository without tags.
+#[derive(Deserialize)]
+struct Tags {
+    #[serde(default)]
+    tags: Option<Vec<String>>,
+}
+
+/// What an answer of failure says.
+async fn refused(answer: Response) -> Failure {
+    let status = answer.status().as_u16();
+    let words = connection::text(answer).await.unwrap_or_default();
+    said(status, &String::from_utf8_lossy(&words))
 }
 
 impl RemoteStore for Registry {
@@ -390,19 +440,15 @@ impl RemoteStore for Registry {
 
     fn greet(&self) -> BoxFuture<'_, ()> {
         async move {
-            if let Ok(connection) = self.connection.get_or_try_init(|| self.connect()).await {
-                let _ = connection.renew(&self.tag(""), RegistryOperation::Pull).await;
-            }
+            // Whether there is such a thing does not matter: the token for it is good for all reads.
+            let (pull, head) = (RegistryOperation::Pull, Method::HEAD);
+            let _ = self.request(pull, head, "manifests/latest", "pull").await;
         }
         .boxed()
     }
 
     fn read_ref<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Vec<u8>>> {
-        async move {
-            let found = absent_as_none(self.pull(&self.tag(name), &quoted(name)).await)?;
-            Ok(found.map(|document| document.to_vec()))
-        }
-        .boxed()
+        async move { absent_as_none(self.pull(name, &quoted(name)).await) }.boxed()
     }
 
     fn write_ref<'a>(&'a self, name: &'a str, index: &'a [u8]) -> Answer<'a, ()> {
@@ -457,7 +503,8 @@ impl RemoteStore for Registry {
             if !blob.is_document() {
                 return self.pull_blob(blob, offset).await;
             }
-            let mut document = self.pull(&self.named(blob), blob.digest.as_str()).await?;
+            let digest = blob.digest.as_str();
+            let mut document = Bytes::from(self.pull(digest, digest).await?);
             let offset = usize::try_from(offset).unwrap_or(usize::MAX).min(document.len());
             let rest = document.split_off(offset);
             Ok(stream::once(future::ready(Ok(rest))).boxed())

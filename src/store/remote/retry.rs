@@ -13,15 +13,19 @@ use tokio::time::{Instant, sleep};
 use super::error::StoreError;
 
 /// The longest wait for a connection.
-pub(crate) const CONNECT: Duration = Duration::from_secs(10);
+pub(crate) const CONNECT: Duration = Duration::from_secs(5);
 /// A connection that moves no byte for so long has failed.
-pub(crate) const IDLE: Duration = Duration::from_secs(30);
+pub(crate) const IDLE: Duration = Duration::from_secs(15);
 /// No attempt begins later than this after the first one.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// The same where nobody answers at all: a job must not wait for what is switched off.
+pub(crate) const PATIENCE_WITHOUT_SERVER: Duration = Duration::from_secs(2);
 /// The first pause, which doubles up to [`LONGEST_PAUSE`].
 pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// See [`FIRST_PAUSE`].
-pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+/// The slowest transfer that is worth waiting for, in bytes per second over [`IDLE`].
+pub(crate) const SLOWEST: u64 = 10 << 10;
 
 /// Why an attempt failed, and what that means for the next one. The reason holds no URL: one may
 /// carry a signature.
@@ -36,6 +40,10 @@ pub(crate) struct Failure {
 pub(crate) enum Kind {
     /// It may pass, after the pause that the server asked for.
     Passing(Option<Duration>),
+    /// Nobody listens there; perhaps the server is just starting.
+    NoServer,
+    /// Bytes come, but fewer than [`SLOWEST`] allows.
+    Slow,
     /// Another credential is needed.
     Denied,
     /// There is no such thing.
@@ -54,7 +62,12 @@ impl Failure {
     /// A connection that could not be made, or broke.
     pub(crate) fn connection(error: &(dyn Error + 'static)) -> Self {
         let reason = innermost(error);
-        let kind = if reason.contains("certificate") { Kind::Lasting } else { Kind::Passing(None) };
+        let is_lasting = reason.contains("certificate") || found::<Refusal>(error).is_some();
+        let kind = match () {
+            () if is_lasting => Kind::Lasting,
+            () if is_without_server(error) => Kind::NoServer,
+            () => Kind::Passing(None),
+        };
         Self::new(kind, reason)
     }
 
@@ -79,7 +92,10 @@ impl Failure {
             Kind::Denied => StoreError::Denied { url, reason },
             Kind::Missing => StoreError::Missing { url, what },
             Kind::Damaged => StoreError::Damaged { url, what, reason },
-            Kind::Passing(_) | Kind::Lasting => StoreError::Unavailable { url, reason },
+            Kind::Slow => StoreError::Slow { url, reason },
+            Kind::Passing(_) | Kind::NoServer | Kind::Lasting => {
+                StoreError::Unavailable { url, reason }
+            }
         }
     }
 }
@@ -97,9 +113,13 @@ where
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
-        let Kind::Passing(asked) = failure.kind else { return Err(failure) };
+        let (asked, patience) = match failure.kind {
+            Kind::Passing(asked) => (asked, PATIENCE),
+            Kind::NoServer => (None, PATIENCE_WITHOUT_SERVER),
+            _ => return Err(failure),
+        };
         let wait = asked.unwrap_or_else(|| jittered(pause));
-        if start.elapsed() + wait > PATIENCE {
+        if start.elapsed() + wait > patience {
             return Err(failure);
         }
         sleep(wait).await;
@@ -124,11 +144,67 @@ pub(crate) fn body(
     what: &str,
 ) -> BoxStream<'static, Result<Bytes, StoreError>> {
     let (url, what) = (url.to_owned(), what.to_owned());
-    stream::try_unfold(pieces, |mut pieces| async {
+    paced(pieces)
+        .map(move |piece| piece.map_err(|failure: Failure| failure.of(&url, &what)))
+        .boxed()
+}
+
+/// Reads a document whole, unless it is larger than `limit`: nothing that a store says of its
+/// size is relied on.
+pub(crate) async fn whole(
+    pieces: BoxStream<'static, Result<Bytes, Failure>>,
+    limit: u64,
+) -> Result<Vec<u8>, Failure> {
+    let mut pieces = paced(pieces);
+    let mut bytes = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        bytes.extend_from_slice(&piece?);
+        if bytes.len() as u64 > limit {
+            let reason = format!("it is larger than {} MiB", limit >> 20);
+            return Err(Failure::new(Kind::Damaged, reason));
+        }
+    }
+    Ok(bytes)
+}
+
+/// How fast a transfer is. Only time that is spent waiting for the other side is measured.
+#[derive(Default)]
+pub(crate) struct Pace {
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    /// Notes that so many bytes came after a wait; fails if too few did for too long.
+    pub(crate) fn note(&mut self, waited: Duration, bytes: u64) -> Result<(), Failure> {
+        self.waited += waited;
+        self.bytes += bytes;
+        if self.waited < IDLE {
+            return Ok(());
+        }
+        let rate = self.bytes / self.waited.as_secs().max(1);
+        *self = Self::default();
+        if rate >= SLOWEST {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Kind::Slow,
+            format!("{rate} bytes a second in the last {} s", IDLE.as_secs()),
+        ))
+    }
+}
+
+/// The same pieces; the stream fails when they come too slowly.
+fn paced(
+    pieces: BoxStream<'static, Result<Bytes, Failure>>,
+) -> BoxStream<'static, Result<Bytes, Failure>> {
+    stream::try_unfold((pieces, Pace::default()), |(mut pieces, mut pace)| async {
+        let start = Instant::now();
         let next = in_time(IDLE, async { pieces.next().await.transpose() }).await?;
-        Ok(next.map(|piece| (piece, pieces)))
+        let Some(piece) = next else { return Ok(None) };
+        pace.note(start.elapsed(), piece.len() as u64)?;
+        Ok(Some((piece, (pieces, pace))))
     })
-    .map(move |piece| piece.map_err(|failure: Failure| failure.of(&url, &what)))
     .boxed()
 }
 
@@ -137,6 +213,48 @@ fn jittered(pause: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish();
     let half = pause / 2;
     half + half.mul_f64(f64::from((random >> 32) as u32) / f64::from(u32::MAX))
+}
+
+/// What is not to be tried again, in an error of a library's.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refusal(pub(crate) String);
+
+/// Whether a server asks to be left alone for longer than anyone waits; says so.
+pub(crate) fn left_alone(code: u16, retry_after: Option<&str>) -> Option<Refusal> {
+    let seconds: u64 = retry_after?.trim().parse().ok()?;
+    (matches!(code, 429 | 500..=599) && seconds > PATIENCE.as_secs())
+        .then(|| Refusal(format!("HTTP status {code}: it asks to be left alone for {seconds} s")))
+}
+
+/// A cause of this type.
+fn found<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    let mut cause = error;
+    loop {
+        if let Some(found) = cause.downcast_ref() {
+            return Some(found);
+        }
+        cause = cause.source()?;
+    }
+}
+
+/// Whether nobody listens at the other end, or no such host is known.
+fn is_without_server(error: &(dyn Error + 'static)) -> bool {
+    let io = found::<std::io::Error>(error);
+    let refused = io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused);
+    refused
+        || found::<reqwest::Error>(error).is_some_and(|e| {
+            // A reset while connecting is a server that is there.
+            e.is_connect() && io.is_none_or(|io| !is_reset(io))
+        })
+}
+
+fn is_reset(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::UnexpectedEof
+    )
 }
 
 /// What the innermost cause says: the outer ones only repeat what was tried, with the URL.
@@ -180,13 +298,47 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(3));
         let start = Instant::now();
         let (done, count) = attempts(Kind::Passing(None), u32::MAX).await;
-        assert!(!done && (6..=12).contains(&count), "{count}");
+        assert!(!done && (5..=12).contains(&count), "{count}");
         assert!(start.elapsed() <= PATIENCE);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_not_there_is_given_up_soon() {
+        let start = Instant::now();
+        let (done, count) = attempts(Kind::NoServer, u32::MAX).await;
+        assert!(!done && count >= 3, "{count}");
+        assert!(start.elapsed() <= PATIENCE_WITHOUT_SERVER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_is_given_up() {
+        let drip = |bytes: usize| {
+            stream::unfold((), move |()| async move {
+                sleep(Duration::from_secs(1)).await;
+                Some((Ok(Bytes::from(vec![0; bytes])), ()))
+            })
+            .boxed()
+        };
+        let start = Instant::now();
+        let failure = whole(drip(5), 1 << 20).await.unwrap_err();
+        assert_eq!((failure.kind, start.elapsed()), (Kind::Slow, IDLE));
+        let start = Instant::now();
+        let failure = whole(drip(20_000), 1 << 20).await.unwrap_err();
+        assert_eq!(failure.kind, Kind::Damaged, "it is fast enough, and too large");
+        assert!(start.elapsed() > IDLE * 3);
+    }
+
+    #[test]
+    fn nobody_waits_an_hour_for_a_store() {
+        assert!(left_alone(503, Some("3600")).unwrap().to_string().contains("3600 s"));
+        for (code, after) in [(503, Some("1")), (503, None), (200, Some("3600"))] {
+            assert!(left_alone(code, after).is_none(), "{code} {after:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_lasts_is_not_repeated() {
-        for kind in [Kind::Denied, Kind::Missing, Kind::Damaged, Kind::Lasting] {
+        for kind in [Kind::Denied, Kind::Missing, Kind::Damaged, Kind::Slow, Kind::Lasting] {
             assert_eq!(attempts(kind, 1).await, (false, 1));
         }
     }
@@ -194,8 +346,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pause_that_a_server_asks_for_is_kept() {
         let start = Instant::now();
-        assert_eq!(attempts(Kind::Passing(Some(Duration::from_secs(7))), 2).await, (true, 3));
-        assert_eq!(start.elapsed(), Duration::from_secs(14));
+        assert_eq!(attempts(Kind::Passing(Some(Duration::from_secs(4))), 2).await, (true, 3));
+        assert_eq!(start.elapsed(), Duration::from_secs(8));
         assert_eq!(attempts(Kind::Passing(Some(Duration::from_mins(1))), 1).await, (false, 1));
     }
 

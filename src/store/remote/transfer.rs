@@ -4,11 +4,11 @@
 //! as the caller wants them. Everything is verified against its digest as it streams. A save
 //! writes blobs, then the documents that name them, and last the refs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt as _;
 use tokio::runtime::Runtime;
@@ -17,13 +17,14 @@ use super::commit::{self, Terms};
 use super::environment::Environment;
 use super::error::StoreError;
 use super::reference::RefName;
-use super::signature::Trust;
+
 use super::{RemoteStore, url::StoreUrl};
 use crate::layout::digest::Digest;
 use crate::layout::directory::{DOCUMENT_LIMIT, Layout, LayoutError};
 use crate::layout::live;
 use crate::layout::oci::{Descriptor, Index};
 use crate::layout::writer::Writer;
+use crate::trust::{Scope, Trust};
 
 /// Requests at a time: enough to hide a store's answering time.
 pub(super) const AT_ONCE: usize = 6;
@@ -37,8 +38,35 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// A store that can be waited for.
 pub struct Remote {
     store: Arc<dyn RemoteStore>,
-    runtime: Runtime,
+    /// Only empty when it is dropped.
+    runtime: Option<Runtime>,
     terms: Terms,
+    /// Until when to wait, and how long that was in all.
+    deadline: Mutex<Option<(Instant, Duration)>>,
+    /// Blobs of which the store gave something else than what their digests promise.
+    damaged: Mutex<BTreeSet<Digest>>,
+}
+
+/// While it lives, a store is waited for until a moment at most.
+pub struct Limited<'a>(&'a Remote);
+
+impl Drop for Limited<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.deadline) = None;
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        // A name that is being looked up can't be interrupted, and shall hold nobody up.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a ref named.
@@ -48,6 +76,8 @@ pub struct Found {
     pub level: String,
     /// Its index, without a signature.
     pub index: Index,
+    /// Its index as it was read.
+    pub signed: Index,
 }
 
 /// What a push did.
@@ -59,6 +89,14 @@ pub struct Pushed {
     pub present: (usize, u64),
 }
 
+/// What is thought of a store before a push.
+pub struct There<'a> {
+    /// What it has.
+    pub known: &'a BTreeSet<Digest>,
+    /// What it has, but not as its digest promises.
+    pub damaged: &'a BTreeSet<Digest>,
+}
+
 /// Why an archive was not pushed.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
@@ -68,9 +106,6 @@ pub enum PushError {
     /// The directory.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// Dead blobs are being removed, and that takes long.
-    #[error("dead blobs are being removed from the store; it was not waited for any longer")]
-    Collecting,
 }
 
 impl Remote {
@@ -86,13 +121,32 @@ impl Remote {
             .enable_all()
             .build()
             .map_err(|source| StoreError::Io { action: "start threads".to_owned(), source })?;
-        Ok(Self { store: store.into(), runtime, terms: Terms::default() })
+        Ok(Self {
+            store: store.into(),
+            runtime: Some(runtime),
+            terms: Terms::default(),
+            deadline: Mutex::default(),
+            damaged: Mutex::default(),
+        })
     }
 
     /// The same store, with other terms: all savers and collectors of a store must have the same.
     #[must_use]
-    pub fn with_terms(self, terms: Terms) -> Self {
-        Self { terms, ..self }
+    pub fn with_terms(mut self, terms: Terms) -> Self {
+        self.terms = terms;
+        self
+    }
+
+    /// Waits for the store no longer than `limit` in all, until what is given is dropped.
+    pub fn within(&self, limit: Duration) -> Limited<'_> {
+        *lock(&self.deadline) = Some((Instant::now() + limit, limit));
+        Limited(self)
+    }
+
+    /// Blobs that the store has given, but not as their digests promise: whoever pushes next should
+    /// push them again.
+    pub fn damaged_blobs(&self) -> BTreeSet<Digest> {
+        lock(&self.damaged).clone()
     }
 
     /// What savers and collectors rely on.
@@ -108,28 +162,82 @@ impl Remote {
     /// Begins to connect, while the caller has other things to do.
     pub fn greet_ahead(&self) {
         let store = Arc::clone(&self.store);
-        self.runtime.spawn(async move { store.greet().await });
+        self.runtime().spawn(async move { store.greet().await });
     }
 
     pub(super) fn store(&self) -> &dyn RemoteStore {
         &*self.store
     }
 
-    pub(super) fn wait<F: Future>(&self, future: F) -> F::Output {
-        self.runtime.block_on(future)
+    /// The store, for a task of its own.
+    pub(super) fn shared(&self) -> Arc<dyn RemoteStore> {
+        Arc::clone(&self.store)
+    }
+
+    pub(super) fn spawn(
+        &self,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> tokio::task::JoinHandle<()> {
+        self.runtime().spawn(task)
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().unwrap_or_else(|| unreachable!("the store is in use"))
+    }
+
+    pub(super) fn wait<T>(
+        &self,
+        future: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.runtime().block_on(self.limited(future))
+    }
+
+    /// Ends with the deadline, if there is one.
+    async fn limited<T>(
+        &self,
+        future: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let deadline = *lock(&self.deadline);
+        let Some((deadline, limit)) = deadline else { return future.await };
+        tokio::time::timeout_at(deadline.into(), future).await.unwrap_or_else(|_| {
+            let reason = format!("it took longer than {}", humantime::format_duration(limit));
+            Err(StoreError::Slow { url: self.url().to_owned(), reason })
+        })
     }
 
     /// Reads the first of `refs` that is there and may be trusted. `refused` is told of those
-    /// that may not. One that can't be read is passed over where another is found.
+    /// that may not, in a line for each reason. One that can't be read is passed over where another
+    /// is found.
     pub fn find(
         &self,
         refs: &[RefName],
         trust: &Trust,
+        scope: &Scope,
         mut refused: impl FnMut(String),
     ) -> Result<Option<Found>, StoreError> {
-        let read = self.wait(futures_util::future::join_all(
-            refs.iter().map(|r| self.store.read_ref(&r.name)),
-        ));
+        let reads = refs.iter().map(|r| self.limited(self.store.read_ref(&r.name)));
+        let read = self.runtime().block_on(futures_util::future::join_all(reads));
+        let mut reasons: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        let found = Self::first_trusted(refs, read, trust, scope, |name, reason| {
+            reasons.entry(reason).or_default().push(name);
+        });
+        for (reason, names) in reasons {
+            let url = self.url();
+            refused(match names[..] {
+                [name] => format!("`{name}` in `{url}` is not used: {reason}"),
+                _ => format!("{} caches in `{url}` are not used: {reason}", names.len()),
+            });
+        }
+        found
+    }
+
+    fn first_trusted<'a>(
+        refs: &'a [RefName],
+        read: Vec<Result<Option<Vec<u8>>, StoreError>>,
+        trust: &Trust,
+        scope: &Scope,
+        mut refused: impl FnMut(&'a str, String),
+    ) -> Result<Option<Found>, StoreError> {
         let mut failure = None;
         for (reference, document) in refs.iter().zip(read) {
             let bytes = match document {
@@ -141,19 +249,20 @@ impl Remote {
                 }
             };
             let index: Result<Index, _> = serde_json::from_slice(&bytes);
-            let checked = match &index {
-                Ok(index) => trust.check(index).map_err(str::to_owned),
-                Err(e) => Err(format!("it is no index: {e}")),
-            };
-            match checked {
+            let signed = match index {
                 // What is left of a name that a registry is about to forget.
-                Ok(index) if index.manifests.is_empty() => {}
-                Ok(index) => return Ok(Some(Found { level: reference.level.clone(), index })),
-                Err(reason) => refused(format!(
-                    "`{}` in `{}` is not used: {reason}",
-                    reference.name,
-                    self.url()
-                )),
+                Ok(index) if index.manifests.is_empty() => continue,
+                Ok(index) => index,
+                Err(e) => {
+                    refused(&reference.name, format!("it is no index: {e}"));
+                    continue;
+                }
+            };
+            match trust.check(&signed, scope) {
+                Ok(index) => {
+                    return Ok(Some(Found { level: reference.level.clone(), index, signed }));
+                }
+                Err(reason) => refused(&reference.name, reason),
             }
         }
         failure.map_or(Ok(None), Err)
@@ -193,7 +302,7 @@ impl Remote {
         if Digest::of(&bytes) == descriptor.digest {
             Ok(bytes)
         } else {
-            Err(self.damaged(descriptor, "its content has another digest"))
+            Err(self.corrupt(descriptor, "its content has another digest"))
         }
     }
 
@@ -206,12 +315,21 @@ impl Remote {
         advance: &(dyn Fn(u64) + Sync),
     ) -> Result<Vec<(Digest, StoreError)>, LayoutError> {
         let failed = Mutex::new(Vec::new());
+        let given_up: Mutex<Option<String>> = Mutex::default();
         in_parallel(AT_ONCE, blobs, |blob| -> Result<(), LayoutError> {
-            if let Err(error) = self.fetch_one(blob, layout, advance)? {
-                failed
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push((blob.digest.clone(), error));
+            let known = lock(&given_up).clone();
+            let fetched = match known {
+                // It would be as slow for all the others, one after the other.
+                Some(reason) => Err(StoreError::Slow { url: self.url().to_owned(), reason }),
+                None => self.fetch_one(blob, layout, advance)?,
+            };
+            if let Err(error) = fetched {
+                if let StoreError::Slow { reason, .. } | StoreError::Unavailable { reason, .. } =
+                    &error
+                {
+                    lock(&given_up).get_or_insert_with(|| reason.clone());
+                }
+                lock(&failed).push((blob.digest.clone(), error));
             }
             Ok(())
         })?;
@@ -244,7 +362,7 @@ impl Remote {
             (Err(error), None) => Ok(Err(error)),
             (Ok(()), None) => Ok(match writer.finish_as(&blob.digest)? {
                 Ok(()) => Ok(()),
-                Err(got) => Err(self.damaged(blob, &format!("its content has the digest {got}"))),
+                Err(got) => Err(self.corrupt(blob, &format!("its content has the digest {got}"))),
             }),
         }
     }
@@ -261,25 +379,31 @@ impl Remote {
         loop {
             let mut stream = self.wait(self.store.get(blob, at))?;
             let broken = loop {
-                match self.wait(stream.next()) {
-                    Some(Ok(chunk)) => {
+                match self.wait(async { stream.next().await.transpose() }) {
+                    Ok(Some(chunk)) => {
                         at += chunk.len() as u64;
                         if at > blob.size {
                             return Err(self.damaged(blob, "it is longer than it should be"));
                         }
                         take(&chunk)?;
                     }
-                    Some(Err(error)) => break error,
-                    None if at == blob.size => return Ok(()),
-                    None => break self.damaged(blob, "it ends too early"),
+                    Err(error) => break error,
+                    Ok(None) if at == blob.size => return Ok(()),
+                    Ok(None) => break self.damaged(blob, "it ends too early"),
                 }
             };
-            if left == 0 {
+            if left == 0 || matches!(broken, StoreError::Slow { .. }) {
                 return Err(broken);
             }
             left -= 1;
             std::thread::sleep(PAUSE);
         }
+    }
+
+    /// As [`Remote::damaged`], and notes that it must be pushed again.
+    fn corrupt(&self, blob: &Descriptor, reason: &str) -> StoreError {
+        lock(&self.damaged).insert(blob.digest.clone());
+        self.damaged(blob, reason)
     }
 
     fn damaged(&self, blob: &Descriptor, reason: &str) -> StoreError {
@@ -297,14 +421,14 @@ impl Remote {
 
     /// Uploads what `index` reaches and the store lacks, and lets `refs` name the index. Blobs
     /// that are not in the layout must be in the store. A registry looks by itself whether it has
-    /// all that a manifest names, so it is not asked for the blobs that are `known` to be there.
+    /// all that a manifest names, so it is not asked for the blobs that are known to be there. The
+    /// index is pushed as it is: whoever signs has done so.
     pub fn push(
         &self,
         layout: &Layout,
         index: &Index,
         refs: &[RefName],
-        known: &BTreeSet<Digest>,
-        trust: &Trust,
+        there: &There<'_>,
         advance: &(dyn Fn(u64) + Sync),
     ) -> Result<Pushed, PushError> {
         let reach = live::reach(layout, index);
@@ -318,18 +442,17 @@ impl Remote {
         let blobs: Vec<Descriptor> = reach.blobs.into_values().collect();
         let asked: Vec<&Descriptor> = match self.store.shelf() {
             Some(_) => blobs.iter().collect(),
-            None => blobs.iter().filter(|b| !known.contains(&b.digest)).collect(),
+            None => blobs.iter().filter(|b| !there.known.contains(&b.digest)).collect(),
         };
-        let signed = trust.sign(index);
-        let bytes = serde_json::to_vec(&signed).unwrap_or_default();
+        let bytes = serde_json::to_vec(index).unwrap_or_default();
         let names: Vec<&str> = refs.iter().map(|r| r.name.as_str()).collect();
         let mut pushed = Pushed::default();
         commit::commit(self, &names, &blobs, &bytes, &mut || {
-            let (count, size) = match self.upload_missing(layout, &asked, advance) {
+            let upload =
+                |blobs: &[&Descriptor]| self.upload_missing(layout, blobs, there.damaged, advance);
+            let (count, size) = match upload(&asked) {
                 // What was known may be gone.
-                Err(_) if asked.len() < blobs.len() => {
-                    self.upload_missing(layout, &blobs.iter().collect::<Vec<_>>(), advance)?
-                }
+                Err(_) if asked.len() < blobs.len() => upload(&blobs.iter().collect::<Vec<_>>())?,
                 uploaded => uploaded?,
             };
             pushed.uploaded = (pushed.uploaded.0 + count, pushed.uploaded.1 + size);
@@ -346,6 +469,7 @@ impl Remote {
         &self,
         layout: &Layout,
         blobs: &[&Descriptor],
+        damaged: &BTreeSet<Digest>,
         advance: &(dyn Fn(u64) + Sync),
     ) -> Result<(usize, u64), PushError> {
         let rank = |blob: &Descriptor| match blob.is_document() {
@@ -355,7 +479,10 @@ impl Remote {
         };
         let missing = Mutex::new(Vec::new());
         in_parallel(AT_ONCE, blobs, |blob| -> Result<(), PushError> {
-            if !self.wait(self.store.has(blob))? {
+            // A blob that is corrupt has the size that it should have.
+            let is_damaged =
+                damaged.contains(&blob.digest) && layout.blob_size(&blob.digest) == Some(blob.size);
+            if is_damaged || !self.wait(self.store.has(blob))? {
                 missing.lock().unwrap_or_else(PoisonError::into_inner).push(*blob);
             }
             Ok(())

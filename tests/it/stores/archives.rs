@@ -7,11 +7,11 @@ use dockercache::layout::archive::{ImageNote, LayerBlob, write_image};
 use dockercache::layout::digest::Digest;
 use dockercache::layout::directory::Layout;
 use dockercache::layout::live;
-use dockercache::layout::oci::Index;
+use dockercache::layout::oci::{Descriptor, Index};
 use dockercache::layout::writer::Writer;
 use dockercache::store::remote::reference::RefName;
-use dockercache::store::remote::signature::Trust;
-use dockercache::store::remote::transfer::{PushError, Pushed, Remote, is_layer};
+use dockercache::store::remote::transfer::{PushError, Pushed, Remote, There, is_layer};
+use dockercache::trust::{Scope, Trust};
 use tempfile::TempDir;
 
 use crate::harness::{PASSWORD, Server};
@@ -42,7 +42,21 @@ impl Archive {
     pub(super) fn push(&self, remote: &Remote, names: &[&str]) -> Result<Pushed, PushError> {
         let refs: Vec<RefName> = names.iter().map(|name| reference(name)).collect();
         let layout = Layout::at(self.dir.path());
-        remote.push(&layout, &self.index, &refs, &BTreeSet::new(), &Trust::default(), &|_| {})
+        let there = There { known: &BTreeSet::new(), damaged: &BTreeSet::new() };
+        remote.push(&layout, &self.index, &refs, &there, &|_| {})
+    }
+
+    /// One of its layers.
+    pub(super) fn layer(&self) -> Descriptor {
+        let blobs = live::reach(&Layout::at(self.dir.path()), &self.index).blobs.into_values();
+        blobs.into_iter().find(is_layer).expect("a layer")
+    }
+
+    /// Saves it again, and pushes what the store is known to have corrupt.
+    pub(super) fn repair(&self, remote: &Remote, names: &[&str]) -> Result<Pushed, PushError> {
+        let refs: Vec<RefName> = names.iter().map(|name| reference(name)).collect();
+        let there = There { known: &BTreeSet::new(), damaged: &remote.damaged_blobs() };
+        remote.push(&Layout::at(self.dir.path()), &self.index, &refs, &there, &|_| {})
     }
 }
 
@@ -60,7 +74,8 @@ pub(super) fn assert_whole(remote: &Remote, name: &str) {
 
 /// What a ref names, if it is there.
 pub(super) fn find(remote: &Remote, name: &str) -> Result<Option<Index>, String> {
-    let found = remote.find(&[reference(name)], &Trust::default(), |reason| panic!("{reason}"));
+    let (trust, scope) = (Trust::default(), anyone());
+    let found = remote.find(&[reference(name)], &trust, &scope, |reason| panic!("{reason}"));
     Ok(found.map_err(|error| error.to_string())?.map(|found| found.index))
 }
 
@@ -73,6 +88,11 @@ pub(super) fn fetch(remote: &Remote, index: &Index) -> Result<(), String> {
     let layers: Vec<_> = blobs.filter(is_layer).collect();
     let failed = remote.fetch(&layers, &layout, &|_| {}).map_err(|error| error.to_string())?;
     failed.first().map_or(Ok(()), |(_, error)| Err(error.to_string()))
+}
+
+/// Without keys, it does not matter whose a cache is.
+pub(super) fn anyone() -> Scope {
+    Scope { project: String::new(), platform: String::new() }
 }
 
 pub(super) fn reference(name: &str) -> RefName {

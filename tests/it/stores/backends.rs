@@ -10,14 +10,14 @@ use std::time::{Duration, Instant, SystemTime};
 use dockercache::layout::oci::{CONFIG, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST};
 use dockercache::layout::oci::{Manifest, UNCOMPRESSED};
 use dockercache::store::remote::error::StoreError;
-use dockercache::store::remote::signature::Trust;
 use dockercache::store::remote::{self, RemoteStore, Shelf};
+use dockercache::trust::Trust;
 use futures_util::{StreamExt as _, TryStreamExt as _, future};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tokio::runtime::Runtime;
 
-use super::archives::{Archive, reference, remote_at};
+use super::archives::{Archive, anyone, reference, remote_at};
 use super::faults::{Fault, Proxy};
 use crate::harness::{Access, AzureServer, GoogleServer, Invocation, PASSWORD, RegistryServer};
 use crate::harness::{
@@ -122,7 +122,11 @@ async fn save(store: &dyn RemoteStore, name: &str, seed: u64) -> Result<Vec<u8>,
 }
 
 async fn sorted_refs(store: &dyn RemoteStore) -> Vec<String> {
-    let mut refs = store.refs().await.expect("refs");
+    let mut refs = match store.refs().await {
+        // A repository begins to be with its first manifest.
+        Err(StoreError::Missing { .. }) => Vec::new(),
+        refs => refs.expect("refs"),
+    };
     refs.sort();
     refs
 }
@@ -278,6 +282,7 @@ fn a_certificate_of_another_name_is_refused_at_once() {
 #[test]
 fn authorities_may_be_named_where_the_system_s_are() {
     with_each(&servers_with_tls(), |server| {
+        save_a_cache(server);
         let mut variables = server.variables(server.address(), PASSWORD);
         let authority = server.authority().unwrap();
         for (name, value) in &mut variables {
@@ -353,9 +358,16 @@ fn a_container_that_is_not_there_is_said_whatever_is_asked() {
     });
 }
 
+/// So that there is something to find.
+fn save_a_cache(server: &dyn Server) {
+    let remote = remote_at(server, server.address());
+    Archive::new([1], 1000).push(&remote, &["words.exact.0000000000000001"]).expect("a save");
+}
+
 #[test]
 fn azurite_is_reached_by_the_variables_of_its_users() {
     let server = AzureServer::start();
+    save_a_cache(&server);
     let key = server.variables(server.address(), PASSWORD).pop().unwrap();
     let collected: Value = Invocation::new(Command::new(env!("CARGO_BIN_EXE_dockercache")))
         .args(["gc", "--dry-run", "--format", "json", &server.url(server.address())])
@@ -483,14 +495,13 @@ fn a_slow_server_is_waited_for() {
 }
 
 /// Asserts that a store is given up, in time.
-fn assert_gives_up(store: &dyn RemoteStore, words: &str) {
+fn assert_gives_up(store: &dyn RemoteStore, words: &str, seconds: std::ops::Range<u64>) {
     let start = Instant::now();
     let blob = Blob::layer(50, 100);
     let error = run(store.has(&blob.descriptor)).unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     assert!(error.to_string().contains(words), "{error}");
-    assert!(start.elapsed() > Duration::from_secs(10), "{:?}", start.elapsed());
-    assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
+    assert!(seconds.contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
 }
 
 #[test]
@@ -498,7 +509,7 @@ fn a_store_that_stays_down_is_given_up() {
     let down = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     with_each(&servers(), |server| {
         let store = server.open_at(&down, PASSWORD).unwrap();
-        assert_gives_up(&*store, "refused");
+        assert_gives_up(&*store, "refused", 0..5);
     });
 }
 
@@ -508,7 +519,7 @@ fn a_store_that_only_fails_is_given_up() {
         let fails = Fault::Status { code: 503, retry_after: None };
         let proxy = Proxy::start(server.address(), move |_, _| Some(fails));
         let store = server.open_at(proxy.address(), PASSWORD).unwrap();
-        assert_gives_up(&*store, "503");
+        assert_gives_up(&*store, "503", 4..16);
     });
 }
 
@@ -586,7 +597,8 @@ fn a_ref_that_can_t_be_read_hides_no_other() {
         let proxy = Proxy::start(server.address(), plan);
         let remote = remote_at(server, proxy.address());
         let refs = ["nearest", "other"].map(reference);
-        let find = || remote.find(&refs, &Trust::default(), |reason| panic!("{reason}"));
+        let (trust, scope) = (Trust::default(), anyone());
+        let find = || remote.find(&refs, &trust, &scope, |reason| panic!("{reason}"));
         let error = find().unwrap_err();
         assert!(matches!(error, StoreError::Denied { .. }), "{error}");
         Archive::new([1], 1000).push(&remote, &["other"]).unwrap();

@@ -1,5 +1,6 @@
 //! A proxy on loopback that makes a server fail as networks and servers do, by a plan.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,12 +24,22 @@ pub(crate) enum Fault {
     Truncated { after: usize },
     /// The answer comes in small pieces with pauses between them.
     Slow { pause: Duration },
+    /// The answer is 1.5 GB of nothing.
+    Flood,
+    /// The answer is as large, and comes a few bytes at a time.
+    Drip,
+    /// The answer names another server, by its address.
+    Redirect { code: u16, to: &'static str },
 }
+
+/// The length of an answer that nobody should read to its end.
+const ENDLESS: u64 = 1_500_000_000;
 
 /// A proxy. Each connection carries one request.
 pub(crate) struct Proxy {
     address: String,
     requests: Arc<Mutex<Vec<String>>>,
+    flooded: Arc<AtomicU64>,
     _runtime: Runtime,
 }
 
@@ -43,10 +54,13 @@ impl Proxy {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let requests = Arc::new(Mutex::new(Vec::new()));
+        let flooded = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&flooded);
         let (seen, server, plan) = (Arc::clone(&requests), server.to_owned(), Arc::new(plan));
         runtime.spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (seen, server, plan) = (Arc::clone(&seen), server.clone(), Arc::clone(&plan));
+                let count = Arc::clone(&count);
                 tokio::spawn(async move {
                     let plan = |line: &str| {
                         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -54,15 +68,20 @@ impl Proxy {
                         plan(seen.len() - 1, line)
                     };
                     // A connection that fails is what this is for.
-                    let _ = serve(client, &server, plan).await;
+                    let _ = serve(client, &server, plan, &count).await;
                 });
             }
         });
-        Self { address, requests, _runtime: runtime }
+        Self { address, requests, flooded, _runtime: runtime }
     }
 
     pub(crate) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// How many bytes of endless answers were taken.
+    pub(crate) fn flooded(&self) -> u64 {
+        self.flooded.load(Ordering::Relaxed)
     }
 
     /// The first lines of all requests until now.
@@ -75,6 +94,7 @@ async fn serve(
     mut client: TcpStream,
     server: &str,
     plan: impl Fn(&str) -> Option<Fault>,
+    flooded: &AtomicU64,
 ) -> std::io::Result<()> {
     let mut head = Vec::new();
     let end = loop {
@@ -95,11 +115,31 @@ async fn serve(
     if let Some(Fault::Closed) = fault {
         return Ok(());
     }
+    if let Some(Fault::Flood | Fault::Drip) = fault {
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {ENDLESS}\r\nETag: \"x\"\r\n\
+             Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n\r\n"
+        );
+        client.write_all(answer.as_bytes()).await?;
+        loop {
+            let (length, pause) = match fault {
+                Some(Fault::Drip) => (5, Duration::from_secs(1)),
+                _ => (1 << 16, Duration::ZERO),
+            };
+            client.write_all(&vec![b' '; length]).await?;
+            flooded.fetch_add(length as u64, Ordering::Relaxed);
+            sleep(pause).await;
+        }
+    }
     let body = head.split_off(end);
     let answer = match fault {
         Some(Fault::Status { code, retry_after: None }) => Some((code, String::new(), "")),
         Some(Fault::Status { code, retry_after: Some(after) }) => {
             Some((code, format!("Retry-After: {after}\r\n"), ""))
+        }
+        Some(Fault::Redirect { code, to }) => {
+            let path = line.split(' ').nth(1).unwrap_or_default();
+            Some((code, format!("Location: http://{to}{path}\r\n"), ""))
         }
         // An answer to HEAD is a head.
         Some(Fault::Refused { code, .. }) if line.starts_with("HEAD") => {

@@ -7,6 +7,7 @@ mod collection;
 mod expiry;
 mod faults;
 mod full;
+mod hostile;
 mod questions;
 mod simulation;
 mod volume;

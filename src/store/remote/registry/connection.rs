@@ -7,12 +7,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt as _, StreamExt as _};
 use http_auth::ChallengeRef;
 use oci_client::client::{Certificate, Client, ClientConfig, ClientProtocol};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Reference, RegistryOperation};
-use reqwest::header::{ACCEPT, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::header::{ACCEPT, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -20,6 +22,7 @@ use tokio::time::Instant;
 
 use super::DOCUMENTS;
 use super::answers::failure;
+use crate::layout::directory::DOCUMENT_LIMIT;
 use crate::store::remote::retry::{self, CONNECT, Failure, IDLE, Kind, in_time};
 
 /// What we call ourselves.
@@ -38,9 +41,12 @@ pub(super) struct Connection {
     tokens: Mutex<BTreeMap<String, (Instant, String)>>,
 }
 
-/// A request that the library lacks.
+/// A request of our own: what the library lacks, and whatever reads, since it would read answers of
+/// any size into memory.
 pub(super) struct Request<'a> {
     pub(super) method: Method,
+    /// The first byte of the answer to ask for.
+    pub(super) offset: u64,
     /// Below the registry's `/v2/`, with a query if need be.
     pub(super) path: String,
     /// The requests that one token is good for have this in common.
@@ -83,7 +89,9 @@ pub(super) async fn greet(
     scheme: &str,
     host: &str,
 ) -> Result<StatusCode, Failure> {
-    Ok(sent(requests.get(format!("{}/", base(scheme, host)))).await?.status())
+    let answer = sent(requests.get(format!("{}/", base(scheme, host)))).await?;
+    not_left_alone(&answer)?;
+    Ok(answer.status())
 }
 
 fn base(scheme: &str, host: &str) -> String {
@@ -127,11 +135,14 @@ impl Connection {
 
     /// Sends a request; a registry that wants a token for it gets one.
     pub(super) async fn send(&self, request: Request<'_>) -> Result<Response, Failure> {
-        let Request { method, path, purpose } = request;
+        let Request { method, offset, path, purpose } = request;
         let attempt = |token: Option<String>| {
             let url = format!("{}/{path}", self.base);
-            let request =
+            let mut request =
                 self.requests.request(method.clone(), url).header(ACCEPT, DOCUMENTS.join(", "));
+            if offset > 0 {
+                request = request.header(RANGE, format!("bytes={offset}-"));
+            }
             answered(match token {
                 Some(token) => request.bearer_auth(token),
                 None => self.with_login(request),
@@ -148,12 +159,17 @@ impl Connection {
     }
 
     async fn token(&self, challenge: Challenge) -> Result<String, Failure> {
+        // A password that came over TLS must not leave without.
+        if self.base.starts_with("https:") && !challenge.realm.starts_with("https:") {
+            let reason = "it wants the password to be sent over plain HTTP";
+            return Err(Failure::new(Kind::Lasting, reason));
+        }
         let request = self.requests.get(challenge.realm).query(&challenge.query);
         let answer = answered(self.with_login(request)).await?;
         if !answer.status().is_success() {
             return Err(Failure::status(answer.status().as_u16(), "no token is given"));
         }
-        let token = answer.json().await.map(|Token { token }| token);
+        let token = serde_json::from_slice(&text(answer).await?).map(|Token { token }| token);
         token.map_err(|_| Failure::new(Kind::Passing(None), "its token is no JSON"))
     }
 
@@ -170,6 +186,30 @@ async fn sent(request: RequestBuilder) -> Result<Response, Failure> {
     in_time(IDLE, answer).await
 }
 
+/// The bytes of an answer, as they come.
+pub(super) fn pieces(answer: Response) -> BoxStream<'static, Result<Bytes, Failure>> {
+    let next = |mut answer: Response| async {
+        let piece = answer.chunk().await.map_err(|error| Failure::connection(&error))?;
+        Ok(piece.map(|piece| (piece, answer)))
+    };
+    stream::try_unfold(answer, next).boxed()
+}
+
+/// An answer that is a token, a list, or a message.
+pub(super) async fn text(answer: Response) -> Result<Vec<u8>, Failure> {
+    retry::whole(pieces(answer), DOCUMENT_LIMIT).await
+}
+
+fn retry_after(answer: &Response) -> Option<&str> {
+    answer.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok())
+}
+
+/// Fails if the registry asks for more patience than anyone has.
+fn not_left_alone(answer: &Response) -> Result<(), Failure> {
+    let refusal = retry::left_alone(answer.status().as_u16(), retry_after(answer));
+    refusal.map_or(Ok(()), |refusal| Err(Failure::new(Kind::Lasting, refusal.to_string())))
+}
+
 /// Sends a request once; an answer that it shall come again later is a failure.
 async fn answered(request: RequestBuilder) -> Result<Response, Failure> {
     let answer = sent(request).await?;
@@ -177,7 +217,8 @@ async fn answered(request: RequestBuilder) -> Result<Response, Failure> {
     if !matches!(failure.kind, Kind::Passing(_)) {
         return Ok(answer);
     }
-    let after = answer.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok());
+    let after = retry_after(&answer);
+    not_left_alone(&answer)?;
     let after = after.and_then(|after| after.parse().ok()).map(Duration::from_secs);
     Err(Failure { kind: Kind::Passing(after), ..failure })
 }
