@@ -29,6 +29,10 @@ Examples:
 Environment:
   DOCKERCACHE_DIR       the directory, for every verb (default: /tmp/dockercache)
   DOCKERCACHE_STORE     a store that jobs share, for restore, build, save and gc
+  DOCKERCACHE_STORE_TIMEOUT
+                        how long to look for a cache in a store (default: 60s)
+  DOCKERCACHE_VERIFY_KEY, DOCKERCACHE_SIGNING_KEY
+                        use only signed caches, and sign them: see the threat model
   DOCKERCACHE_STRATEGY  overrules how the engine's cache is carried: see `restore --help`
   DOCKER_HOST and all else that the docker client reads counts as for the client
 
@@ -129,7 +133,7 @@ pub struct Store {
     /// those of the docker client for a registry, and those of the cloud's own tools else.
     #[arg(long, value_name = "URL", env = "DOCKERCACHE_STORE")]
     pub store: Option<String>,
-    /// Never write to the store
+    /// Write nothing: `save` leaves the store and the directory as they are
     #[arg(long, env = "DOCKERCACHE_READ_ONLY", value_parser = FalseyValueParser::new())]
     pub read_only: bool,
 }

@@ -195,6 +195,8 @@ impl Saver<'_> {
 struct Beat {
     task: JoinHandle<()>,
     state: Arc<Mutex<Pulse>>,
+    /// Held while the note is being written.
+    writing: Arc<tokio::sync::Mutex<()>>,
     limit: Duration,
 }
 
@@ -209,11 +211,14 @@ impl Beat {
     fn start(saver: &Saver<'_>, written: Instant) -> Self {
         let limit = saver.remote.terms().saver;
         let state = Arc::new(Mutex::new(Pulse { last: written, missed: false }));
+        let writing = Arc::new(tokio::sync::Mutex::new(()));
+        let busy = Arc::clone(&writing);
         let (pulse, store) = (Arc::clone(&state), saver.remote.shared());
         let (name, text) = (saver.name.clone(), saver.plan.to_json());
         let task = saver.remote.spawn(async move {
             loop {
                 tokio::time::sleep(limit / 3).await;
+                let _busy = busy.lock().await;
                 let (Some(shelf), begun) = (store.shelf(), Instant::now()) else { return };
                 let written = shelf.write_note(&name, &text).await.is_ok();
                 let mut pulse = pulse.lock().unwrap_or_else(PoisonError::into_inner);
@@ -224,7 +229,7 @@ impl Beat {
                 }
             }
         });
-        Self { task, state, limit }
+        Self { task, state, writing, limit }
     }
 
     /// Whether the note was fresh all the time, and is now.
@@ -236,6 +241,8 @@ impl Beat {
 
 impl Drop for Beat {
     fn drop(&mut self) {
+        // What is on its way to the store would bring the note back after its removal.
+        let _quiet = self.writing.blocking_lock();
         self.task.abort();
     }
 }

@@ -225,7 +225,11 @@ impl Remote {
             let url = self.url();
             refused(match names[..] {
                 [name] => format!("`{name}` in `{url}` is not used: {reason}"),
-                _ => format!("{} caches in `{url}` are not used: {reason}", names.len()),
+                _ => format!(
+                    "{} caches in `{url}` are not used, such as `{}`: {reason}",
+                    names.len(),
+                    names[0]
+                ),
             });
         }
         found

@@ -17,7 +17,7 @@ use crate::harness::{
 };
 
 /// Short enough for a test, and longer than what the stores' clocks leave out.
-const GRACE: Duration = Duration::from_secs(4);
+const GRACE: Duration = Duration::from_secs(12);
 
 /// An old cache goes by its name, and then by its blobs; what a newer one shares with it stays.
 #[test]
