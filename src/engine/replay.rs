@@ -74,6 +74,13 @@ pub fn capture(
         about.stages.push(stage_about);
     }
     let cache = write_cache(layout, &images.iter().collect::<Vec<_>>())?;
+    for (image, reason) in cache.damaged {
+        images.retain(|stored| stored.descriptor.digest != image);
+        about.stages.iter_mut().filter(|s| s.image.as_ref() == Some(&image)).for_each(|stage| {
+            stage.image = None;
+        });
+        warnings.push(format!("{reason}: it is dropped, and saved again after the next build"));
+    }
     // A stage that is only `FROM` has no records of its own.
     let has_layers =
         |name: &String| request.stages.iter().any(|s| s.has_layers && s.about.name == *name);
