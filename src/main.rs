@@ -3,7 +3,8 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use dockercache::report::Reporter;
+use dockercache::exit::Exit;
+use dockercache::report::{Reporter, output};
 use dockercache::{cli, commands};
 
 fn main() -> ExitCode {
@@ -20,7 +21,13 @@ fn main() -> ExitCode {
     };
     dockercache::engine::process::pass_signals_on();
     match commands::run(cli) {
-        Ok(exit) => exit.into(),
+        Ok(exit) => match output::failure() {
+            Some(kind) => {
+                Reporter::new(false).error(format!("the result is not complete: {kind}"));
+                Exit::Io.into()
+            }
+            None => exit.into(),
+        },
         Err(failure) => {
             let reporter = Reporter::new(false);
             reporter.error(&failure.message);

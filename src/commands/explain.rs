@@ -12,7 +12,7 @@ use crate::explain::{Cause, Explanation, explain};
 use crate::layout::archive::Archive;
 use crate::layout::directory::Layout;
 use crate::project::{Detail, Project};
-use crate::report::{Reporter, output, sanitized};
+use crate::report::{Reporter, output};
 
 /// The JSON form of the result.
 #[derive(Serialize)]
@@ -133,12 +133,12 @@ fn print(format: Format, explanation: &Explanation, strategy: &str) {
 fn text(explanation: &Explanation) {
     for stage in &explanation.stages {
         let of = if stage.build.is_empty() { "" } else { " of " };
-        output::line(&sanitized(&format!("stage {}{of}{}", stage.name, stage.build)));
+        output::text(&format!("stage {}{of}{}", stage.name, stage.build));
         for step in &stage.steps {
             let outcome = if step.cause.is_none() { "hit " } else { "miss" };
-            output::line(&sanitized(&format!("  {outcome}  line {}: {}", step.line, step.text)));
+            output::text(&format!("  {outcome}  line {}: {}", step.line, step.text));
             if let Some(cause) = &step.cause {
-                output::line(&sanitized(&format!("        {cause}")));
+                output::text(&format!("        {cause}"));
             }
         }
     }

@@ -67,7 +67,7 @@ pub(super) fn run(args: &GcArgs) -> Result<Exit, Failure> {
         live_bytes: collected.blobs_left.1,
     };
     match args.speech.format {
-        Format::Text => collected.refs.iter().for_each(|name| output::line(name)),
+        Format::Text => collected.refs.iter().for_each(|name| output::text(name)),
         Format::Json => output::json(&report),
         Format::Env | Format::Github => {
             let env = args.speech.format == Format::Env;

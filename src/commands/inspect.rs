@@ -6,10 +6,12 @@ use serde::Serialize;
 
 use crate::cli::{Format, InspectArgs};
 use crate::exit::{Exit, Failure};
-use crate::layout::archive::{self, Archive, LayerBlob, Role};
+use crate::layout::archive::{self, Archive, LayerBlob, Role, StageAbout, StepAbout};
 use crate::layout::digest::Digest;
 use crate::layout::directory::Layout;
-use crate::report::{Reporter, bytes, output};
+use crate::layout::live;
+use crate::layout::oci::{History, ImageConfig, Index};
+use crate::report::{Reporter, bytes, count, output};
 
 /// The JSON form of the result.
 #[derive(Serialize)]
@@ -38,6 +40,9 @@ struct StageRow {
     layers: Vec<LayerRow>,
     /// Of the layers as they are stored.
     bytes: u64,
+    /// What it starts from.
+    #[serde(skip)]
+    base: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -48,6 +53,10 @@ struct LayerRow {
     unpacked_bytes: u64,
     /// How many stages have this layer.
     stages: usize,
+    /// The instruction that made it, as far as that is known.
+    instruction: Option<String>,
+    /// Whether it is the base's.
+    base: bool,
 }
 
 #[derive(Serialize)]
@@ -55,6 +64,9 @@ struct CacheRow {
     manifest: Digest,
     layers: usize,
     records: usize,
+    /// The layers, with their sizes.
+    #[serde(skip)]
+    sizes: Vec<(Digest, u64)>,
 }
 
 #[derive(Serialize)]
@@ -75,12 +87,14 @@ pub(super) fn run(args: &InspectArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
     let dir = args.path.as_ref().unwrap_or(&args.directory.dir);
     let layout = Layout::at(dir);
-    let Some(archive) = Archive::read(&layout)? else {
+    let index = layout.index()?;
+    let is_there = index.is_some();
+    let inspected = look(&layout, index.unwrap_or_else(|| Index::new(Vec::new())))?;
+    if !is_there {
         reporter.info(format!("inspect: there is no archive in `{}`", dir.display()));
-        return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
-    };
-    let inspected = look(&layout, &archive)?;
+    }
     match args.speech.format {
+        Format::Text if !is_there => {}
         Format::Text => text(&inspected),
         Format::Json => output::json(&inspected),
         Format::Env | Format::Github => {
@@ -90,11 +104,12 @@ pub(super) fn run(args: &InspectArgs) -> Result<Exit, Failure> {
             output::pair(env, "stages", &inspected.stages.len().to_string());
         }
     }
-    Ok(Exit::Ok)
+    Ok(if args.speech.strict && !is_there { Exit::Strict } else { Exit::Ok })
 }
 
-fn look(layout: &Layout, archive: &Archive) -> Result<Inspected, Failure> {
-    let reach = archive::reach(layout)?;
+fn look(layout: &Layout, index: Index) -> Result<Inspected, Failure> {
+    let reach = live::reach(layout, &index);
+    let archive = Archive::of(layout, index)?;
     let mut users: BTreeMap<Digest, BTreeSet<Digest>> = BTreeMap::new();
     for image in archive.images.iter().filter(|i| i.note.role == Role::Stage) {
         for layer in image.manifest.layers.iter().filter_map(LayerBlob::from_descriptor) {
@@ -104,16 +119,26 @@ fn look(layout: &Layout, archive: &Archive) -> Result<Inspected, Failure> {
     let stages = archive.about.iter().flat_map(|a| &a.stages).map(|stage| {
         let image =
             archive.images.iter().find(|i| stage.image.as_ref() == Some(&i.descriptor.digest));
-        let layers: Vec<LayerRow> = image
+        let layers: Vec<LayerBlob> = image
             .iter()
             .flat_map(|i| &i.manifest.layers)
             .filter_map(LayerBlob::from_descriptor)
-            .map(|layer| LayerRow {
+            .collect();
+        let config = image.and_then(|i| layout.parse(&i.manifest.config).ok()).unwrap_or_default();
+        let layers: Vec<LayerRow> = origins(stage, &config, layers.len())
+            .into_iter()
+            .zip(layers)
+            .map(|(origin, layer)| LayerRow {
                 stages: users.get(&layer.diff_id).map_or(0, BTreeSet::len),
                 diff_id: layer.diff_id,
                 blob: layer.blob,
                 bytes: layer.size,
                 unpacked_bytes: layer.unpacked_size,
+                base: origin == Origin::Base,
+                instruction: match origin {
+                    Origin::Instruction(text) => Some(text),
+                    Origin::Base | Origin::Unknown => None,
+                },
             })
             .collect();
         StageRow {
@@ -123,12 +148,17 @@ fn look(layout: &Layout, archive: &Archive) -> Result<Inspected, Failure> {
             image: stage.image.clone(),
             bytes: layers.iter().map(|l| l.bytes).sum(),
             layers,
+            base: stage.base.as_ref().map(|base| base.name.clone()),
         }
     });
     let cache = archive.cache.as_ref().map(|cache| {
-        let (layers, records) = archive::read_cache(layout, cache)
-            .map_or((0, 0), |(config, _)| (config.layers.len(), config.steps()));
-        CacheRow { manifest: cache.digest.clone(), layers, records }
+        let (config, layers) = archive::read_cache(layout, cache).unwrap_or_default();
+        CacheRow {
+            manifest: cache.digest.clone(),
+            layers: config.layers.len(),
+            records: config.steps(),
+            sizes: layers.into_iter().map(|(digest, layer)| (digest, layer.size)).collect(),
+        }
     });
     let mut inspected = Inspected {
         schema: "dockercache.inspect.v1",
@@ -158,9 +188,43 @@ fn look(layout: &Layout, archive: &Archive) -> Result<Inspected, Failure> {
     Ok(inspected)
 }
 
+/// Where a layer is from.
+#[derive(PartialEq)]
+enum Origin {
+    Base,
+    Instruction(String),
+    Unknown,
+}
+
+/// Where the layers of a stage are from, the base's first. The stage's own are the last ones, one
+/// for each instruction that makes a layer; images that were saved without a build have a history.
+fn origins(stage: &StageAbout, config: &ImageConfig, layers: usize) -> Vec<Origin> {
+    let makes_layer = |step: &&StepAbout| {
+        let word = step.text.split_whitespace().next().unwrap_or_default();
+        ["RUN", "COPY", "ADD", "WORKDIR"].iter().any(|known| word.eq_ignore_ascii_case(known))
+    };
+    let own: Vec<&StepAbout> = stage.steps.iter().filter(makes_layer).collect();
+    let history: Vec<&History> = config.layer_history().collect();
+    let is_told = stage.base.is_some() || !stage.steps.is_empty();
+    if let Some(base) = layers.checked_sub(own.len()).filter(|_| is_told) {
+        let own = own.into_iter().map(|step| Origin::Instruction(step.text.clone()));
+        return (0..base).map(|_| Origin::Base).chain(own).collect();
+    }
+    (0..layers)
+        .map(|at| {
+            let entry = history.get(at).filter(|_| history.len() == layers);
+            let text = entry.and_then(|entry| entry.created_by.clone());
+            text.map_or(Origin::Unknown, Origin::Instruction)
+        })
+        .collect()
+}
+
+/// How many layers are listed that are known by their digests only.
+const MOST_LISTED: usize = 20;
+
 fn text(inspected: &Inspected) {
     let unknown = || "unknown".to_owned();
-    output::line(&format!(
+    output::text(&format!(
         "{}: saved by Docker {} ({}, {}) at {}",
         inspected.path,
         inspected.engine.clone().unwrap_or_else(unknown),
@@ -174,37 +238,93 @@ fn text(inspected: &Inspected) {
             (false, _) | (true, "") => stage.name.clone(),
             (true, build) => format!("{} of {build}", stage.name),
         };
-        let digest: String = stage.digest.chars().take(12).collect();
         if stage.image.is_none() {
-            output::line(&format!("  stage {name} ({digest})"));
+            output::text(&format!("  stage {name}"));
             continue;
         }
-        output::line(&format!(
-            "  stage {name} ({digest}): {} layers, {}",
-            stage.layers.len(),
-            bytes(stage.bytes)
-        ));
-        for layer in &stage.layers {
+        let layers = count(stage.layers.len(), "layer");
+        output::text(&format!("  stage {name}: {layers}, {}", bytes(stage.bytes)));
+        let (base, mut own): (Vec<_>, Vec<_>) = stage.layers.iter().partition(|layer| layer.base);
+        // The largest first; those of a size stay in their order.
+        own.sort_by_key(|layer| std::cmp::Reverse(layer.bytes));
+        for layer in own {
+            let digest = || format!("layer {}", layer.diff_id.short());
+            let made_by = layer.instruction.clone().unwrap_or_else(digest);
             let shared = match layer.stages {
                 0 | 1 => String::new(),
-                n => format!(", in {n} stages"),
+                n => format!("  (in {n} stages)"),
             };
-            output::line(&format!(
-                "    layer {}  {} ({} unpacked{shared})",
-                layer.diff_id.short(),
-                bytes(layer.bytes),
-                bytes(layer.unpacked_bytes)
-            ));
+            output::text(&format!("    {:>10}  {made_by}{shared}", bytes(layer.bytes)));
+        }
+        if !base.is_empty() {
+            let size = base.iter().map(|layer| layer.bytes).sum();
+            let name = stage.base.as_deref().unwrap_or("the base");
+            let layers = count(base.len(), "layer");
+            output::text(&format!("    {:>10}  FROM {name}: {layers}", bytes(size)));
         }
     }
     if let Some(cache) = &inspected.cache {
-        output::line(&format!("  cache: {} steps over {} layers", cache.records, cache.layers));
+        output::text(&format!("  cache: {} steps over {} layers", cache.records, cache.layers));
+        if inspected.stages.iter().all(|stage| stage.image.is_none()) {
+            let mut sizes = cache.sizes.clone();
+            sizes.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+            for (digest, size) in sizes.iter().take(MOST_LISTED) {
+                output::text(&format!("    {:>10}  layer {}", bytes(*size), digest.short()));
+            }
+        }
     }
-    output::line(&format!(
+    output::text(&format!(
         "  live: {} blobs, {}; dead: {} blobs, {}",
         inspected.live.blobs,
         bytes(inspected.live.bytes),
         inspected.dead.blobs,
         bytes(inspected.dead.bytes)
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage(steps: &[&str]) -> StageAbout {
+        let step = |text: &&str| StepAbout {
+            text: (*text).to_owned(),
+            digest: String::new(),
+            parts: Vec::new(),
+            files: crate::layout::archive::FileList::default(),
+        };
+        StageAbout {
+            name: "build".to_owned(),
+            build: String::new(),
+            digest: String::new(),
+            image: None,
+            steps: steps.iter().map(step).collect(),
+            base: None,
+        }
+    }
+
+    fn texts(origins: Vec<Origin>) -> Vec<String> {
+        let text = |origin| match origin {
+            Origin::Base => "base".to_owned(),
+            Origin::Instruction(text) => text,
+            Origin::Unknown => "unknown".to_owned(),
+        };
+        origins.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn the_last_layers_are_those_of_the_stages_own_instructions() {
+        let stage = stage(&["ENV A=1", "RUN make", "LABEL a=b", "copy . ."]);
+        let config = ImageConfig::default();
+        let found = texts(origins(&stage, &config, 4));
+        assert_eq!(found, ["base", "base", "RUN make", "copy . ."]);
+        assert_eq!(texts(origins(&stage, &config, 1)), ["unknown"]);
+    }
+
+    #[test]
+    fn an_image_without_a_build_is_read_by_its_history() {
+        let config = r#"{"history":[{"created_by":"ADD a"},{"empty_layer":true},{}]}"#;
+        let config = serde_json::from_str(config).unwrap();
+        assert_eq!(texts(origins(&stage(&[]), &config, 2)), ["ADD a", "unknown"]);
+    }
 }

@@ -35,6 +35,9 @@ pub(super) fn run(args: &PruneArgs) -> Result<Exit, Failure> {
         count(pruned.live.0, "blob"),
         bytes(pruned.live.1)
     ));
+    if let Some(reason) = &pruned.held {
+        reporter.warn(format!("nothing was removed from `{}`: {reason}", dir.display()));
+    }
     match args.speech.format {
         Format::Text => {}
         Format::Json => output::json(&Pruned {
@@ -50,5 +53,5 @@ pub(super) fn run(args: &PruneArgs) -> Result<Exit, Failure> {
             output::pair(env, "dropped-bytes", &pruned.dead.1.to_string());
         }
     }
-    Ok(Exit::Ok)
+    Ok(if args.speech.strict && pruned.held.is_some() { Exit::Strict } else { Exit::Ok })
 }

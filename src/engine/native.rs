@@ -108,6 +108,7 @@ pub fn take(layout: &Writer, old: &Archive, captured: &Captured) -> Result<Taken
     });
     let images: Vec<&StoredImage> = taken.archive.images.iter().collect();
     let cache = write_cache(layout, &images)?;
+    stages::remove_damaged(&mut taken, &cache.damaged);
     taken.warnings.extend(super::replay::cut_warning(cache.cut_records));
     taken.archive.cache = cache.descriptor;
     Ok(taken)

@@ -85,6 +85,7 @@ pub fn take(
     });
     let images: Vec<&StoredImage> = taken.archive.images.iter().collect();
     let cache = write_cache(layout, &images)?;
+    stages::remove_damaged(&mut taken, &cache.damaged);
     // A stage that is only `FROM` has no records of its own.
     let has_layers =
         |name: &String| captured.stages.iter().any(|s| s.has_layers && s.about.name == *name);

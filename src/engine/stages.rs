@@ -14,6 +14,7 @@ use super::capture::{Captured, CapturedStage, Request, Source, Stage, Taken, Wor
 use super::error::EngineError;
 use crate::layout::archive::{About, Archive, StageAbout, StoredImage};
 use crate::layout::builds::with_parents;
+use crate::layout::digest::Digest;
 use crate::layout::oci::Descriptor;
 use crate::report::Reporter;
 
@@ -211,6 +212,18 @@ pub(super) fn take(
     let mut seen = BTreeSet::new();
     taken.archive.images.retain(|image| seen.insert(image.descriptor.digest.clone()));
     taken
+}
+
+/// Removes images whose records turned out to be of no use, and says so.
+pub(super) fn remove_damaged(taken: &mut Taken, damaged: &[(Digest, String)]) {
+    for (image, reason) in damaged {
+        taken.archive.images.retain(|stored| stored.descriptor.digest != *image);
+        let stages = taken.archive.about.iter_mut().flat_map(|about| &mut about.stages);
+        stages.filter(|stage| stage.image.as_ref() == Some(image)).for_each(|stage| {
+            stage.image = None;
+        });
+        taken.warnings.push(format!("{reason}: it is removed, and saved again after the next build"));
+    }
 }
 
 /// Keeps what the archive has of the same build besides, since not all of it could be replaced. What

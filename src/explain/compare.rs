@@ -205,11 +205,9 @@ impl Comparison<'_> {
         {
             return Cause::Base { name: base.name.clone(), was: was.name.clone() };
         }
-        let layers: Vec<&StepAbout> = old
-            .steps
-            .iter()
-            .filter(|step| !step.parts.is_empty() || old.steps.iter().all(|s| s.parts.is_empty()))
-            .collect();
+        let has_parts = old.steps.iter().any(|step| !step.parts.is_empty());
+        let layers: Vec<&StepAbout> =
+            old.steps.iter().filter(|step| !step.parts.is_empty() || !has_parts).collect();
         let next = match last_hit {
             None => 0,
             Some(digest) => layers.iter().position(|s| s.digest == digest).map_or(0, |at| at + 1),

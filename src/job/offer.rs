@@ -90,7 +90,7 @@ fn verified(
     reporter: Reporter,
 ) -> Result<(Archive, usize, Reach), LayoutError> {
     let mut reach = live::reach(layout, &index);
-    let mut archive = Archive::of(layout, index);
+    let mut archive = Archive::of(layout, index)?;
     if archive.is_from_the_future() {
         return Ok((archive, 0, Reach::default()));
     }

@@ -182,7 +182,7 @@ impl Store {
         self.remote.fetch_documents(&found.index, &writer)?;
         // With its signature: the directory may go to a CI's cache.
         writer.commit(&found.signed)?;
-        let archive = Archive::of(layout, found.index.clone());
+        let archive = Archive::of(layout, found.index.clone())?;
         let blobs = live::reach(layout, &found.index).blobs;
         let (mut layers, documents): (Vec<_>, Vec<_>) = blobs.into_values().partition(is_layer);
         let mut direct = self.direct(task, &archive);

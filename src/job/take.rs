@@ -78,6 +78,7 @@ impl Taking<'_> {
             carrier::strip(self.layout, &mut all.archive)?;
         }
         all.warnings.extend(replay::cut_warning(joined.cut_records));
+        all.warnings.extend(joined.damaged);
         Ok(all)
     }
 

@@ -13,14 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 use super::directory::{Layout, LayoutError};
+use super::json::{self, Budget};
 use super::live::{self, Reach};
 use super::oci::{
-    self, CACHE_CONFIG, CREATED_AT, Descriptor, ImageConfig, Index, Manifest, REF_NAME,
+    self, CACHE_CONFIG, CREATED_AT, Descriptor, ImageConfig, Index, Manifest, Platform, REF_NAME,
     UNCOMPRESSED,
 };
-use super::records::{
-    CacheConfig, CacheLayer, CacheRecord, Fitted, IMPORT_LIMIT, RecordGraph, RecordsError,
-};
+use super::records::{CacheConfig, CacheLayer, CacheRecord, Fitted, IMPORT_LIMIT, RecordGraph};
 use super::verify::BadBlob;
 use super::writer::Writer;
 
@@ -31,6 +30,12 @@ const CACHE_TAG: &str = "latest";
 
 const ABOUT: &str = "dev.dockercache.about";
 const IMAGE: &str = "dev.dockercache.image";
+/// What a cache manifest has besides layers, in bytes, and some more.
+const EMPTY_MANIFEST: usize = 512;
+/// The most stages and steps of all builds that an archive may tell of, and the most images.
+const MOST_STAGES: usize = 2_000;
+const MOST_STEPS: usize = 20_000;
+const MOST_IMAGES: usize = 5_000;
 /// Annotation with the size of a layer before compression, in bytes.
 const UNPACKED_SIZE: &str = "dev.dockercache.unpacked-size";
 
@@ -54,7 +59,10 @@ pub struct About {
 impl About {
     /// Reads what an index says of itself; `None` if it says nothing that we understand.
     pub fn of(index: &Index) -> Option<Self> {
-        index.annotations.get(ABOUT).and_then(|json| serde_json::from_str(json).ok())
+        let about: Self = json::parse(index.annotations.get(ABOUT)?.as_bytes()).ok()?;
+        let steps = about.stages.iter().map(|stage| stage.steps.len()).sum::<usize>();
+        // Stages are compared with one another, and steps with those of a project.
+        (about.stages.len() <= MOST_STAGES && steps <= MOST_STEPS).then_some(about)
     }
 }
 
@@ -261,24 +269,29 @@ impl LayerBlob {
 impl Archive {
     /// Reads what `layout` holds; `None` if there is no archive.
     pub fn read(layout: &Layout) -> Result<Option<Self>, LayoutError> {
-        Ok(layout.index()?.map(|index| Self::of(layout, index)))
+        layout.index()?.map(|index| Self::of(layout, index)).transpose()
     }
 
-    /// Reads what `index` says, with the documents in `layout`.
-    pub fn of(layout: &Layout, index: Index) -> Self {
+    /// What an index of `layout` names.
+    pub fn of(layout: &Layout, index: Index) -> Result<Self, LayoutError> {
         let mut archive = Self { about: About::of(&index), ..Self::default() };
+        let mut budget = Budget::default();
         for descriptor in index.manifests {
-            let note = descriptor.annotation(IMAGE).and_then(|n| serde_json::from_str(n).ok());
+            let note = descriptor.annotation(IMAGE).and_then(|n| json::parse(n.as_bytes()).ok());
             if let Some(note) = note {
-                // An image that can't be read is as good as absent: its stage is saved anew.
-                if let Ok(manifest) = layout.parse(&descriptor) {
-                    archive.images.push(StoredImage { descriptor, manifest, note });
+                // An image that can't be read is as good as absent: its stage is saved again.
+                let Ok(bytes) = layout.document(&descriptor) else { continue };
+                budget.take(&bytes).map_err(|reason| layout.damaged(reason))?;
+                let Ok(manifest) = json::parse(&bytes) else { continue };
+                if archive.images.len() == MOST_IMAGES {
+                    return Err(layout.damaged(format!("it has more than {MOST_IMAGES} images")));
                 }
+                archive.images.push(StoredImage { descriptor, manifest, note });
             } else if descriptor.annotation(REF_NAME) == Some(CACHE_TAG) {
                 archive.cache = Some(descriptor);
             }
         }
-        archive
+        Ok(archive)
     }
 
     /// Whether a newer version of this program wrote the archive.
@@ -386,9 +399,11 @@ pub fn write_image(
     let bytes = to_json(&manifest);
     sink.put(&bytes)?;
     let mut descriptor = Descriptor::of(oci::MANIFEST, &bytes);
-    descriptor.platform = Some(serde_json::json!({
-        "architecture": config.architecture, "os": config.os,
-    }));
+    descriptor.platform = Some(Platform {
+        architecture: config.architecture.clone(),
+        os: config.os.clone(),
+        variant: String::new(),
+    });
     let image = StoredImage { descriptor, manifest, note: note.clone() };
     Ok(image.noted(ref_name, note))
 }
@@ -426,6 +441,8 @@ pub struct WrittenCache {
     pub descriptor: Option<Descriptor>,
     /// Names of images that came without records, though they have layers.
     pub without_records: Vec<String>,
+    /// Images whose records can't be read, by their manifests, and why. They are of no use.
+    pub damaged: Vec<(Digest, String)>,
     /// Records that had to be left out, because importers refuse more than 1 MiB.
     pub cut_records: usize,
 }
@@ -435,40 +452,52 @@ pub fn write_cache(layout: &Writer, images: &[&StoredImage]) -> Result<WrittenCa
     let mut graph = RecordGraph::default();
     let mut descriptors = BTreeMap::new();
     let mut without_records = Vec::new();
+    let mut damaged = Vec::new();
     for image in images {
         let name = image.descriptor.annotation(REF_NAME).unwrap_or_default();
-        let damaged = |reason: String| LayoutError::Damaged {
-            path: layout.root().to_owned(),
-            reason: format!("the records of stage image `{name}`: {reason}"),
+        let has_records = match add_records(&mut graph, layout, image) {
+            Ok(has_records) => has_records,
+            // Its digest is right: as an error, it would end every save to come.
+            Err(reason) => {
+                let reason = format!("the cache records of stage `{name}` are damaged: {reason}");
+                damaged.push((image.descriptor.digest.clone(), reason));
+                continue;
+            }
         };
         for layer in &image.manifest.layers {
             // Equal layers of several images have one descriptor, and so one time of creation:
             // that of the last image, which is the one that the user builds.
             descriptors.insert(layer.digest.clone(), layer.clone());
         }
-        if !image.is_image() {
-            let config: CacheConfig = layout.parse(&image.manifest.config)?;
-            graph.add(&config).map_err(|e| damaged(e.to_string()))?;
-            continue;
-        }
-        let config: ImageConfig = layout.parse(&image.manifest.config)?;
-        match inline_records(&config).map_err(damaged)? {
-            Some(records) => {
-                let layers = chain(image.manifest.layers.iter().map(|l| &l.digest));
-                graph
-                    .add(&CacheConfig { layers, records })
-                    .map_err(|e: RecordsError| damaged(e.to_string()))?;
-            }
-            None if image.manifest.layers.is_empty() => {}
-            None => without_records.push(name.to_owned()),
+        if !has_records && !image.manifest.layers.is_empty() {
+            without_records.push(name.to_owned());
         }
     }
     let written = write_records(layout, &graph, &descriptors)?;
     Ok(WrittenCache {
         descriptor: written.as_ref().map(|(d, _)| d.clone()),
         without_records,
+        damaged,
         cut_records: written.map_or(0, |(_, cut)| cut),
     })
+}
+
+/// Adds the records that a stage's image carries; says whether it has any.
+fn add_records(
+    graph: &mut RecordGraph,
+    layout: &Layout,
+    image: &StoredImage,
+) -> Result<bool, String> {
+    if !image.is_image() {
+        let config = layout.parse(&image.manifest.config).map_err(|e| e.to_string())?;
+        graph.add(&config).map_err(|e| e.to_string())?;
+        return Ok(true);
+    }
+    let config = layout.parse(&image.manifest.config).map_err(|e| e.to_string())?;
+    let Some(records) = inline_records(&config)? else { return Ok(false) };
+    let layers = chain(image.manifest.layers.iter().map(|l| &l.digest));
+    graph.add(&CacheConfig { layers, records }).map_err(|e| e.to_string())?;
+    Ok(true)
 }
 
 /// The records in an image config; `None` if it has none.
@@ -477,8 +506,7 @@ fn inline_records(config: &ImageConfig) -> Result<Option<Vec<CacheRecord>>, Stri
         return Ok(None);
     };
     let json = BASE64_STANDARD.decode(text).map_err(|e| format!("not base64: {e}"))?;
-    let records: Option<Vec<CacheRecord>> =
-        serde_json::from_slice(&json).map_err(|e| e.to_string())?;
+    let records: Option<Vec<CacheRecord>> = json::parse(&json).map_err(|e| e.to_string())?;
     Ok(records.filter(|r| !r.is_empty()))
 }
 
@@ -494,37 +522,44 @@ pub fn write_records(
     graph: &RecordGraph,
     descriptors: &BTreeMap<Digest, Descriptor>,
 ) -> Result<Option<(Descriptor, usize)>, LayoutError> {
-    let mut allowed: Option<BTreeSet<Digest>> = None;
-    let mut wanted = None;
-    loop {
-        let Fitted { config, bytes, cut_records } = graph.to_config(|blob| {
-            let is_allowed = allowed.as_ref().is_none_or(|a| a.contains(blob));
-            (is_allowed && descriptors.contains_key(blob)).then(|| blob.clone())
-        });
-        let wanted = *wanted.get_or_insert(config.steps() + cut_records);
-        if config.records.is_empty() {
-            return Ok(None);
+    let all = fitted(graph, |blob| descriptors.contains_key(blob));
+    let wanted = all.config.steps() + all.cut_records;
+    // Thousands of layers: the last ones go until the list is accepted. What is left of the others
+    // is less, and in the same order.
+    let mut room = IMPORT_LIMIT - EMPTY_MANIFEST;
+    let mut accepted = BTreeSet::new();
+    for layer in &all.config.layers {
+        let Some(descriptor) = descriptors.get(&layer.blob) else { continue };
+        if !accepted.contains(&layer.blob) {
+            let Some(left) = room.checked_sub(to_json(descriptor).len() + 1) else { break };
+            room = left;
+            accepted.insert(layer.blob.clone());
         }
-        let mut listed = BTreeSet::new();
-        let mut manifests: Vec<Descriptor> = config
-            .layers
-            .iter()
-            .filter(|l| listed.insert(l.blob.clone()))
-            .filter_map(|l| descriptors.get(&l.blob).cloned())
-            .collect();
-        manifests.push(Descriptor::of(CACHE_CONFIG, &bytes));
-        let manifest = to_json(&Index::new(manifests));
-        if manifest.len() > IMPORT_LIMIT {
-            // Thousands of layers: the last ones go until the list is accepted.
-            let keep = config.layers.len() * IMPORT_LIMIT / (manifest.len() + 1);
-            allowed = Some(config.layers.iter().take(keep).map(|l| l.blob.clone()).collect());
-            continue;
-        }
-        sink.put(&bytes)?;
-        sink.put(&manifest)?;
-        let entry = cache_entry(&Descriptor::of(oci::INDEX, &manifest));
-        return Ok(Some((entry, wanted - config.steps())));
     }
+    let is_whole = all.config.layers.iter().all(|layer| accepted.contains(&layer.blob));
+    let Fitted { config, bytes, .. } =
+        if is_whole { all } else { fitted(graph, |blob| accepted.contains(blob)) };
+    if config.records.is_empty() {
+        return Ok(None);
+    }
+    let mut listed = BTreeSet::new();
+    let mut manifests: Vec<Descriptor> = config
+        .layers
+        .iter()
+        .filter(|l| listed.insert(l.blob.clone()))
+        .filter_map(|l| descriptors.get(&l.blob).cloned())
+        .collect();
+    manifests.push(Descriptor::of(CACHE_CONFIG, &bytes));
+    let manifest = to_json(&Index::new(manifests));
+    sink.put(&bytes)?;
+    sink.put(&manifest)?;
+    let entry = cache_entry(&Descriptor::of(oci::INDEX, &manifest));
+    Ok(Some((entry, wanted - config.steps())))
+}
+
+/// The records whose layers may be listed.
+fn fitted(graph: &RecordGraph, may_be_listed: impl Fn(&Digest) -> bool) -> Fitted {
+    graph.to_config(|blob| may_be_listed(blob).then(|| blob.clone()))
 }
 
 /// The entry of `index.json` under which importers find a cache manifest.
@@ -589,7 +624,8 @@ pub fn write_partial_cache(
 /// Takes what is bad out of the archive, so that the rest can be offered to a builder: images
 /// and cache results that need a bad blob go, the bad files are removed.
 pub fn heal(layout: &Writer, bad: &[BadBlob]) -> Result<Archive, LayoutError> {
-    let is_bad = |digest: &Digest| bad.iter().any(|b| b.digest == *digest);
+    let digests: BTreeSet<&Digest> = bad.iter().map(|b| &b.digest).collect();
+    let is_bad = |digest: &Digest| digests.contains(digest);
     // First of all: what is made anew below may have the name of what is bad.
     for blob in bad {
         layout.remove_blob(&blob.digest)?;
@@ -675,6 +711,60 @@ mod tests {
         let (_, descriptors) = read_cache(&layout, &cache).unwrap();
         let created = descriptors[&layer.blob].annotation(CREATED_AT);
         assert_eq!(created, Some("2020-01-01T00:00:01Z"));
+    }
+
+    #[test]
+    fn damaged_records_of_one_stage_cost_only_that_stage() {
+        for records in
+            ["not base64!", "bm90IEpTT04=", "W3siZGlnZXN0IjoiYSIsImxheWVycyI6W3sibGF5ZXIiOjl9XX1d"]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let layout = Layout::at(dir.path()).lock().unwrap();
+            let layer = layer(&layout);
+            let good = image(&layout, "good", &layer, "2020-01-01T00:00:00Z");
+            let config = serde_json::json!({
+                "rootfs": { "type": "layers", "diff_ids": [layer.diff_id] },
+                "moby.buildkit.cache.v0": records,
+            });
+            let (config, note) = (config.to_string(), ImageNote::of(Role::Stage));
+            let bad = write_image(&layout, config.as_bytes(), &[layer], "bad", note).unwrap();
+            let cache = write_cache(&layout, &[&bad, &good]).unwrap();
+            assert_eq!(cache.damaged.len(), 1, "{records}");
+            assert_eq!(cache.damaged[0].0, bad.descriptor.digest);
+            let (config, _) = read_cache(&layout, &cache.descriptor.unwrap()).unwrap();
+            assert_eq!(config.records.len(), 1);
+        }
+    }
+
+    #[test]
+    fn notes_of_more_stages_than_can_be_compared_are_not_understood() {
+        let of = |count| {
+            let stages = (0..count).map(|number| StageAbout {
+                name: String::new(),
+                build: format!("{number}"),
+                digest: String::new(),
+                image: None,
+                steps: Vec::new(),
+                base: None,
+            });
+            let about = Some(About { stages: stages.collect(), ..About::default() });
+            About::of(&Archive { about, ..Archive::default() }.to_index())
+        };
+        assert!(of(MOST_STAGES).is_some());
+        assert!(of(MOST_STAGES + 1).is_none());
+    }
+
+    #[test]
+    fn many_entries_for_one_large_manifest_are_refused_before_they_fill_the_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::at(dir.path()).lock().unwrap();
+        let layer = layer(&layout);
+        let layers = vec![layer; 10_000];
+        let note = ImageNote::of(Role::Stage);
+        let large = write_image(&layout, b"{}", &layers, "large", note).unwrap();
+        layout.commit(&Index::new(vec![large.descriptor; 1000])).unwrap();
+        let error = Archive::read(&layout).unwrap_err().to_string();
+        assert!(error.contains("its manifests have more than"), "{error}");
     }
 
     #[test]

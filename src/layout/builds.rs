@@ -21,32 +21,39 @@ pub struct Joined {
     pub archive: Archive,
     /// Records that had to be left out, because importers refuse more than 1 MiB.
     pub cut_records: usize,
+    /// What was damaged, and is left out for that.
+    pub damaged: Vec<String>,
 }
 
 /// Joins archives that hold one build each. Who made it, the last one says.
 pub fn join(layout: &Writer, mut parts: Vec<Archive>) -> Result<Joined, LayoutError> {
     if parts.len() < 2 {
         let archive = parts.pop().unwrap_or_default();
-        return Ok(Joined { archive, cut_records: 0 });
+        return Ok(Joined { archive, cut_records: 0, damaged: Vec::new() });
     }
     let mut archive = Archive { about: about_all(&parts), ..Archive::default() };
     let mut graph = RecordGraph::default();
     let mut descriptors = BTreeMap::new();
+    let mut damaged = Vec::new();
     for part in &parts {
         let build = part.builds().first().copied().unwrap_or_default();
         part.images.iter().for_each(|image| add_image(&mut archive.images, image, build));
-        let Some(cache) = cache_of(layout, part)? else { continue };
-        let (config, layers) = read_cache(layout, &cache)?;
-        graph.add(&config).map_err(|e| LayoutError::Damaged {
-            path: layout.root().to_owned(),
-            reason: format!("the records of build `{build}`: {e}"),
-        })?;
-        descriptors.extend(layers);
+        let Some(cache) = cache_of(layout, part, &mut damaged)? else { continue };
+        let added = read_cache(layout, &cache).map_err(|e| e.to_string()).and_then(|read| {
+            let (config, layers) = read;
+            graph.add(&config).map_err(|e| e.to_string())?;
+            descriptors.extend(layers);
+            Ok(())
+        });
+        if let Err(reason) = added {
+            damaged.push(format!("the cache records of build `{build}` are damaged: {reason}"));
+            continue;
+        }
     }
     let written = write_records(layout, &graph, &descriptors)?;
     let cut_records = written.as_ref().map_or(0, |(_, cut)| *cut);
     archive.cache = written.map(|(cache, _)| cache);
-    Ok(Joined { archive, cut_records })
+    Ok(Joined { archive, cut_records, damaged })
 }
 
 fn about_all(parts: &[Archive]) -> Option<About> {
@@ -57,12 +64,18 @@ fn about_all(parts: &[Archive]) -> Option<About> {
 }
 
 /// A part's cache manifest; made of its images' records if it has none of its own.
-fn cache_of(layout: &Writer, part: &Archive) -> Result<Option<Descriptor>, LayoutError> {
+fn cache_of(
+    layout: &Writer,
+    part: &Archive,
+    damaged: &mut Vec<String>,
+) -> Result<Option<Descriptor>, LayoutError> {
     if part.cache.is_some() {
         return Ok(part.cache.clone());
     }
     let stages: Vec<_> = part.images.iter().filter(|i| i.note.role == Role::Stage).collect();
-    Ok(write_cache(layout, &stages)?.descriptor)
+    let written = write_cache(layout, &stages)?;
+    damaged.extend(written.damaged.into_iter().map(|(_, reason)| reason));
+    Ok(written.descriptor)
 }
 
 /// Adds an image of `build`, or what it is there for if another build has the same.

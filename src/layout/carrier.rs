@@ -150,7 +150,7 @@ mod tests {
         let kept = writer.document(&image.manifest.config).unwrap();
         assert_eq!(
             String::from_utf8(kept).unwrap(),
-            format!(r#"{{"created":"2024-01-01T00:00:02.000000003Z","architecture":"arm64","#,)
+            r#"{"created":"2024-01-01T00:00:02.000000003Z","architecture":"arm64","#.to_owned()
                 + r#""variant":"v8","os":"linux","rootfs":{"type":"layers","diff_ids":["#
                 + &format!(r#""{}"]}},"history":["#, image.manifest.layers[0].digest)
                 + r#"{"created":"2024-01-01T00:00:01.000000002Z"},"#

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::digest::Digest;
+use super::json;
 use super::oci::{self, Descriptor, Index};
 use super::regular::{self, OpenError};
 
@@ -135,7 +136,7 @@ impl Layout {
         if bytes.len() as u64 > DOCUMENT_LIMIT {
             return Err(self.damaged(format!("index.json is larger than {DOCUMENT_LIMIT} bytes")));
         }
-        let index = serde_json::from_slice(&bytes)
+        let index = json::parse(&bytes)
             .map_err(|e| self.damaged(format!("index.json is not an OCI index: {e}")))?;
         Ok(Some(index))
     }
@@ -170,8 +171,7 @@ impl Layout {
         &self,
         descriptor: &Descriptor,
     ) -> Result<T, LayoutError> {
-        serde_json::from_slice(&self.document(descriptor)?)
-            .map_err(|e| self.no_document(descriptor, &e))
+        json::parse(&self.document(descriptor)?).map_err(|e| self.no_document(descriptor, &e))
     }
 
     /// Reads what a manifest or an index points at.
@@ -180,7 +180,11 @@ impl Layout {
             .map_err(|e| self.no_document(descriptor, &e))
     }
 
-    fn no_document(&self, descriptor: &Descriptor, error: &serde_json::Error) -> LayoutError {
+    pub(super) fn no_document(
+        &self,
+        descriptor: &Descriptor,
+        error: &serde_json::Error,
+    ) -> LayoutError {
         self.damaged(format!("blob {} is no {}: {error}", descriptor.digest, descriptor.media_type))
     }
 

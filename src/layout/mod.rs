@@ -14,6 +14,7 @@ pub mod directory;
 mod gzip;
 pub(crate) mod json;
 pub mod live;
+mod named;
 pub mod oci;
 pub mod records;
 pub(crate) mod regular;

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
+use super::json;
 
 /// Media type of an image index.
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -28,9 +30,6 @@ pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 pub const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 /// Annotation with the creation time that BuildKit puts into the image's history.
 pub const CREATED_AT: &str = "buildkit/createdat";
-/// Annotation with the text that BuildKit puts into the image's history.
-pub const DESCRIPTION: &str = "buildkit/description";
-
 /// Points at a blob: its type, digest, size in bytes, and notes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -46,7 +45,21 @@ pub struct Descriptor {
     pub annotations: BTreeMap<String, String>,
     /// The platform of an image, as its writer put it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub platform: Option<serde_json::Value>,
+    pub platform: Option<Platform>,
+}
+
+/// What an image is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    /// The architecture, in Go's names.
+    #[serde(default)]
+    pub architecture: String,
+    /// The operating system.
+    #[serde(default)]
+    pub os: String,
+    /// The variant of the architecture.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub variant: String,
 }
 
 impl Descriptor {
@@ -66,20 +79,57 @@ impl Descriptor {
         self.annotations.get(key).map(String::as_str)
     }
 
+    /// Whether nothing can hang on the blob where an index lists it: a cache manifest in the form of
+    /// an index lists layers and the records.
+    pub(super) fn is_leaf(&self) -> bool {
+        self.media_type == CACHE_CONFIG
+            || self.media_type.contains(".layer.")
+            || self.media_type.contains(".diff.")
+    }
+
     /// Whether the blob is an index or a manifest, that is, points at more blobs.
     pub fn is_document(&self) -> bool {
         matches!(self.media_type.as_str(), INDEX | MANIFEST | DOCKER_INDEX | DOCKER_MANIFEST)
     }
 }
 
-/// What a manifest or an index points at. Which of both it is, its media type's name decides: buildx
-/// writes either as a cache manifest.
+/// What a manifest or an index points at.
 pub fn children(document: &Descriptor, bytes: &[u8]) -> serde_json::Result<Vec<Descriptor>> {
-    if document.media_type.contains("manifest.v") {
-        let manifest: Manifest = serde_json::from_slice(bytes)?;
-        Ok(std::iter::once(manifest.config).chain(manifest.layers).collect())
+    Ok(parts(document, bytes)?.descriptors)
+}
+
+/// What a manifest or an index consists of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) descriptors: Vec<Descriptor>,
+    /// The manifest that it refers to, which need not be there.
+    pub(super) subject: Option<Descriptor>,
+    /// Whether nothing else in it can point at a blob.
+    pub(super) is_understood: bool,
+}
+
+/// Reads what a manifest or an index consists of. Which of both it is, its media type's name decides:
+/// buildx writes either as a cache manifest.
+pub(super) fn parts(document: &Descriptor, bytes: &[u8]) -> serde_json::Result<Parts> {
+    #[derive(Deserialize)]
+    struct Document {
+        config: Option<Descriptor>,
+        layers: Option<Vec<Descriptor>>,
+        manifests: Option<Vec<Descriptor>>,
+        subject: Option<Descriptor>,
+        blobs: Option<IgnoredAny>,
+    }
+    let document_type = &document.media_type;
+    let document: Document = json::parse(bytes)?;
+    let Document { config, layers, manifests, subject, blobs } = document;
+    if document_type.contains("manifest.v") {
+        let config = config.ok_or_else(|| serde_json::Error::missing_field("config"))?;
+        let descriptors = std::iter::once(config).chain(layers.unwrap_or_default()).collect();
+        let is_understood = manifests.is_none() && blobs.is_none();
+        Ok(Parts { descriptors, subject, is_understood })
     } else {
-        Ok(serde_json::from_slice::<Index>(bytes)?.manifests)
+        let is_understood = config.is_none() && layers.is_none() && blobs.is_none();
+        Ok(Parts { descriptors: manifests.unwrap_or_default(), subject, is_understood })
     }
 }
 

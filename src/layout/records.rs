@@ -109,6 +109,9 @@ pub enum RecordsError {
         /// The length of the list.
         count: usize,
     },
+    /// More than any builder accepts, many times over.
+    #[error("cache records of more than {WEIGHT_LIMIT} records, links and layers")]
+    TooMany,
     /// A record is its own input, or a layer its own parent.
     #[error("cache records run in a circle at {what} {index}")]
     Loop {
@@ -118,6 +121,10 @@ pub enum RecordsError {
         index: usize,
     },
 }
+
+/// The most records, links and layers that a graph takes in. Some 20,000 are as many as importers
+/// accept.
+const WEIGHT_LIMIT: usize = 150_000;
 
 /// A layer by its content and what lies below it.
 type LayerNode = (Digest, Option<usize>);
@@ -138,6 +145,7 @@ pub struct RecordGraph {
     records: Vec<Node>,
     identities: Vec<Digest>,
     record_index: HashMap<Digest, usize>,
+    weight: usize,
 }
 
 /// A cache config that importers accept, and what had to go to make it so.
@@ -156,6 +164,7 @@ impl RecordGraph {
     /// it a blob's digest or a diffID: the same kind in every call.
     pub fn add(&mut self, config: &CacheConfig) -> Result<(), RecordsError> {
         let layers = self.add_layers(&config.layers)?;
+        self.weigh()?;
         let layer = |index: usize| {
             layers.get(index).copied().ok_or(RecordsError::OutOfRange {
                 what: "layer",
@@ -189,8 +198,14 @@ impl RecordGraph {
                 node.chains.insert(chain_layers, chain.created_at.clone());
             }
             added[index] = Some(self.add_record(node));
+            self.weigh()?;
         }
         Ok(())
+    }
+
+    fn weigh(&self) -> Result<(), RecordsError> {
+        let is_accepted = self.weight + self.layers.len() <= WEIGHT_LIMIT;
+        is_accepted.then_some(()).ok_or(RecordsError::TooMany)
     }
 
     fn add_layers(&mut self, layers: &[CacheLayer]) -> Result<Vec<usize>, RecordsError> {
@@ -237,11 +252,15 @@ impl RecordGraph {
     fn add_record(&mut self, node: Node) -> usize {
         let identity = self.identity(&node);
         if let Some(&known) = self.record_index.get(&identity) {
+            self.weight += node.results.len() + node.chains.keys().map(Vec::len).sum::<usize>();
             let record = &mut self.records[known];
             record.results.extend(node.results);
             record.chains.extend(node.chains);
             return known;
         }
+        self.weight +=
+            1 + node.results.len() + node.inputs.iter().map(BTreeSet::len).sum::<usize>();
+        self.weight += node.chains.keys().map(Vec::len).sum::<usize>();
         let index = self.records.len();
         self.record_index.insert(identity.clone(), index);
         self.identities.push(identity);
@@ -264,26 +283,32 @@ impl RecordGraph {
         Digest::of(text.as_bytes())
     }
 
-    /// Whether there is no result in any record.
-    pub fn is_empty(&self) -> bool {
-        self.records.iter().all(|r| r.results.is_empty() && r.chains.is_empty())
-    }
-
     /// Writes the records out. `blob` gives the blob of each layer, or `None` where there is
     /// none: such a layer goes, with the results that need it. Records that lead to no result
     /// go too, and the last ones where the whole would exceed [`IMPORT_LIMIT`].
     pub fn to_config(&self, blob: impl Fn(&Digest) -> Option<Digest>) -> Fitted {
-        let mut kept = self.records.len();
-        loop {
+        let all = self.records.len();
+        let of_first = |kept: usize| {
             let config = self.config_of_first(kept, &blob);
             let bytes = serde_json::to_vec(&config).unwrap_or_default();
-            if bytes.len() <= IMPORT_LIMIT || kept == 0 {
-                return Fitted { config, bytes, cut_records: self.records.len() - kept };
-            }
-            // By the excess, so that a few rounds are enough, and never by less than one.
-            let share = kept * (bytes.len() - IMPORT_LIMIT) / bytes.len();
-            kept -= share.max(1).min(kept);
+            let is_accepted = bytes.len() <= IMPORT_LIMIT;
+            (Fitted { config, bytes, cut_records: all - kept }, is_accepted)
+        };
+        let (mut fitted, is_accepted) = of_first(all);
+        if is_accepted {
+            return fitted;
         }
+        // The most that are accepted are found by halving: few rounds, whatever the records are.
+        let (mut most, mut too_many) = (0, all);
+        (fitted, _) = of_first(0);
+        while most + 1 < too_many {
+            let middle = most.midpoint(too_many);
+            match of_first(middle) {
+                (accepted, true) => (fitted, most) = (accepted, middle),
+                (_, false) => too_many = middle,
+            }
+        }
+        fitted
     }
 
     fn config_of_first(
@@ -587,6 +612,28 @@ mod tests {
         for config in broken {
             assert!(RecordGraph::default().add(&config).is_err(), "{config:?}");
         }
+    }
+
+    #[test]
+    fn one_huge_record_before_many_small_ones_is_cut_in_a_few_rounds() {
+        let huge = "x".repeat(IMPORT_LIMIT);
+        let small = (0..50_000).map(|n| record(&n.to_string(), &[], Some(0)));
+        let config = CacheConfig {
+            layers: vec![layer("a", -1)],
+            records: std::iter::once(record(&huge, &[], Some(0))).chain(small).collect(),
+        };
+        let mut graph = RecordGraph::default();
+        graph.add(&config).unwrap();
+        let begun = std::time::Instant::now();
+        assert_eq!(graph.to_config(same).cut_records, 50_001);
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn more_records_than_any_builder_accepts_are_refused() {
+        let records = (0..=WEIGHT_LIMIT).map(|n| record(&n.to_string(), &[], None)).collect();
+        let error = RecordGraph::default().add(&CacheConfig { layers: vec![], records });
+        assert!(matches!(error, Err(RecordsError::TooMany)));
     }
 
     #[test]

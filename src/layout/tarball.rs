@@ -19,13 +19,17 @@ use super::archive::{
 use super::codec::{self, Codec};
 use super::digest::{Digest, Hashing};
 use super::directory::{DOCUMENT_LIMIT, Layout, LayoutError};
+use super::json;
 use super::live;
+use super::named::Named;
 use super::oci::{Descriptor, Index, REF_NAME, UNCOMPRESSED};
 use super::records::{CacheConfig, RecordGraph};
 use super::writer::Writer;
 
 /// The archive's own `index.json`, in the tar.
 const OWN_INDEX: &str = "dockercache.json";
+/// The most entries of a tar that are read.
+const MOST_ENTRIES: usize = 100_000;
 /// The annotation by which the containerd image store names an image.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
@@ -111,9 +115,9 @@ pub fn write(
     let mut tar = tar::Builder::new(out);
     let io = |e| LayoutError::io("write", Path::new("the tar"))(e);
     append(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(io)?;
-    append(&mut tar, OWN_INDEX, &json(&seal(&packed.to_index()))).map_err(io)?;
-    append(&mut tar, "index.json", &json(&tagged)).map_err(io)?;
-    append(&mut tar, "manifest.json", &json(&entries)).map_err(io)?;
+    append(&mut tar, OWN_INDEX, &to_json(&seal(&packed.to_index()))).map_err(io)?;
+    append(&mut tar, "index.json", &to_json(&tagged)).map_err(io)?;
+    append(&mut tar, "manifest.json", &to_json(&entries)).map_err(io)?;
     let mut written = BTreeSet::new();
     for document in documents {
         let digest = Digest::of(&document);
@@ -277,13 +281,17 @@ fn read_entries(
     let mut index: Option<Index> = None;
     let mut has_own_index = false;
     let mut seen = BTreeSet::new();
+    let mut named = Named::new(layout);
     let mut tar = tar::Archive::new(input);
     // Raw: extended names and headers, which are read into memory whole, have no business here.
-    for entry in tar.entries().map_err(unreadable)?.raw(true) {
+    for (number, entry) in tar.entries().map_err(unreadable)?.raw(true).enumerate() {
         let mut entry = entry.map_err(unreadable)?;
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        if number == MOST_ENTRIES {
+            return Err(bad(format!("it has more than {MOST_ENTRIES} entries")));
+        }
         let kind = entry.header().entry_type();
-        if kind.is_dir() && path.split('/').all(|part| part != "..") {
+        if kind.is_dir() && entry.size() == 0 && path.split('/').all(|part| part != "..") {
             continue;
         }
         if !kind.is_file() {
@@ -292,6 +300,11 @@ fn read_entries(
         if !seen.insert(path.clone()) {
             return Err(bad(format!("`{path}` is in it twice")));
         }
+        let digest = path.strip_prefix("blobs/sha256/").and_then(|h| Digest::from_hex(h).ok());
+        if digest.is_none() && entry.size() > DOCUMENT_LIMIT {
+            let size = entry.size();
+            return Err(bad(format!("its {path} has {size} bytes, more than {DOCUMENT_LIMIT}")));
+        }
         match path.as_str() {
             "oci-layout" | "manifest.json" | "repositories" => {}
             // Whichever comes first, the archive's own one counts.
@@ -299,41 +312,24 @@ fn read_entries(
             OWN_INDEX | "index.json" => {
                 has_own_index = path == OWN_INDEX;
                 let mut bytes = Vec::new();
-                (&mut entry)
-                    .take(DOCUMENT_LIMIT + 1)
-                    .read_to_end(&mut bytes)
-                    .map_err(unreadable)?;
-                if bytes.len() as u64 > DOCUMENT_LIMIT {
-                    return Err(bad(format!("its {path} is larger than {DOCUMENT_LIMIT} bytes")));
-                }
-                index = Some(
-                    serde_json::from_slice(&bytes)
-                        .map_err(|e| bad(format!("its {path} is not an OCI index: {e}")))?,
-                );
+                entry.read_to_end(&mut bytes).map_err(unreadable)?;
+                let found: Index = json::parse(&bytes)
+                    .map_err(|e| bad(format!("its {path} is not an OCI index: {e}")))?;
+                named.name(found.manifests.clone()).map_err(bad)?;
+                index = Some(found);
             }
-            blob => {
-                let digest = blob
-                    .strip_prefix("blobs/sha256/")
-                    .and_then(|hex| Digest::from_hex(hex).ok())
-                    .ok_or_else(|| bad(format!("`{path}` does not belong there")))?;
-                if entry.size() > DOCUMENT_LIMIT {
-                    // It could fill the disk. All that names it has come before.
-                    let promised = index
-                        .as_ref()
-                        .and_then(|i| live::reach(layout, i).blobs.get(&digest).map(|d| d.size));
-                    if promised != Some(entry.size()) {
-                        return Err(bad(format!(
-                            "nothing in it names a blob {digest} of {} bytes",
-                            entry.size()
-                        )));
-                    }
-                }
+            _ => {
+                let digest =
+                    digest.ok_or_else(|| bad(format!("`{path}` does not belong there")))?;
+                // It could fill the disk.
+                named.admit(&digest, entry.size(), DOCUMENT_LIMIT).map_err(bad)?;
                 let mut writer = layout.blob_writer()?;
                 let mut counted = Advancing { inner: entry, advance };
                 copy(&mut counted, &mut writer, layout, &digest, &unreadable)?;
                 if let Err(got) = writer.finish_as(&digest)? {
                     return Err(bad(format!("blob {digest} has the digest {got}")));
                 }
+                named.arrived(&digest).map_err(bad)?;
             }
         }
     }
@@ -414,7 +410,7 @@ fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-fn json<T: Serialize>(value: &T) -> Vec<u8> {
+fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
@@ -438,5 +434,66 @@ mod tests {
         ] {
             assert_eq!(tagged_as(&image, tag).annotation(CONTAINERD_NAME), Some(name));
         }
+    }
+
+    /// Reads a tar with these entries into an empty layout; gives the error.
+    fn refusal(entries: &[(&str, u64, Vec<u8>)]) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = Layout::at(dir.path()).lock().unwrap();
+        let mut bytes = Vec::new();
+        for (name, size, content) in entries {
+            let mut header = header(*size);
+            header.set_path(name).unwrap();
+            header.set_cksum();
+            bytes.extend(header.as_bytes());
+            bytes.extend(content);
+            bytes.extend(vec![0; content.len().next_multiple_of(512) - content.len()]);
+        }
+        // What comes after is never read.
+        let endless = bytes.as_slice().chain(io::repeat(0).take(1 << 40));
+        let read = std::cell::Cell::new(0);
+        let result =
+            super::read(&writer, Path::new("a.tar"), endless, &|n| read.set(read.get() + n));
+        assert!(read.get() < 100 << 20, "{} bytes were written", read.get());
+        assert_eq!(writer.blob_files().unwrap(), [], "something was left");
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_document_is_refused_by_its_size_before_it_is_read() {
+        for name in ["manifest.json", "index.json", "oci-layout", "repositories", "README"] {
+            let error = refusal(&[(name, 20 << 30, Vec::new())]);
+            assert!(error.contains("21474836480 bytes, more than"), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_more_is_unpacked_than_the_index_leads_to() {
+        let blobs: Vec<(String, Vec<u8>)> = (0_u8..20)
+            .map(|number| {
+                let content = vec![number; 8 << 20];
+                (blob_name(&Digest::of(&content)), content)
+            })
+            .collect();
+        let index = to_json(&Index::new(Vec::new()));
+        let mut entries = vec![("index.json", index.len() as u64, index)];
+        entries.extend(blobs.iter().map(|(n, c)| (n.as_str(), c.len() as u64, c.clone())));
+        let error = refusal(&entries);
+        assert!(error.contains("nothing in it names blobs of more than"), "{error}");
+    }
+
+    #[test]
+    fn endless_entries_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = Layout::at(dir.path()).lock().unwrap();
+        let mut tar = tar::Builder::new(Vec::new());
+        for _ in 0..=MOST_ENTRIES {
+            let mut header = header(0);
+            header.set_entry_type(tar::EntryType::Directory);
+            tar.append_data(&mut header, "blobs/", io::empty()).unwrap();
+        }
+        let bytes = tar.into_inner().unwrap();
+        let error = super::read(&writer, Path::new("a.tar"), bytes.as_slice(), &|_| {});
+        assert!(error.unwrap_err().to_string().contains("more than 100000 entries"));
     }
 }

@@ -3,6 +3,7 @@
 //! A builder that is offered a missing or altered blob fails the user's build, so what is bad
 //! must be known, and taken out, beforehand.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::UNIX_EPOCH;
 
@@ -57,8 +58,9 @@ pub fn verify(
             Some(BadBlob { digest: digest.clone(), reason })
         })
         .collect();
+    let known: BTreeSet<Digest> = bad.iter().map(|b| b.digest.clone()).collect();
     for (digest, reason) in &reach.unreadable {
-        if bad.iter().all(|b| b.digest != *digest) {
+        if !known.contains(digest) {
             bad.push(BadBlob { digest: digest.clone(), reason: reason.clone() });
         }
     }

@@ -12,7 +12,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 pub use amount::{bytes, count};
 pub use progress::{Progress, Task};
-pub use sanitize::sanitized;
+pub use sanitize::{one_line, sanitized};
 pub use time::timestamp;
 
 /// Where messages go and how much of them.
@@ -59,7 +59,10 @@ impl Reporter {
     }
 }
 
-/// Writes one message; nothing to be done if standard error is gone.
+/// Writes one message; nothing to be done if standard error is gone. Each line of it bears our
+/// name: it may quote a stranger, and CI systems take commands from the beginnings of lines.
 fn line(prefix: &str, message: &str) {
-    let _ = writeln!(io::stderr(), "dockercache: {prefix}{}", sanitized(message));
+    let message = sanitized(message);
+    let text = message.trim_end().replace('\n', "\ndockercache:   ");
+    let _ = writeln!(io::stderr(), "dockercache: {prefix}{text}");
 }

@@ -1,12 +1,33 @@
-//! Results for scripts, on standard output. A reader that has gone is no error.
+//! Results, on standard output. A reader that has gone is no error; a full disk is.
 
 use std::io::{self, Write as _};
+use std::sync::OnceLock;
 
 use serde::Serialize;
 
-/// Prints one line.
+use super::one_line;
+
+/// The first failure to write. Results are printed one by one, and the last word is the exit code.
+static FAILURE: OnceLock<io::ErrorKind> = OnceLock::new();
+
+/// Prints one line for scripts, as it is.
 pub fn line(text: &str) {
-    let _ = writeln!(io::stdout(), "{text}");
+    let mut out = io::stdout();
+    if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush())
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        let _ = FAILURE.set(error.kind());
+    }
+}
+
+/// Prints one line for people. It may have names in it that come from strangers.
+pub fn text(text: &str) {
+    line(&one_line(text));
+}
+
+/// What was printed has not all arrived, for this reason.
+pub fn failure() -> Option<io::ErrorKind> {
+    FAILURE.get().copied()
 }
 
 /// Prints a line of a program that we ran on standard error, as it is.

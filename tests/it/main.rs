@@ -36,6 +36,8 @@ mod kills;
 #[cfg(test)]
 mod lazy;
 #[cfg(test)]
+mod output;
+#[cfg(test)]
 mod prediction;
 #[cfg(test)]
 mod prune;
