@@ -19,6 +19,7 @@ on_every_engine! {
 
 fn a_save_of_another_build_executes_nothing(builder: Builder) {
     let machine = Machine::new(builder, FILES);
+    std::fs::create_dir_all(machine.carried.archive()).unwrap();
     let refused = |instruction: &str| {
         let before = (machine.job.engine.image_ids(), machine.carried.files());
         let run = machine.run(["save", "-t", "app", "."]);
