@@ -38,6 +38,7 @@ fn repeat_with<'a>(
     sources: impl Iterator<Item = &'a String>,
 ) -> Result<Vec<ClassicStep>, EngineError> {
     let mut words: Vec<OsString> = sources.map(|id| format!("--cache-from={id}").into()).collect();
+    words.push("--force-rm".into());
     words.push(format!("--network={NOWHERE}").into());
     // What the base is now is none of our business: the build has happened.
     words.extend(request.arguments.for_repetition(&["pull", "network"]));
@@ -55,12 +56,18 @@ fn repeat_with<'a>(
         said
     });
     let mut watch = Watch::default();
-    for line in child.stdout.take().into_iter().flat_map(|o| BufReader::new(o).split(b'\n')) {
+    let mut lines = child.stdout.take().into_iter().flat_map(|o| BufReader::new(o).split(b'\n'));
+    while let Some(line) = lines.next() {
         let line = line.map_err(EngineError::io("read the build's log"))?;
         let line = String::from_utf8_lossy(&line);
         if let Some(instruction) = watch.line(line.trim_end_matches('\r')) {
-            // The engine ends a build when its client goes.
-            let _ = child.kill();
+            // A `RUN` can't start, and its container goes as the build ends. All else must be ended:
+            // the engine does so when the client goes.
+            let is_run = instruction.get(..4).is_some_and(|w| w.eq_ignore_ascii_case("RUN "));
+            if !is_run {
+                let _ = child.kill();
+            }
+            lines.by_ref().map_while(Result::ok).for_each(drop);
             let _ = child.wait();
             return Err(EngineError::NotBuilt(format!(
                 "`{instruction}` is not in the engine's cache: either this build has not been \
