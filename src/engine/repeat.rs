@@ -12,17 +12,38 @@ use super::build_log::{ClassicLog, ClassicStep};
 
 use super::error::EngineError;
 
+/// A network that no container can start in, and that the builder's cache doesn't look at: until the
+/// client is gone, a step might run.
+const NOWHERE: &str = "container:dockercache-starts-nothing";
+
 /// The images of the build with these arguments, which was offered these values of `--cache-from`.
 pub(crate) fn repeat(
     engine: &Engine,
     arguments: &BuildArguments,
     offer: &[String],
 ) -> Result<Vec<ClassicStep>, EngineError> {
-    let offer = sources(engine, offer)?;
-    let mut words: Vec<OsString> =
-        offer.iter().map(|id| format!("--cache-from={id}").into()).collect();
+    let (old, new) = sources(engine, offer)?;
+    // The builder takes the first image that has a step, and then looks at no other: what was built
+    // here comes first, unless that leads it away from a stage that is as it was.
+    let found = repeat_with(engine, arguments, new.iter().chain(&old));
+    match found {
+        Err(EngineError::NotBuilt(_)) if !old.is_empty() => {
+            repeat_with(engine, arguments, old.iter().chain(&new)).or(found)
+        }
+        found => found,
+    }
+}
+
+fn repeat_with<'a>(
+    engine: &Engine,
+    arguments: &BuildArguments,
+    sources: impl Iterator<Item = &'a String>,
+) -> Result<Vec<ClassicStep>, EngineError> {
+    let mut words: Vec<OsString> = sources.map(|id| format!("--cache-from={id}").into()).collect();
+    words.push("--force-rm".into());
+    words.push(format!("--network={NOWHERE}").into());
     // What the base is now is none of our business: the build has happened.
-    words.extend(arguments.for_repetition(&["pull"]));
+    words.extend(arguments.for_repetition(&["pull", "network"]));
     let mut command = engine.client.command(["build"]);
     command.args(words).env("DOCKER_BUILDKIT", "0");
     let mut child = command
@@ -37,12 +58,18 @@ pub(crate) fn repeat(
         said
     });
     let mut watch = Watch::default();
-    for line in child.stdout.take().into_iter().flat_map(|o| BufReader::new(o).split(b'\n')) {
+    let mut lines = child.stdout.take().into_iter().flat_map(|o| BufReader::new(o).split(b'\n'));
+    while let Some(line) = lines.next() {
         let line = line.map_err(EngineError::io("read the build's log"))?;
         let line = String::from_utf8_lossy(&line);
         if let Some(instruction) = watch.line(line.trim_end_matches('\r')) {
-            // The engine ends a build when its client goes.
-            let _ = child.kill();
+            // A `RUN` can't start, and its container goes as the build ends. All else must be ended:
+            // the engine does so when the client goes.
+            let is_run = instruction.get(..4).is_some_and(|w| w.eq_ignore_ascii_case("RUN "));
+            if !is_run {
+                let _ = child.kill();
+            }
+            lines.by_ref().map_while(Result::ok).for_each(drop);
             let _ = child.wait();
             return Err(EngineError::NotBuilt(format!(
                 "`{instruction}` is not in the engine's cache: either this build has not been \
@@ -64,23 +91,23 @@ pub(crate) fn repeat(
     Ok(watch.log.steps().to_vec())
 }
 
-/// What `--cache-from` must name, so that whatever the build has used or made is found again.
+/// What `--cache-from` must name, so that whatever the build has used or made is found again: what
+/// was offered, and what is new.
 ///
 /// With any name at all, the builder takes no image that is not below one of those named: so the
 /// ends of what was built here belong to it. Without, it takes all that was built here.
-fn sources(engine: &Engine, offer: &[String]) -> Result<Vec<String>, EngineError> {
+fn sources(engine: &Engine, offer: &[String]) -> Result<(Vec<String>, Vec<String>), EngineError> {
     let images = engine.connection.images()?;
-    let mut sources: Vec<String> =
+    let old: Vec<String> =
         offer.iter().filter(|id| images.iter().any(|image| image.id == **id)).cloned().collect();
-    if sources.is_empty() {
-        return Ok(sources);
+    if old.is_empty() {
+        return Ok((old, Vec::new()));
     }
     let parents: BTreeSet<&str> = images.iter().map(|image| image.parent_id.as_str()).collect();
     let ends = images.iter().filter(|i| !i.parent_id.is_empty() && !parents.contains(&*i.id));
     let new: Vec<String> =
-        ends.map(|image| image.id.clone()).filter(|id| !sources.contains(id)).collect();
-    sources.extend(new);
-    Ok(sources)
+        ends.map(|image| image.id.clone()).filter(|id| !old.contains(id)).collect();
+    Ok((old, new))
 }
 
 /// A log, and what it says of the step that is under way.

@@ -20,14 +20,19 @@ on_every_engine! {
 fn a_save_of_another_build_executes_nothing(builder: Builder) {
     let machine = Machine::new(builder, FILES);
     let refused = |instruction: &str| {
-        let before = (machine.job.engine.image_ids(), machine.carried.files());
+        let index = || std::fs::read(machine.carried.archive().join("index.json")).ok();
+        let before = (machine.job.engine.image_ids(), index());
         let run = machine.run(["save", "-t", "app", "."]);
         let said = &run.success().stderr;
         assert!(said.contains(&format!("`{instruction}` is not in the engine's cache")), "{said}");
-        let containers = machine.docker(["ps", "--all", "--quiet"]).run();
-        assert_eq!(containers.success().stdout, "", "a step was left");
-        assert_eq!((machine.job.engine.image_ids(), machine.carried.files()), before);
-        machine.run(["save", "--strict", "-t", "app", "."]).code(1);
+        assert_eq!(index(), before.1);
+        // What runs no command is done before anyone knows that it was not in the cache.
+        if instruction.starts_with("RUN ") {
+            let containers = machine.docker(["ps", "--all", "--quiet"]).run();
+            assert_eq!(containers.success().stdout, "", "a step was left");
+            assert_eq!(machine.job.engine.image_ids(), before.0);
+            machine.run(["save", "--strict", "-t", "app", "."]).code(1);
+        }
     };
     refused("RUN head -c 3000 /dev/urandom > /deps");
 
