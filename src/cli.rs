@@ -104,6 +104,29 @@ pub enum Verb {
     /// Jobs may save and restore meanwhile. In a registry only tags are removed: it collects blobs
     /// by itself.
     Gc(GcArgs),
+    /// Run a step of the CircleCI orb, whose parameters are in `PARAM_…` variables
+    #[command(hide = true)]
+    Circleci {
+        /// Which step
+        step: CircleciStep,
+    },
+}
+
+/// The steps of the CircleCI orb.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum CircleciStep {
+    /// Become the helper that the other steps run
+    Install,
+    /// Write the key files
+    Keys,
+    /// Check what CircleCI has restored
+    Restore,
+    /// Build with the cache
+    Build,
+    /// Save the cache and choose CircleCI's key for it
+    Save,
+    /// Send the `docker build` of later steps through the cache
+    Wrap,
 }
 
 /// Where the archive is.
