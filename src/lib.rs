@@ -17,5 +17,6 @@ pub mod explain;
 pub mod key;
 pub mod layout;
 pub mod project;
+mod project_name;
 pub mod report;
 pub mod store;

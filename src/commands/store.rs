@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::key::generation;
-use super::variable;
+use super::{environment, variable};
 use crate::cli;
 use crate::engine::Engine;
 use crate::engine::strategy::Strategy;
@@ -18,7 +18,8 @@ use crate::layout::directory::Layout;
 use crate::layout::live;
 use crate::layout::oci::Descriptor;
 use crate::layout::verify::BadBlob;
-use crate::project::{Project, name_of};
+use crate::project::Project;
+use crate::project_name::project_name;
 use crate::report::{Reporter, bytes, count};
 use crate::store::journal::{Journal, RemoteCopy};
 use crate::store::remote::environment::Environment;
@@ -34,16 +35,6 @@ const RENEWED_AFTER: Duration = Duration::from_hours(24);
 /// The first Docker whose BuildKit reads a cache manifest in the form of an image manifest.
 const READS_IMAGE_FORM: u32 = 25;
 
-/// Where a name for the project is found: ours, or what CI systems call it. A directory's name
-/// says little there.
-const PROJECT_VARIABLES: &[&str] = &[
-    "DOCKERCACHE_PROJECT",
-    "CIRCLE_PROJECT_REPONAME",
-    "GITHUB_REPOSITORY",
-    "CI_PROJECT_PATH",
-    "BUILDKITE_PIPELINE_SLUG",
-    "JOB_NAME",
-];
 /// The names of the first and the last level.
 const EXACT_LEVEL: &str = "exact";
 const PROJECT_LEVEL: &str = "project";
@@ -392,10 +383,7 @@ fn digests_by_build(archive: &Archive) -> Vec<Vec<&str>> {
 
 /// The refs of builds with these stages, the most exact first; without stages, the project's only.
 fn refs(task: &Task<'_>, builds: &[Vec<&str>]) -> Vec<RefName> {
-    let project = PROJECT_VARIABLES
-        .iter()
-        .find_map(|name| variable(name))
-        .unwrap_or_else(|| name_of(Path::new(".")));
+    let project = project_name(Path::new("."), &environment);
     let scope = KeyScope {
         generation: generation(task.engine.facts.version).to_owned(),
         strategy: task.strategy.name().to_owned(),

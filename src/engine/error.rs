@@ -26,9 +26,12 @@ pub enum EngineError {
         /// Its answer.
         reason: String,
     },
-    /// The engine, or its builder, can't do it.
+    /// What was asked for can't be done: another image, log or target must be named.
     #[error("{0}")]
     Unsupported(String),
+    /// This engine, client or builder has no cache to carry, whatever it is asked.
+    #[error("{0}")]
+    Incapable(String),
     /// The archive could not be read or written meanwhile.
     #[error(transparent)]
     Layout(#[from] LayoutError),
@@ -50,7 +53,7 @@ impl EngineError {
 
     /// There is podman where docker should be.
     pub fn podman() -> Self {
-        Self::Unsupported("`docker` is podman here, which has no BuildKit cache".to_owned())
+        Self::Incapable("`docker` is podman here, which has no BuildKit cache".to_owned())
     }
 
     /// The engine's answer to what it was asked.
