@@ -3,7 +3,9 @@
 use serde_yaml::Value;
 
 use crate::expand::plain;
-use crate::harness::{Engine, Generation};
+use crate::harness::{
+    Engine, Generation, PASSWORD, RegistryServer, RegistrySettings, Server as _, USER,
+};
 use crate::runner::{Finished, environment};
 use crate::sandbox::{Sandbox, Shell, outside};
 use crate::world::{World, example, jobs};
@@ -401,6 +403,49 @@ fn extra_arguments_arrive() {
     let format = "{{.Config.Labels.revision}}";
     let label = engine.docker(["image", "inspect", "-f", format, "acme/app"]).run();
     assert_eq!(label.success().stdout, "0123abcd\n");
+}
+
+#[test]
+fn every_tag_is_pushed_after_the_login() {
+    let registry = RegistryServer::start(RegistrySettings::default());
+    let address = registry.address();
+    let engine = Engine::shared(Generation::V28_5);
+    let image = format!("{address}/acme/app");
+    let mut config = example("push_with_tags");
+    let job = &mut config["workflows"]["main"]["jobs"][0]["dockercache/build"];
+    job["registry"] = address.into();
+    job["image"] = image.as_str().into();
+    job["after_build"] = Value::Sequence(Vec::new());
+    // What the helper builds and what docker builds alone is pushed alike.
+    for base_url in [None, Some("http://127.0.0.1:1")] {
+        let mut world = World::new();
+        for (name, value) in [("DOCKER_LOGIN", USER), ("DOCKER_PASSWORD", PASSWORD)] {
+            world.environment.insert(name.to_owned(), value.to_owned());
+        }
+        if let Some(url) = base_url {
+            config["workflows"]["main"]["jobs"][0]["dockercache/build"]["base_url"] = url.into();
+            world.environment.insert("CIRCLE_SHA1".to_owned(), "4567cdef".to_owned());
+        }
+        let done = world.run_config(&engine, &config);
+        assert!(done.success().output("Log in to the registry").contains("Login Succeeded"));
+        assert!(done.steps.iter().all(|step| !step.output.contains(PASSWORD)));
+    }
+    engine.docker(["logout", address]).run().success();
+    engine.wipe();
+    for tag in ["latest", "0123abcd", "4567cdef"] {
+        let pull = engine.docker(["pull", &format!("{image}:{tag}")]);
+        let known = registry.variables(address, PASSWORD);
+        known.iter().fold(pull, |pull, (name, value)| pull.env(name, value)).run().success();
+    }
+}
+
+#[test]
+fn a_login_without_a_variable_says_which() {
+    let engine = Engine::shared(Generation::V28_5);
+    let job = World::new().run_config(&engine, &example("push_with_tags"));
+    assert!(!job.succeeded);
+    let last = job.steps.last().expect("a step");
+    assert!(last.output.contains("set DOCKER_LOGIN and DOCKER_PASSWORD"), "{}", last.output);
 }
 
 #[test]
