@@ -58,6 +58,44 @@ fn actions_are_pinned_to_commits() {
     assert_eq!(count, 3);
 }
 
+/// A cache is code that will be in the image: only builds of the default branch write what others
+/// begin with.
+#[test]
+fn no_branch_writes_what_others_restore() {
+    let mut pipeline = read(&recipe("buildkite/pipeline.yml")).unwrap();
+    pipeline.apply_merge().unwrap();
+    let [main, other] = pipeline["steps"].as_sequence().unwrap().as_slice() else {
+        panic!("two steps")
+    };
+    let cache = |step: &Value| step["plugins"][0].as_mapping().unwrap().values().next().cloned();
+    let [main_cache, other_cache] = [main, other].map(|step| cache(step).unwrap());
+    let condition = "build.branch == pipeline.default_branch && build.pull_request.id == null";
+    assert_eq!(main["if"], condition);
+    let negated = condition.replace("==", "!=").replace("&&", "||");
+    assert_eq!(other["if"], negated);
+    assert_eq!(main["command"], other["command"]);
+    assert_eq!((&main_cache["save"], &other_cache["save"]), (&"pipeline".into(), &"branch".into()));
+    for cache in [main_cache, other_cache] {
+        assert_eq!(cache["restore"], "pipeline");
+        // A back end that fails costs the cache, and one object has no dead files in it.
+        assert_eq!(cache["soft-fail"], true);
+        assert_eq!(cache["compression"], "zstd");
+    }
+
+    let gitlab = read(&recipe("gitlab/gitlab-ci.yml")).unwrap();
+    let job = &gitlab["build_image"];
+    let default = &job["rules"][0];
+    assert_eq!(default["if"], "$CI_COMMIT_BRANCH == $CI_DEFAULT_BRANCH");
+    let key = |name: &Value| {
+        let key = job["cache"]["key"].as_str().unwrap();
+        key.replace("$CACHE_OF", name.as_str().unwrap())
+    };
+    // A slug is never compared with a name.
+    assert_eq!(job["cache"]["fallback_keys"][0], key(&default["variables"]["CACHE_OF"]));
+    assert_eq!(job["variables"]["CACHE_OF"], "$CI_COMMIT_REF_SLUG");
+    assert_eq!(job["cache"]["unprotect"], false);
+}
+
 /// A fresh machine with the helper installed and the project checked out.
 fn machine<'a>(engine: &'a Engine, world: &World) -> Sandbox<'a> {
     engine.wipe();

@@ -277,6 +277,10 @@ fn an_engine_out_of_reach_fails_the_build_and_nothing_before() {
     steps.retain(|step| step.get("dockercache/build").is_none());
     let job = world.run_config(&engine, &config);
     assert!(job.success().output(TAKE).contains("ended with 4"));
+    // What is not there is not saved under the name of a build.
+    let next = world.run(&engine, "remote_docker");
+    assert!(next.success().output(RESTORE).starts_with("No cache"));
+    assert_saved(&next);
 }
 
 /// The config of the first example, with other parameters for all of the orb's commands.
