@@ -26,12 +26,9 @@ pub enum EngineError {
         /// Its answer.
         reason: String,
     },
-    /// What was asked for can't be done: another image, log or target must be named.
+    /// The engine, or its builder, can't do it.
     #[error("{0}")]
     Unsupported(String),
-    /// This engine, client or builder has no cache to carry, whatever it is asked.
-    #[error("{0}")]
-    Incapable(String),
     /// The archive could not be read or written meanwhile.
     #[error(transparent)]
     Layout(#[from] LayoutError),
@@ -43,6 +40,9 @@ pub enum EngineError {
         /// What the system said.
         source: io::Error,
     },
+    /// This engine, client or builder has no cache to carry, whatever is typed.
+    #[error("{0}")]
+    Incapable(String),
 }
 
 impl EngineError {
