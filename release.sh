@@ -2,6 +2,7 @@
 # Makes a release, on any Linux machine with Rust:
 #
 #   release.sh [DIRECTORY]    default: dist
+#   release.sh --check        only compare the versions: of Cargo.toml, the orb, the action and the tag
 #
 #   dockercache-linux-amd64, -arm64   static programs
 #   dockercache.cdx.json              what they are made of (CycloneDX)
@@ -15,16 +16,28 @@
 #
 # Environment:
 #   TARGETS    the Rust targets, if not all that can be made
+#   TAG        the tag that is released, if one is (on CircleCI: CIRCLE_TAG)
 set -euo pipefail
 shopt -s inherit_errexit
 
 cyclonedx=0.5.7
 
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+cd "$here"
+
+# What downloads the programs names the version that is made here.
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+tag=${TAG:-${CIRCLE_TAG:-v$version}}
+named=$(sed -n '/^  version:$/,/default:/s/^ *default: //p' orb/commands/*.yml orb/jobs/*.yml action.yml | sort -u)
+if [ "$named" != "$version" ] || [ "$tag" != "v$version" ]; then
+  echo "release.sh: the tag $tag, Cargo.toml ($version), and orb and action ($named) must be of one version" >&2
+  exit 1
+fi
+if [ "${1:-}" = --check ]; then exit 0; fi
+cd "$OLDPWD"
 dist=$(realpath --canonicalize-missing "${1:-$here/dist}")
 cd "$here"
 
-version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 host=$(rustc --version --verbose | sed -n 's/^host: //p')
 target_dir=$(cargo metadata --no-deps --format-version 1 |
   sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')

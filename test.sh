@@ -52,8 +52,10 @@ for generation in 20.10 26.1 28.5; do
   tests/engines/engine.sh install "$generation" &
   installing+=($!)
 done
-tests/engines/engine.sh azurite >/dev/null &
-installing+=($!)
+for program in azurite config-parser; do
+  tests/engines/engine.sh "$program" >/dev/null &
+  installing+=($!)
+done
 
 cargo fmt --check
 

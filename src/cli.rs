@@ -40,7 +40,7 @@ Results are printed on standard output, messages on standard error.
 
 Exit codes:
   0  hit, miss, or nothing to save    3  the archive is corrupt
-  1  with --strict: a miss            4  the engine is not reachable, or failed
+  1  with --strict: a miss            4  the engine is not reachable, failed, or can't
   2  wrong usage or configuration     5  a file can't be read or written, or no space
   `build` ends with what the build ended with: a cache problem never fails it.";
 
@@ -108,6 +108,29 @@ pub enum Verb {
     /// Jobs may save and restore meanwhile. In a registry only tags are removed: it collects blobs
     /// by itself.
     Gc(GcArgs),
+    /// Run a step of the CircleCI orb, whose parameters are in `PARAM_…` variables
+    #[command(hide = true)]
+    Circleci {
+        /// Which step
+        step: CircleciStep,
+    },
+}
+
+/// The steps of the CircleCI orb.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum CircleciStep {
+    /// Become the helper that the other steps run
+    Install,
+    /// Write the key files
+    Keys,
+    /// Check what CircleCI has restored
+    Restore,
+    /// Build with the cache
+    Build,
+    /// Save the cache and choose CircleCI's key for it
+    Save,
+    /// Send the `docker build` of later steps through the cache
+    Wrap,
 }
 
 /// Where the archive is.
@@ -274,7 +297,8 @@ pub struct RestoreArgs {
 #[derive(Debug, Args)]
 #[command(override_usage = "dockercache key [OPTIONS] <arguments of the docker build [--and …]>")]
 pub struct KeyArgs {
-    /// A name that keeps projects apart; default: the name of the context's directory
+    /// A name that keeps projects apart; default: what the CI calls the project, else the path of
+    /// the git remote, else the name of the context's directory
     #[arg(long, value_name = "NAME", env = "DOCKERCACHE_PROJECT")]
     pub project: Option<String>,
     /// Any text that shall change all keys, such as a date to start anew

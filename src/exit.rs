@@ -19,7 +19,7 @@ pub enum Exit {
     Usage,
     /// The archive is corrupt.
     Corrupt,
-    /// The engine is not reachable, or failed.
+    /// The engine is not reachable, failed, or has no cache to carry.
     Engine,
     /// A file can't be read or written, or there is no space.
     Io,
@@ -100,7 +100,7 @@ impl From<EngineError> for Failure {
                 Exit::Engine,
                 Some("check `docker version`, and DOCKER_HOST or the docker context"),
             ),
-            EngineError::Failed { .. } => (Exit::Engine, None),
+            EngineError::Failed { .. } | EngineError::Incapable(_) => (Exit::Engine, None),
             EngineError::Unsupported(_) | EngineError::NotBuilt(_) => (Exit::Usage, None),
             EngineError::Io { ref source, .. } => (Exit::Io, io_hint(source)),
         };

@@ -19,6 +19,7 @@ mod job;
 pub mod key;
 pub mod layout;
 pub mod project;
+mod project_name;
 pub mod report;
 pub mod store;
 pub mod trust;

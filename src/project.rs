@@ -398,7 +398,7 @@ fn own_ignore_file(context: &BuildContext, root: &Path) -> Option<PathBuf> {
 }
 
 /// A name for the project that is built from `root`, if the user gives none.
-pub fn name_of(root: &Path) -> String {
+fn name_of(root: &Path) -> String {
     root.canonicalize()
         .ok()
         .and_then(|dir| Some(dir.file_name()?.to_string_lossy().into_owned()))

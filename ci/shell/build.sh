@@ -4,6 +4,7 @@
 #
 #   DOCKERCACHE_SHARED    the directory that outlives the job
 #   DOCKERCACHE_PROJECT   a name that keeps the archives of several images apart
+#   DOCKERCACHE_READ_ONLY set it in jobs that must not write, such as those of pull requests
 set -eu
 
 shared=${DOCKERCACHE_SHARED:?set it to a directory that outlives the job}
@@ -21,6 +22,7 @@ if [ -d "$shared/$project" ]; then cp -al "$shared/$project" "$DOCKERCACHE_DIR" 
 flock -u 9
 dockercache restore >/dev/null || true
 dockercache build "$@"
+if [ -n "${DOCKERCACHE_READ_ONLY:-}" ]; then exit 0; fi
 if saved=$(dockercache save --format env); then
   case $saved in
     *"DOCKERCACHE_SAVED='true'"*)

@@ -1,29 +1,15 @@
 #!/bin/sh
-# shellcheck disable=SC2154 # follows download.sh
-# Downloads the helper, checks it, and only then makes it a program. A server that does not answer
-# costs the cache, not the job; a file that is not the expected one ends the job.
-
-temporary=$(mktemp)
-trap 'rm -f "$temporary"' EXIT
-if ! fetch "$url" "$temporary"; then
-  echo "dockercache: warning: $url can't be downloaded; the job goes on without cache" >&2
-  exit 0
+# Fetch the helper, verify it, and let it make itself the one that later steps run. A download that
+# fails costs the cache; a file that is not the expected one ends the job.
+file=dockercache-linux-$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')
+sum=${PARAM_SHA256:-$(printf '%s\n' "$CHECKSUMS" | sed -n "s/  $file\$//p")}
+helper=$HOME/.dockercache/$sum url=${PARAM_BASE_URL%/}/v$PARAM_VERSION/$file
+mkdir -p "$HOME/.dockercache" && printf '' >"$HOME/.dockercache/helper" || exit 0
+if [ -n "$PARAM_BINARY_PATH" ]; then exec "$PARAM_BINARY_PATH" circleci install; fi
+is_good() { printf '%s  %s\n' "$sum" "$1" | sha256sum -c - >/dev/null 2>&1; }
+if ! is_good "$helper"; then
+  sh -c "$DOWNLOAD" download "$url" "$helper.$$" || exit 0
+  is_good "$helper.$$" || { echo "dockercache: error: $url has another SHA-256 than \`$sum\`: set sha256" >&2 && exit 1; }
+  chmod 755 "$helper.$$" && mv -f "$helper.$$" "$helper"
 fi
-is_good "$temporary" || fail "$url is not the file that this orb was made for: wrong SHA-256"
-
-place() {
-  mkdir -p "$1" 2>/dev/null && [ -w "$1" ] && cp "$temporary" "$1/dockercache.new" &&
-    chmod 755 "$1/dockercache.new" && mv -f "$1/dockercache.new" "$1/dockercache"
-}
-
-if place "$PARAM_INSTALL_DIR"; then
-  path=$PARAM_INSTALL_DIR/dockercache
-elif command -v sudo >/dev/null 2>&1 && sudo -n mkdir -p "$PARAM_INSTALL_DIR" &&
-  sudo -n install -m 755 "$temporary" "$PARAM_INSTALL_DIR/dockercache"; then
-  path=$PARAM_INSTALL_DIR/dockercache
-else
-  place "$HOME/.local/bin" || fail "neither $PARAM_INSTALL_DIR nor $HOME/.local/bin is writable"
-  path=$HOME/.local/bin/dockercache
-fi
-"$path" --version
-echo "installed as $path"
+exec "$helper" circleci install

@@ -17,6 +17,7 @@ use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
 use crate::key::{KeyScope, Keys, StageDigest};
 use crate::project::{Detail, Project};
+use crate::project_name::project_name;
 use crate::report::{Reporter, output};
 
 /// Level files that always exist, so that a key made of checksums never misses one.
@@ -65,7 +66,7 @@ pub(super) fn run(args: &KeyArgs) -> Result<Exit, Failure> {
         generation: target.generation,
         strategy: builder.strategy.name().to_owned(),
         platform: builder.platform.clone(),
-        project: args.project.clone().unwrap_or_else(|| projects[0].name.clone()),
+        project: args.project.clone().unwrap_or_else(|| name_of(&builds[0])),
         salt: args.salt.clone(),
         period: args.max_age.map_or_else(String::new, |age| age.bucket(SystemTime::now())),
     };
@@ -75,6 +76,14 @@ pub(super) fn run(args: &KeyArgs) -> Result<Exit, Failure> {
     }
     print(args.speech.format, &keys, &stages, builder.strategy);
     Ok(Exit::Ok)
+}
+
+fn name_of(build: &BuildArguments) -> String {
+    let root = match build.context() {
+        ContextSource::Directory(dir) => dir,
+        _ => PathBuf::from("."),
+    };
+    project_name(&root, &environment)
 }
 
 /// The stages of all builds; those that several have in common, once.

@@ -2,6 +2,7 @@
 
 mod build;
 mod builds;
+mod circleci;
 mod explain;
 mod gc;
 mod inspect;
@@ -28,6 +29,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Prune(args) => prune::run(&args),
         Verb::Gc(args) => gc::run(&args),
+        Verb::Circleci { step } => circleci::run(step),
     }
 }
 

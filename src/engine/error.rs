@@ -43,6 +43,9 @@ pub enum EngineError {
         /// What the system said.
         source: io::Error,
     },
+    /// This engine, client or builder has no cache to carry, whatever is typed.
+    #[error("{0}")]
+    Incapable(String),
 }
 
 impl EngineError {
@@ -53,7 +56,7 @@ impl EngineError {
 
     /// There is podman where docker should be.
     pub fn podman() -> Self {
-        Self::Unsupported("`docker` is podman here, which has no BuildKit cache".to_owned())
+        Self::Incapable("`docker` is podman here, which has no BuildKit cache".to_owned())
     }
 
     /// The engine's answer to what it was asked.

@@ -20,7 +20,8 @@ use crate::layout::live;
 use crate::layout::oci::Descriptor;
 use crate::layout::verify::BadBlob;
 use crate::layout::writer::Writer;
-use crate::project::{Project, name_of};
+use crate::project::Project;
+use crate::project_name::project_name;
 use crate::report::{Reporter, bytes, count};
 use crate::store::remote::environment::Environment;
 use crate::store::remote::error::StoreError;
@@ -38,16 +39,6 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// The first Docker whose BuildKit reads a cache manifest in the form of an image manifest.
 const READS_IMAGE_FORM: u32 = 25;
 
-/// Where a name for the project is found: ours, or what CI systems call it. A directory's name
-/// says little there.
-const PROJECT_VARIABLES: &[&str] = &[
-    "DOCKERCACHE_PROJECT",
-    "CIRCLE_PROJECT_REPONAME",
-    "GITHUB_REPOSITORY",
-    "CI_PROJECT_PATH",
-    "BUILDKITE_PIPELINE_SLUG",
-    "JOB_NAME",
-];
 /// The names of the first and the last level.
 const EXACT_LEVEL: &str = "exact";
 const PROJECT_LEVEL: &str = "project";
@@ -421,15 +412,9 @@ fn digests_by_build(archive: &Archive) -> Vec<Vec<&str>> {
     archive.builds().into_iter().map(of).collect()
 }
 
-/// The project's name.
-pub(crate) fn project_name() -> String {
-    let named = PROJECT_VARIABLES.iter().find_map(|name| variable(name));
-    named.unwrap_or_else(|| name_of(Path::new(".")))
-}
-
 /// The refs of builds with these stages, the most exact first; without stages, the project's only.
 fn refs(task: &Task<'_>, builds: &[Vec<&str>]) -> Vec<RefName> {
-    let project = project_name();
+    let project = project_name(Path::new("."), &environment);
     let scope = KeyScope {
         generation: task.engine.facts.version.generation().to_owned(),
         strategy: task.strategy.name().to_owned(),

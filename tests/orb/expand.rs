@@ -1,9 +1,10 @@
 //! Expands a config with orbs into jobs with plain steps, as CircleCI's compiler does.
 //!
 //! Replaces parameters, resolves commands, jobs, and executors, and evaluates conditions. What is
-//! an error there is an error here: a parameter that is not declared, missing, or of the wrong
-//! type, and a command that does not exist. A command of one's own hides a built-in step of the
-//! same name, so a command `save_cache` reaches the step `save_cache` only from within another orb.
+//! an error there is an error here: a parameter that is reserved, not declared, missing, or of the
+//! wrong type, a command that does not exist, and a retention that is no plain number of days. A
+//! command of one's own hides a built-in step of the same name, from itself too, so a command
+//! `save_cache` reaches the step `save_cache` only from within another orb.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,9 @@ const BUILT_IN: &[&str] = &[
     "store_artifacts",
     "store_test_results",
 ];
+
+/// What a workflow says of a job; so a job can't have a parameter of such a name.
+const RESERVED: &[&str] = &["name", "requires", "context", "type", "filters", "matrix"];
 
 /// A job with all of its steps.
 #[derive(Clone, Debug)]
@@ -87,14 +91,25 @@ pub(crate) fn as_config(jobs: &[Job]) -> Value {
 
 impl<'a> Scope<'a> {
     fn job(self, name: &str, arguments: Mapping) -> Result<Job, String> {
-        let workflow_keys = ["requires", "context", "filters", "name", "type"];
         let shown = arguments.get("name").and_then(Value::as_str).unwrap_or(name).to_owned();
         let arguments = arguments
             .into_iter()
-            .filter(|(key, _)| !key.as_str().is_some_and(|k| workflow_keys.contains(&k)))
+            .filter(|(key, _)| !key.as_str().is_some_and(|k| RESERVED.contains(&k)))
             .collect();
         let (scope, definition) =
             self.find("jobs", name).ok_or_else(|| format!("there is no job named {name}"))?;
+        for (parameter, _) in section(definition, "parameters") {
+            if parameter.as_str().is_some_and(|name| RESERVED.contains(&name)) {
+                return Err(format!("parameter {parameter:?} has a reserved name"));
+            }
+        }
+        // Nobody has seen a parameter work there.
+        if let Some(days) = definition.get("retention").and_then(|r| r.get("caches")) {
+            let days = days.as_str().and_then(|text| text.strip_suffix('d')?.parse::<u8>().ok());
+            if !days.is_some_and(|days| (1..=15).contains(&days)) {
+                return Err("retention is neither 1d nor 15d nor between".to_owned());
+            }
+        }
         let parameters = bind(definition, &arguments)?;
         let mut settings = replaced(definition, &parameters)?;
         let settings = settings.as_mapping_mut().ok_or("a job is a mapping")?;
@@ -196,7 +211,8 @@ fn bind(definition: &Value, arguments: &Mapping) -> Result<Parameters, String> {
         let value = value.ok_or_else(|| format!("parameter {name} is missing"))?;
         let kind = declaration.get("type").and_then(Value::as_str).unwrap_or_default();
         let fits = match kind {
-            "string" => value.is_string() || value.is_number(),
+            "string" => value.is_string(),
+            "env_var_name" => value.as_str().is_some_and(is_variable_name),
             "boolean" => value.is_bool(),
             "integer" => value.is_i64(),
             "enum" => sequence(declaration.get("enum")).contains(&value),
@@ -210,6 +226,11 @@ fn bind(definition: &Value, arguments: &Mapping) -> Result<Parameters, String> {
         bound.insert(name, value);
     }
     Ok(bound)
+}
+
+fn is_variable_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 /// Replaces `<< parameters.NAME >>`. Where it is all of a string, the value keeps its type.

@@ -15,6 +15,9 @@ pub(crate) struct Facts<'a> {
 
 /// Fills a template in.
 pub(crate) fn key(template: &str, facts: &Facts<'_>) -> Result<String, String> {
+    if template.contains("<<") {
+        return Err(format!("`{template}` has a parameter that was not replaced"));
+    }
     let (mut key, mut rest) = (String::new(), template);
     while let Some((before, after)) = rest.split_once("{{") {
         let (expression, after) = after.split_once("}}").ok_or("a template has no end")?;
@@ -70,4 +73,6 @@ fn templates() {
     assert!(key("{{ epoch }}", &facts).unwrap().parse::<u64>().is_ok());
     assert!(key("{{ checksum \"/b\" }}", &facts).unwrap_err().contains("error computing"));
     assert!(key(&"x".repeat(901), &facts).is_err());
+    assert!(key("v1-<< parameters.x >>", &facts).is_err());
+    assert!(key("{{ .Environment }}", &facts).is_err());
 }

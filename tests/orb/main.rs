@@ -38,4 +38,6 @@ mod scenarios;
 #[cfg(test)]
 mod server;
 #[cfg(test)]
+mod upload;
+#[cfg(test)]
 mod world;

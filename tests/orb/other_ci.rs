@@ -14,7 +14,8 @@ use crate::harness::{BuildReport, Engine, Generation};
 use crate::pack::read;
 use crate::review::lint;
 use crate::sandbox::{PROJECT, Sandbox, Shell};
-use crate::world::World;
+use crate::server::serve;
+use crate::world::{World, sum_of_helper};
 
 fn recipe(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("ci").join(path)
@@ -27,7 +28,7 @@ fn text(path: &str) -> String {
 #[test]
 fn recipes_pass_their_schemas_and_the_linters() {
     for (schema, path) in [
-        ("vendor.github-actions", "github/action.yml"),
+        ("vendor.github-actions", "../action.yml"),
         ("vendor.github-workflows", "github/workflow.yml"),
         ("vendor.gitlab-ci", "gitlab/gitlab-ci.yml"),
         ("vendor.buildkite", "buildkite/pipeline.yml"),
@@ -40,7 +41,59 @@ fn recipes_pass_their_schemas_and_the_linters() {
         lint("shellcheck", &[], &[&recipe(script)]);
     }
     let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/.yamllint");
-    lint("yamllint", &["--strict", "-c", rules], &[&recipe("")]);
+    lint("yamllint", &["--strict", "-c", rules], &[&recipe(""), &recipe("../action.yml")]);
+}
+
+/// What an action is at a tag can change; at a commit it can't.
+#[test]
+fn actions_are_pinned_to_commits() {
+    let used = [text("../action.yml"), text("github/workflow.yml")].concat();
+    let used = used.lines().filter_map(|line| line.split_once("uses: actions/"));
+    let mut count = 0;
+    for (_, action) in used {
+        let commit = action.split(['@', ' ']).nth(1).expect("a version");
+        assert!(commit.len() == 40 && commit.chars().all(|c| c.is_ascii_hexdigit()), "{action}");
+        count += 1;
+    }
+    assert_eq!(count, 3);
+}
+
+/// A cache is code that will be in the image: only builds of the default branch write what others
+/// begin with.
+#[test]
+fn no_branch_writes_what_others_restore() {
+    let mut pipeline = read(&recipe("buildkite/pipeline.yml")).unwrap();
+    pipeline.apply_merge().unwrap();
+    let [main, other] = pipeline["steps"].as_sequence().unwrap().as_slice() else {
+        panic!("two steps")
+    };
+    let cache = |step: &Value| step["plugins"][0].as_mapping().unwrap().values().next().cloned();
+    let [main_cache, other_cache] = [main, other].map(|step| cache(step).unwrap());
+    let condition = "build.branch == pipeline.default_branch && build.pull_request.id == null";
+    assert_eq!(main["if"], condition);
+    let negated = condition.replace("==", "!=").replace("&&", "||");
+    assert_eq!(other["if"], negated);
+    assert_eq!(main["command"], other["command"]);
+    assert_eq!((&main_cache["save"], &other_cache["save"]), (&"pipeline".into(), &"branch".into()));
+    for cache in [main_cache, other_cache] {
+        assert_eq!(cache["restore"], "pipeline");
+        // A back end that fails costs the cache, and one object has no dead files in it.
+        assert_eq!(cache["soft-fail"], true);
+        assert_eq!(cache["compression"], "zstd");
+    }
+
+    let gitlab = read(&recipe("gitlab/gitlab-ci.yml")).unwrap();
+    let job = &gitlab["build_image"];
+    let default = &job["rules"][0];
+    assert_eq!(default["if"], "$CI_COMMIT_BRANCH == $CI_DEFAULT_BRANCH");
+    let key = |name: &Value| {
+        let key = job["cache"]["key"].as_str().unwrap();
+        key.replace("$CACHE_OF", name.as_str().unwrap())
+    };
+    // A slug is never compared with a name.
+    assert_eq!(job["cache"]["fallback_keys"][0], key(&default["variables"]["CACHE_OF"]));
+    assert_eq!(job["variables"]["CACHE_OF"], "$CI_COMMIT_REF_SLUG");
+    assert_eq!(job["cache"]["unprotect"], false);
 }
 
 /// A fresh machine with the helper installed and the project checked out.
@@ -65,8 +118,17 @@ fn output(mut command: Command) -> String {
 
 /// The steps of the composite action, on one machine.
 fn github(engine: &Engine, world: &World, run: u32) -> BTreeMap<String, String> {
+    github_with(engine, world, run, "--tag\nacme/app\n.\n")
+}
+
+fn github_with(
+    engine: &Engine,
+    world: &World,
+    run: u32,
+    arguments: &str,
+) -> BTreeMap<String, String> {
     let mut sandbox = machine(engine, world);
-    let action = read(&recipe("github/action.yml")).expect("an action");
+    let action = read(&recipe("../action.yml")).expect("an action");
     let mut known: BTreeMap<String, String> = [
         ("inputs.cache-dir", "/tmp/dockercache"),
         ("inputs.project", ""),
@@ -75,7 +137,7 @@ fn github(engine: &Engine, world: &World, run: u32) -> BTreeMap<String, String> 
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();
     known.insert("github.run_id".to_owned(), run.to_string());
-    known.insert("inputs.arguments".to_owned(), "--tag\nacme/app\n.\n".to_owned());
+    known.insert("inputs.arguments".to_owned(), arguments.to_owned());
     sandbox.environment.insert("GITHUB_STEP_SUMMARY".to_owned(), "/tmp/summary".to_owned());
     sandbox.environment.insert("GITHUB_OUTPUT".to_owned(), "/tmp/output".to_owned());
     for step in action["runs"]["steps"].as_sequence().expect("steps") {
@@ -84,21 +146,31 @@ fn github(engine: &Engine, world: &World, run: u32) -> BTreeMap<String, String> 
             continue;
         }
         if let Some(condition) = step["if"].as_str() {
-            let (left, right) = condition.split_once(" == ").expect("a comparison");
-            if known.get(left).map_or("", String::as_str) != right.trim_matches('\'') {
+            let holds = |comparison: &str| {
+                let words: Vec<_> = comparison.split_whitespace().collect();
+                let is =
+                    known.get(words[0]).map_or("", String::as_str) == words[2].trim_matches('\'');
+                is == (words[1] == "==")
+            };
+            if !condition.split(" && ").all(holds) {
                 continue;
             }
         }
         let filled = |value: &Value| fill(value.as_str().expect("a string"), &known);
         let done = match step["uses"].as_str() {
-            Some("actions/cache/restore@v4") => {
+            Some(uses) if uses.starts_with("actions/cache/restore@") => {
                 let mut keys = vec![filled(&step["with"]["key"])];
                 let more = filled(&step["with"]["restore-keys"]);
                 keys.extend(more.lines().filter(|l| !l.is_empty()).map(|l| l.trim().to_owned()));
                 assert!(keys.iter().all(|key| key.len() <= 512 && !key.contains(',')));
-                world.cache.restore(&keys, sandbox.command(&["tar", "-xPf", "-"]))
+                let said = world.cache.restore(&keys, sandbox.command(&["tar", "-xPf", "-"]));
+                let matched = said.strip_prefix("Found a cache from ");
+                let matched = matched.and_then(|rest| rest.split(',').next()).unwrap_or_default();
+                known
+                    .insert("steps.cache.outputs.cache-matched-key".to_owned(), matched.to_owned());
+                said
             }
-            Some("actions/cache/save@v4") => {
+            Some(uses) if uses.starts_with("actions/cache/save@") => {
                 let tar = sandbox.command(&["tar", "-cPf", "-", &filled(&step["with"]["path"])]);
                 world.cache.save(&filled(&step["with"]["key"]), tar)
             }
@@ -129,7 +201,10 @@ fn fill(template: &str, known: &BTreeMap<String, String>) -> String {
     while let Some((before, after)) = rest.split_once("${{") {
         let (name, after) = after.split_once("}}").expect("an end");
         filled.push_str(before);
-        filled.push_str(known.get(name.trim()).unwrap_or_else(|| panic!("no {name}")));
+        // An output that no step has set is empty.
+        let value = known.get(name.trim()).map(String::as_str);
+        let value = value.or_else(|| name.trim().starts_with("steps.").then_some(""));
+        filled.push_str(value.unwrap_or_else(|| panic!("no {name}")));
         rest = after;
     }
     filled + rest
@@ -157,21 +232,99 @@ fn github_action() {
     let build = |known: &BTreeMap<String, String>| BuildReport::parse(&known["Build"]);
     let first = github(&engine, &world, 1);
     assert_eq!(build(&first).cached(), [""; 0]);
+    assert_eq!(first["steps.restore.outputs.hit"], "none");
     assert_eq!(first["steps.save.outputs.saved"], "true");
 
     let same = github(&engine, &world, 2);
     build(&same).assert_all_cached();
-    assert_eq!(same["steps.restore.outputs.hit"], "true");
+    assert_eq!(same["steps.restore.outputs.hit"], "full");
     assert_eq!(same["steps.save.outputs.saved"], "false");
     assert_eq!(world.cache.entries().len(), 1);
 
     world.project.write("source", "feature\n");
     let feature = github(&engine, &world, 3);
     assert!(build(&feature).cached().contains(&"RUN sort dependencies > sorted"));
+    assert_eq!(feature["steps.restore.outputs.hit"], "partial");
     // The exact cache comes before a newer one of the same project.
     world.project.write("source", "main\n");
     build(&github(&engine, &world, 4)).assert_all_cached();
     assert_eq!(world.cache.entries().len(), 2);
+}
+
+/// Such a build has no key, and no cache: it runs all the same.
+#[test]
+fn github_action_builds_for_several_platforms() {
+    let engine = Engine::shared(Generation::V28_5Containerd);
+    let world = World::new();
+    world.project.write("Dockerfile", "FROM scratch\nCOPY source /source\n");
+    let arguments = "--platform\nlinux/amd64,linux/arm64\n--tag\nacme/app\n.\n";
+    for run in 1..=2 {
+        let done = github_with(&engine, &world, run, arguments);
+        assert_eq!(done["steps.restore.outputs.hit"], "none");
+        assert!(done["Build"].contains("COPY source /source"), "{}", done["Build"]);
+    }
+    assert!(!engine.image_id("acme/app").is_empty());
+    assert_eq!(world.cache.entries().len(), 0);
+}
+
+/// Serves a release whose program is `content`.
+fn release(content: Vec<u8>) -> String {
+    let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let file = format!("dockercache-linux-{arch}");
+    let sums =
+        format!("{}  dockercache-linux-other\n{}  {file}\n", "0".repeat(64), sum_of_helper());
+    serve(
+        [
+            (format!("/v1.0.0/{file}"), content),
+            ("/v1.0.0/SHA256SUMS".to_owned(), sums.into_bytes()),
+        ]
+        .into(),
+    )
+}
+
+/// A script that installs from a release.
+fn install<'a>(engine: &'a Engine, url: &str, shell: Shell) -> (Sandbox<'a>, Command) {
+    let sandbox = Sandbox::new(engine, shell);
+    let mut command = sandbox.script(&text("install.sh"), "/tmp");
+    command.env("DOCKERCACHE_VERSION", "1.0.0").env("DOCKERCACHE_BASE_URL", url);
+    command.env("DOCKERCACHE_INSTALL", "/usr/local/bin");
+    (sandbox, command)
+}
+
+#[test]
+fn the_release_says_which_file_is_right_for_the_processor() {
+    let helper = std::fs::read(env!("CARGO_BIN_EXE_dockercache")).expect("the helper");
+    let engine = Engine::shared(Generation::V28_5);
+    let (_sandbox, command) = install(&engine, &release(helper), Shell::Busybox);
+    assert!(output(command).contains("dockercache 1.0.0"));
+}
+
+#[test]
+fn a_file_that_is_not_the_releases_is_refused() {
+    let engine = Engine::shared(Generation::V28_5);
+    let wrong = release(b"#!/bin/sh\n".to_vec());
+    let (sandbox, mut command) = install(&engine, &wrong, Shell::Dash);
+    let refused = command.output().expect("a shell");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stdout).contains("has another SHA-256 than"));
+    let left = std::fs::read_dir(sandbox.outside("/usr/local/bin")).expect("a directory");
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn a_download_that_fails_costs_the_cache_only() {
+    let engine = Engine::shared(Generation::V28_5);
+    engine.base_image(&["busybox:1"]);
+    for shell in [Shell::Bash, Shell::Busybox] {
+        let (sandbox, command) = install(&engine, "http://127.0.0.1:1", shell);
+        assert!(output(command).contains("the job goes on without cache"));
+        let world = World::new();
+        sandbox.checkout(world.project.path());
+        let script = "set -e\ndockercache restore\ndockercache key .\n\
+                      dockercache build --tag acme/app .\ndockercache save\n";
+        let report = BuildReport::parse(&output(sandbox.script(script, PROJECT)));
+        assert_eq!(report.steps.len(), 7, "{report:?}");
+    }
 }
 
 /// Runs a script twice, on fresh machines with the same directory, and compares what it holds.
@@ -229,20 +382,57 @@ fn buildkite() {
         .filter(|line| !line.contains("install.sh"))
         .map(|line| line.replace(".dockercache-bin/", ""))
         .collect();
-    let directory = step["env"]["DOCKERCACHE_DIR"].as_str().unwrap();
+    let directory = recipe["env"]["DOCKERCACHE_DIR"].as_str().unwrap();
     let carried = format!("{PROJECT}/{directory}");
     with_a_carried_directory(&script.join("\n"), &[("DOCKERCACHE_DIR", directory)], &carried);
 }
 
+/// The plugin restores what it has unless its deciding file is here and another one, and saves what
+/// is there unless its deciding file is the same.
 #[test]
 fn jenkins() {
     let recipe = text("jenkins/Jenkinsfile");
-    let lines = recipe.lines().filter_map(|line| line.trim().strip_prefix("sh '"));
-    let lines: Vec<_> = lines.map(|line| line.trim_end_matches('\'')).collect();
-    assert!(lines[0].contains("install.sh"));
-    let script = lines[1..].join("\n") + "\ntest -s .dockercache-keys/level-1\n";
-    let carried = format!("{PROJECT}/.dockercache");
-    with_a_carried_directory(&script, &[("DOCKERCACHE_DIR", &carried)], &carried);
+    let deciding = "'.dockercache/index.json'";
+    assert!(recipe.contains(&format!("cacheValidityDecidingFile: {deciding}")));
+    let (before, inside) = recipe.split_once("cache(").unwrap();
+    let commands = |text: &str| {
+        let lines = text.lines().filter_map(|line| line.trim().strip_prefix("sh '"));
+        let lines: Vec<_> = lines.map(|line| line.trim_end_matches('\'')).collect();
+        lines.iter().filter(|l| !l.contains("install.sh")).fold(String::new(), |a, l| a + l + "\n")
+    };
+    let directory = format!("{PROJECT}/.dockercache");
+    let engine = Engine::shared(Generation::V28_5);
+    let world = World::new();
+    world.project.write(".dockerignore", ".dockercache*\nci\n");
+    // What an earlier build in the same workspace has left.
+    world.project.write(".dockercache/index.json", "{}");
+    let cache = Cache::new();
+    let mut last = None;
+    let mut saved = Vec::new();
+    for number in 0..4 {
+        let mut sandbox = machine(&engine, &world);
+        sandbox.environment.insert("DOCKERCACHE_DIR".to_owned(), directory.clone());
+        output(sandbox.script(&commands(before), PROJECT));
+        let index = sandbox.outside(&directory).join("index.json");
+        assert!(!index.exists(), "nothing would be restored");
+        cache.restore(&["job".to_owned()], sandbox.command(&["tar", "-xPf", "-"]));
+        let report = BuildReport::parse(&output(sandbox.script(&commands(inside), PROJECT)));
+        match number {
+            0 => assert_eq!(report.cached(), [""; 0]),
+            2 => assert!(report.cached().contains(&"RUN sort dependencies > sorted"), "{report:?}"),
+            _ => report.assert_all_cached(),
+        }
+        let decides = std::fs::read(index).expect("an index");
+        if last.replace(decides.clone()) != Some(decides) {
+            let tar = sandbox.command(&["tar", "-cPf", "-", &directory]);
+            cache.save(&format!("job-{number}"), tar);
+            saved.push(number);
+        }
+        if number == 1 {
+            world.project.edit("source", "main", "other");
+        }
+    }
+    assert_eq!(saved, [0, 2]);
 }
 
 #[test]

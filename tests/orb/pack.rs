@@ -1,8 +1,9 @@
 //! Packs an orb's directory into one document, as `circleci orb pack` does.
 //!
 //! `@orb.yml` is the root; a file in a folder becomes an entry of the key that the folder is named
-//! after, and deeper folders only sort files. `<<include(FILE)>>` is replaced inside commands,
-//! jobs, and executors by the file's text, where every `<<` is escaped.
+//! after, and deeper folders only sort files. A value `<<include(FILE)>>` inside commands, jobs, and
+//! executors is replaced by the file's text, where every `<<` is escaped. Packers that are in use
+//! refuse a second include in a value, and text around one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -80,33 +81,39 @@ fn include(value: &mut Value, root: &Path) -> Result<(), String> {
 }
 
 fn with_includes(text: &str, root: &Path) -> Result<String, String> {
-    let mut result = String::new();
-    let mut rest = text;
-    while let Some(start) = rest.find("<<") {
-        let inside = rest[start + 2..].trim_start();
-        let path = inside.strip_prefix("include(").and_then(|i| i.split_once(')'));
-        let Some((path, after)) =
-            path.and_then(|(path, after)| Some((path, after.trim_start().strip_prefix(">>")?)))
-        else {
-            result.push_str(&rest[..start + 2]);
-            rest = &rest[start + 2..];
-            continue;
-        };
-        let file = fs::read_to_string(root.join(path)).map_err(|e| format!("{path}: {e}"))?;
-        result.push_str(&rest[..start]);
-        result.push_str(&file.replace("<<", "\\<<"));
-        rest = after;
+    if !text.contains("include(") || !text.contains("<<") {
+        return Ok(text.to_owned());
     }
-    result.push_str(rest);
-    Ok(result)
+    let refused = || format!("`{}`: an include is all of its value", text.trim());
+    let inside = text.trim().strip_prefix("<<").and_then(|rest| rest.strip_suffix(">>"));
+    let path = inside.and_then(|i| i.trim().strip_prefix("include(")?.strip_suffix(')'));
+    let path = path.filter(|path| !path.contains(['(', '<'])).ok_or_else(refused)?;
+    let file = fs::read_to_string(root.join(path)).map_err(|e| format!("{path}: {e}"))?;
+    Ok(file.replace("<<", "\\<<"))
 }
 
 #[test]
 fn an_included_script_keeps_its_arrows() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("s.sh"), "cat <<X >a\n").unwrap();
-    let text =
-        with_includes("<< parameters.a >> << include(s.sh) >>!<<include(s.sh)>>", dir.path());
-    assert_eq!(text.unwrap(), "<< parameters.a >> cat \\<<X >a\n!cat \\<<X >a\n");
+    assert_eq!(with_includes("<< include(s.sh) >>\n", dir.path()).unwrap(), "cat \\<<X >a\n");
+    assert_eq!(with_includes("<< parameters.a >>", dir.path()).unwrap(), "<< parameters.a >>");
     assert!(with_includes("<<include(missing.sh)>>", dir.path()).is_err());
+}
+
+#[test]
+fn a_second_include_and_text_around_one_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("s.sh"), "true\n").unwrap();
+    for value in [
+        "<<include(s.sh)>>\n<<include(s.sh)>>",
+        "echo\n<<include(s.sh)>>",
+        "<<include(s.sh)>> true",
+        "<< parameters.a >> <<include(s.sh)>>",
+    ] {
+        assert!(
+            with_includes(value, dir.path()).unwrap_err().contains("all of its value"),
+            "{value}"
+        );
+    }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::harness::{Engine, Generation};
+use crate::harness::{Engine, Generation, need_programs};
 use crate::world::World;
 
 /// Certificates and keys, where a job's programs see them: not in /tmp.
@@ -37,9 +37,8 @@ struct Server(Child);
 impl Server {
     #[track_caller]
     fn start(command: &mut Command, port: u16) -> Self {
-        let mut child = command.spawn().unwrap_or_else(|error| {
-            panic!("{:?}: {error}: install socat and openssh-server", command.get_program())
-        });
+        let mut child =
+            command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
         let started = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(child.try_wait().expect("a child").is_none(), "the server has ended");
@@ -81,6 +80,7 @@ fn two_jobs(engine: &Engine, programs: Vec<PathBuf>, environment: &[(&str, Strin
 
 #[test]
 fn tcp_with_tls() {
+    need_programs(&["openssl=openssl", "socat=socat"]);
     let engine = Engine::shared(Generation::V28_5);
     let dir = directory();
     shell(
@@ -116,6 +116,7 @@ fn tcp_with_tls() {
 
 #[test]
 fn ssh() {
+    need_programs(&["ssh=openssh-client", "sshd=openssh-server"]);
     let engine = Engine::shared(Generation::V28_5);
     let dir = directory();
     let port = free_port();

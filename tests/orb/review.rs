@@ -99,13 +99,9 @@ fn helpers_are_of_this_version() {
         assert!(default.is_null() || default == env!("CARGO_PKG_VERSION"), "{section}/{name}");
     }
     let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("ci");
-    for path in [
-        "buildkite/pipeline.yml",
-        "github/action.yml",
-        "github/workflow.yml",
-        "gitlab/gitlab-ci.yml",
-        "jenkins/Jenkinsfile",
-    ] {
+    for path in
+        ["buildkite/pipeline.yml", "../action.yml", "gitlab/gitlab-ci.yml", "jenkins/Jenkinsfile"]
+    {
         let text = fs::read_to_string(recipes.join(path)).unwrap();
         assert!(text.contains(env!("CARGO_PKG_VERSION")), "{path}");
     }
@@ -129,7 +125,7 @@ fn scripts_are_short_and_evaluate_nothing() {
             continue;
         }
         let text = fs::read_to_string(&path).unwrap();
-        assert!(text.lines().count() <= 40, "{}", path.display());
+        assert!(text.lines().count() <= 15, "{}", path.display());
         assert!(!text.contains("eval ") && !text.contains("<<"), "{}", path.display());
         assert!(text.starts_with("#!/bin/sh\n"), "{}", path.display());
         for shell in [&["dash", "-n"][..], &["bash", "--posix", "-n"]] {
@@ -149,14 +145,44 @@ pub(crate) fn lint(program: &str, arguments: &[&str], files: &[&Path]) {
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&text));
 }
 
+/// Parses a file with CircleCI's own parser of configs.
+fn parse(kind: &str, file: &Path) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engines/engine.sh");
+    let parser = Command::new(script).arg("config-parser").output().expect("engine.sh");
+    assert!(parser.status.success(), "{}", String::from_utf8_lossy(&parser.stderr));
+    let parser = String::from_utf8(parser.stdout).expect("a path");
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/orb/parse.js");
+    lint(parser.trim(), &[program, kind], &[file]);
+}
+
+fn give_when(value: &mut Value) {
+    match value {
+        Value::Mapping(map) => {
+            for (key, value) in map {
+                if key == "when" && *value == "<< parameters.when >>" {
+                    *value = "always".into();
+                }
+                give_when(value);
+            }
+        }
+        Value::Sequence(items) => items.iter_mut().for_each(give_when),
+        _ => {}
+    }
+}
+
 #[test]
 fn the_packed_orb_and_the_expanded_examples_pass_the_schema() {
     let dir = tempfile::tempdir().unwrap();
     let schema = ["--builtin-schema", "vendor.circle-ci"];
     let packed = dir.path().join("orb.yml");
-    let orb = pack(&orb_directory()).unwrap();
+    let mut orb = pack(&orb_directory()).unwrap();
     fs::write(&packed, serde_yaml::to_string(&orb).unwrap()).unwrap();
     lint("yamllint", &["-d", "{extends: relaxed, rules: {line-length: disable}}"], &[&packed]);
+    // The schema knows no parameter where it wants one of three words.
+    give_when(&mut orb);
+    fs::write(&packed, serde_yaml::to_string(&orb).unwrap()).unwrap();
+    lint("check-jsonschema", &schema, &[&packed]);
+    parse("orb", &packed);
     for name in examples() {
         let [written, expanded] =
             ["written", "expanded"].map(|kind| dir.path().join(format!("{name}-{kind}.yml")));
@@ -165,6 +191,7 @@ fn the_packed_orb_and_the_expanded_examples_pass_the_schema() {
         let config = as_config(&jobs);
         fs::write(&expanded, serde_yaml::to_string(&config).unwrap()).unwrap();
         lint("check-jsonschema", &schema, &[&written, &expanded]);
+        parse("config", &expanded);
         // What a step's shell gets to see, as one script.
         for (number, step) in jobs.iter().flat_map(|job| &job.steps).enumerate() {
             let Some(command) = step.arguments.get("command").and_then(Value::as_str) else {
@@ -191,4 +218,58 @@ fn yaml_and_scripts_pass_the_linters() {
             lint("shellcheck", &[], &[&path]);
         }
     }
+}
+
+/// What a job of the pipeline waits for, directly or not.
+fn required<'a>(jobs: &'a [(String, Value)], name: &str) -> Vec<&'a str> {
+    let (_, job) = jobs.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("no job {name}"));
+    let direct = job["requires"].as_sequence().into_iter().flatten().filter_map(Value::as_str);
+    direct.flat_map(|n| required(jobs, n).into_iter().chain([n])).collect()
+}
+
+#[test]
+fn the_pipeline_publishes_what_it_has_tested_and_uploaded() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(".circleci");
+    let [config, deploy] = ["config.yml", "test-deploy.yml"].map(|name| directory.join(name));
+    lint("check-jsonschema", &["--builtin-schema", "vendor.circle-ci"], &[&config, &deploy]);
+    let text = fs::read_to_string(&deploy).unwrap().replace("<< pipeline.number >>", "7");
+    let mut deploy: Value = serde_yaml::from_str(&text).unwrap();
+    deploy.apply_merge().unwrap();
+    let entries = deploy["workflows"]["test-deploy"]["jobs"].as_sequence().unwrap().clone();
+    let jobs: Vec<(String, Value)> = entries
+        .iter()
+        .map(|entry| {
+            let (kind, arguments) = entry.as_mapping().unwrap().iter().next().unwrap();
+            let name = arguments["name"].as_str().or(kind.as_str()).unwrap();
+            (name.to_owned(), arguments.clone())
+        })
+        .collect();
+    let before = required(&jobs, "orb-tools/publish");
+    for name in ["test", "amd64", "arm64", "docker-warm", "machine-warm", "upload"] {
+        assert!(before.contains(&name), "{name}: {before:?}");
+    }
+    for (name, job) in &jobs {
+        let Some(executor) = job.get("executor") else { continue };
+        let others = required(&jobs, name).into_iter().filter_map(|n| {
+            jobs.iter().find(|(other, _)| other == n).and_then(|(_, job)| job.get("executor"))
+        });
+        assert!(others.into_iter().all(|other| other == executor), "{name}: other keys");
+    }
+    // The orb's parameters have the right types.
+    let tries = entries.into_iter().filter(|entry| entry.get("orb").is_some());
+    deploy["workflows"]["test-deploy"]["jobs"] = tries.collect::<Vec<_>>().into();
+    deploy.as_mapping_mut().unwrap().remove("orbs");
+    assert_eq!(super::world::jobs(&deploy).unwrap().len(), 4);
+}
+
+#[test]
+fn a_tag_of_another_version_is_not_released() {
+    let check = |tag: &str| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("release.sh");
+        Command::new(script).arg("--check").env("TAG", tag).output().unwrap()
+    };
+    assert!(check(concat!("v", env!("CARGO_PKG_VERSION"))).status.success());
+    let other = check("v99.0.0");
+    assert!(!other.status.success());
+    assert!(String::from_utf8_lossy(&other.stderr).contains("must be of one version"));
 }

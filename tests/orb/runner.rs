@@ -83,7 +83,6 @@ pub(crate) fn run(job: &Job, machine: &Machine<'_>) -> Finished {
     let shell = machine.shell.unwrap_or_else(|| shell_of(job));
     let mut sandbox = Sandbox::new(machine.engine, shell);
     sandbox.has_engine = job.settings.contains_key("machine");
-    sandbox.program("circleci", include_str!("circleci.sh"));
     sandbox.programs.clone_from(&machine.programs);
     sandbox.environment.extend(machine.environment.clone());
     sandbox.environment.insert("CIRCLECI".to_owned(), "true".to_owned());

@@ -3,11 +3,14 @@
 use serde_yaml::Value;
 
 use crate::expand::plain;
-use crate::harness::{Engine, Generation};
+use crate::harness::{
+    Engine, Generation, PASSWORD, RegistryServer, RegistrySettings, Server as _, USER,
+};
 use crate::runner::{Finished, environment};
 use crate::sandbox::{Sandbox, Shell, outside};
 use crate::world::{World, example, jobs};
 
+const INSTALL: &str = "Install dockercache";
 const KEYS: &str = "Compute cache keys";
 const RESTORE: &str = "Restore Docker layers";
 const CHECK: &str = "Check Docker layers";
@@ -120,13 +123,31 @@ fn own_build_command() {
 }
 
 #[test]
-fn several_images() {
+fn several_images_in_one_archive() {
     let engine = Engine::shared(Generation::V28_5);
     let world = World::new();
-    world.run(&engine, "several_images").success();
-    assert_eq!(world.cache.entries().len(), 2);
+    assert_saved(world.run(&engine, "several_images").success());
+    let same = world.run(&engine, "several_images");
+    same.success().build("Build the app").assert_all_cached();
+    same.build("Build the worker").assert_all_cached();
+    assert_not_saved(&same);
+    // The other image is a part of the key.
     world.project.edit("worker/job", "job", "other job");
     let next = world.run(&engine, "several_images");
+    next.success().build("Build the app").assert_all_cached();
+    assert_eq!(next.build("Build the worker").ran().len(), 2);
+    assert_saved(&next);
+    assert_eq!(world.cache.entries().len(), 2);
+}
+
+#[test]
+fn several_images_with_an_archive_each() {
+    let engine = Engine::shared(Generation::V28_5);
+    let world = World::new();
+    world.run(&engine, "separate_archives").success();
+    assert_eq!(world.cache.entries().len(), 2);
+    world.project.edit("worker/job", "job", "other job");
+    let next = world.run(&engine, "separate_archives");
     let outputs = |name| next.steps.iter().filter(move |s| s.name == name).map(|s| &s.output);
     let reports: Vec<_> = outputs(BUILD).map(|o| crate::harness::BuildReport::parse(o)).collect();
     reports[0].assert_all_cached();
@@ -256,6 +277,10 @@ fn an_engine_out_of_reach_fails_the_build_and_nothing_before() {
     steps.retain(|step| step.get("dockercache/build").is_none());
     let job = world.run_config(&engine, &config);
     assert!(job.success().output(TAKE).contains("ended with 4"));
+    // What is not there is not saved under the name of a build.
+    let next = world.run(&engine, "remote_docker");
+    assert!(next.success().output(RESTORE).starts_with("No cache"));
+    assert_saved(&next);
 }
 
 /// The config of the first example, with other parameters for all of the orb's commands.
@@ -285,14 +310,157 @@ fn the_helper_is_verified_before_it_is_a_program() {
     let job = world.run_config(&engine, &wrong);
     assert!(!job.succeeded);
     let step = job.steps.last().expect("a step");
-    assert!(step.output.contains("wrong SHA-256"), "{}", step.output);
+    assert!(step.output.contains("has another SHA-256"), "{}", step.output);
     assert!(!outside(job.root.path(), "/usr/local/bin/dockercache").exists());
 
     let unknown = with(&[("version", "9.9.9".into()), ("sha256", "1".repeat(64).into())], false);
     let job = world.run_config(&engine, &unknown);
-    assert!(job.output("Install dockercache").contains("can't be downloaded"));
+    assert!(job.output(INSTALL).contains("failed to download"));
     assert!(job.output(BUILD).contains("runs without cache"));
     assert_cold(&job, BUILD);
+}
+
+/// Runs the first example with an image that has a `dockercache` of its own, which nobody verified.
+fn beside_another_helper(world: &mut World, engine: &Engine, config: &Value) -> Finished {
+    let bin = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let other = bin.path().join("dockercache");
+    std::fs::write(&other, "#!/bin/sh\necho unverified \"$@\"\n").expect("a program");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&other, mode).expect("a mode");
+    world.programs = vec![bin.path().to_owned()];
+    world.run_config(engine, config)
+}
+
+#[test]
+fn only_the_verified_helper_runs() {
+    let engine = Engine::shared(Generation::V28_5);
+    let mut world = World::new();
+    let unwritable = with(&[("install_dir", "/proc/nowhere".into())], false);
+    let job = beside_another_helper(&mut world, &engine, &unwritable);
+    assert_saved(job.success());
+    assert!(job.output(INSTALL).contains("`/proc/nowhere` is not writable"));
+    assert!(job.output(CHECK).contains("restore:"), "{}", job.output(CHECK));
+    assert!(job.steps.iter().all(|step| !step.output.contains("unverified")));
+
+    let gone = with(&[("base_url", "http://127.0.0.1:1".into())], false);
+    let job = beside_another_helper(&mut world, &engine, &gone);
+    assert_cold(&job, BUILD);
+    assert!(job.steps.iter().all(|step| !step.output.contains("unverified")));
+
+    // Where nothing is to be installed, it is the image's that is meant.
+    let own = with(&[("install", false.into())], false);
+    let job = beside_another_helper(&mut world, &engine, &own);
+    assert!(job.success().output(BUILD).contains("unverified circleci build"));
+}
+
+#[test]
+fn without_the_helper_the_build_has_all_of_its_arguments() {
+    let engine = Engine::shared(Generation::V28_5);
+    for shell in [Shell::Bash, Shell::Dash, Shell::Busybox] {
+        let mut world = World { shell: Some(shell), ..World::new() };
+        world.environment.insert("TOKEN".to_owned(), "a $HOME 'b'".to_owned());
+        world.project.write(
+            "my dir/File",
+            "FROM busybox:1 AS one\nARG A\nRUN echo \"$A\" > /a\nFROM one\nRUN false\n",
+        );
+        let mut config = with(&[("base_url", "http://127.0.0.1:1".into())], false);
+        let parameters = [
+            ("image", "acme/one\nacme/other"),
+            ("tag", "latest, $CIRCLE_SHA1"),
+            ("dockerfile", "my dir/File"),
+            ("docker_context", "my dir"),
+            ("target", "one"),
+            ("build_args", "A=1 ${TOKEN} $$X\n"),
+            ("extra_args", "--label=a=b c\n--label\nd=$CIRCLE_SHA1"),
+        ];
+        for step in config["jobs"]["image"]["steps"].as_sequence_mut().expect("steps") {
+            if let Some(build) = step.get_mut("dockercache/build") {
+                for (name, value) in parameters {
+                    build[name] = value.into();
+                }
+            }
+        }
+        let job = world.run_config(&engine, &config);
+        assert!(job.success().output(BUILD).contains("runs without cache"), "{shell:?}");
+        for name in ["acme/one:latest", "acme/other:0123abcd"] {
+            let printed = engine.docker(["run", "--rm", name, "cat", "/a"]).run();
+            assert_eq!(printed.success().stdout, "1 a $HOME 'b' $X\n", "{name}, {shell:?}");
+        }
+        let format = "{{.Config.Labels.a}} {{.Config.Labels.d}}";
+        let labels = engine.docker(["image", "inspect", "-f", format, "acme/one"]).run();
+        assert_eq!(labels.success().stdout, "b c 0123abcd\n", "{shell:?}");
+    }
+}
+
+#[test]
+fn extra_arguments_arrive() {
+    let engine = Engine::shared(Generation::V28_5);
+    let world = World::new();
+    let extra = [("extra_args", Value::from("--label=revision=$CIRCLE_SHA1\n--pull=false"))];
+    let mut config = with(&extra, false);
+    for step in config["jobs"]["image"]["steps"].as_sequence_mut().expect("steps") {
+        if let Some(build) = step.get_mut("dockercache/build") {
+            build["extra_args"] = extra[0].1.clone();
+        }
+    }
+    assert_saved(world.run_config(&engine, &config).success());
+    let format = "{{.Config.Labels.revision}}";
+    let label = engine.docker(["image", "inspect", "-f", format, "acme/app"]).run();
+    assert_eq!(label.success().stdout, "0123abcd\n");
+}
+
+#[test]
+fn every_tag_is_pushed_after_the_login() {
+    let registry = RegistryServer::start(RegistrySettings::default());
+    let address = registry.address();
+    let engine = Engine::shared(Generation::V28_5);
+    let image = format!("{address}/acme/app");
+    let mut config = example("push_with_tags");
+    let job = &mut config["workflows"]["main"]["jobs"][0]["dockercache/build"];
+    job["registry"] = address.into();
+    job["image"] = image.as_str().into();
+    job["after_build"] = Value::Sequence(Vec::new());
+    // What the helper builds and what docker builds alone is pushed alike.
+    for base_url in [None, Some("http://127.0.0.1:1")] {
+        let mut world = World::new();
+        for (name, value) in [("DOCKER_LOGIN", USER), ("DOCKER_PASSWORD", PASSWORD)] {
+            world.environment.insert(name.to_owned(), value.to_owned());
+        }
+        if let Some(url) = base_url {
+            config["workflows"]["main"]["jobs"][0]["dockercache/build"]["base_url"] = url.into();
+            world.environment.insert("CIRCLE_SHA1".to_owned(), "4567cdef".to_owned());
+        }
+        let done = world.run_config(&engine, &config);
+        assert!(done.success().output("Log in to the registry").contains("Login Succeeded"));
+        assert!(done.steps.iter().all(|step| !step.output.contains(PASSWORD)));
+    }
+    engine.docker(["logout", address]).run().success();
+    engine.wipe();
+    for tag in ["latest", "0123abcd", "4567cdef"] {
+        let pull = engine.docker(["pull", &format!("{image}:{tag}")]);
+        let known = registry.variables(address, PASSWORD);
+        known.iter().fold(pull, |pull, (name, value)| pull.env(name, value)).run().success();
+    }
+}
+
+#[test]
+fn a_login_without_a_variable_says_which() {
+    let engine = Engine::shared(Generation::V28_5);
+    let job = World::new().run_config(&engine, &example("push_with_tags"));
+    assert!(!job.succeeded);
+    let last = job.steps.last().expect("a step");
+    assert!(last.output.contains("set DOCKER_LOGIN and DOCKER_PASSWORD"), "{}", last.output);
+}
+
+#[test]
+fn an_undefined_variable_is_named() {
+    let engine = Engine::shared(Generation::V28_5);
+    let world = World::new();
+    let job = world.run_config(&engine, &with(&[("build_args", "A=$NOBODY".into())], false));
+    assert!(!job.succeeded);
+    let last = job.steps.last().expect("a step");
+    assert_eq!(last.name, KEYS);
+    assert!(last.output.contains("parameter `build_args`: the variable `NOBODY`"));
 }
 
 #[test]
@@ -301,10 +469,10 @@ fn the_helper_is_installed_without_curl() {
     let sandbox = Sandbox::new(&engine, Shell::Dash);
     let jobs = jobs(&example("remote_docker")).expect("jobs");
     let mut steps = jobs[0].steps.iter().map(|step| &step.arguments);
-    let install = steps.find(|step| step.get("name") == Some(&"Install dockercache".into()));
+    let install = steps.find(|step| step.get("name") == Some(&INSTALL.into()));
     let install = install.expect("a step");
     let script = format!(
-        "mkdir /tmp/few && for program in chmod cp mkdir mktemp mv rm sed sha256sum uname wget; do \
+        "mkdir /tmp/few && for program in cat chmod mkdir mv sed sh sha256sum uname wget; do \
          ln -s \"$(command -v $program)\" /tmp/few/; done && PATH=/tmp/few\n{}",
         plain(&install["command"])
     );
@@ -316,36 +484,19 @@ fn the_helper_is_installed_without_curl() {
 }
 
 #[test]
-fn the_helper_is_reused_brought_along_or_put_elsewhere() {
+fn the_helper_is_reused_or_brought_along() {
     let engine = Engine::shared(Generation::V28_5);
     let world = World::new();
-    let mut config = example("several_images");
-    let job = world.run_config(&engine, &config);
-    let outputs: Vec<_> =
-        job.success().steps.iter().filter(|s| s.name == "Install dockercache").collect();
-    assert!(outputs[0].output.contains("installed as /usr/local/bin/dockercache"));
-    assert!(outputs[1].output.contains("is here already"));
-
-    config = with(&[("install_dir", "/proc/nowhere".into())], false);
-    let job = world.run_config(&engine, &config);
-    assert!(
-        job.success().output("Install dockercache").contains("installed as /tmp/home/.local/bin")
-    );
-    assert!(job.output(CHECK).contains("restore:"), "{}", job.output(CHECK));
+    let job = world.run_config(&engine, &example("separate_archives"));
+    let installed = job.success().steps.iter().filter(|s| s.name == INSTALL);
+    assert!(installed.into_iter().all(|s| s.output.contains("as /usr/local/bin/dockercache")));
 
     let path = env!("CARGO_BIN_EXE_dockercache");
-    config =
+    let brought =
         with(&[("binary_path", path.into()), ("base_url", "http://127.0.0.1:1".into())], false);
-    for step in config["jobs"]["image"]["steps"].as_sequence_mut().expect("steps") {
-        if let Some(build) = step.get_mut("dockercache/build") {
-            build["binary_path"] = path.into();
-        }
-        if step == "dockercache/save_cache" {
-            *step = serde_yaml::from_str("dockercache/save_cache: {}").expect("a step");
-            step["dockercache/save_cache"]["binary_path"] = path.into();
-        }
-    }
-    assert_saved(World::new().run_config(&engine, &config).success());
+    let job = World::new().run_config(&engine, &brought);
+    assert_saved(job.success());
+    assert!(job.output(INSTALL).contains(path));
 }
 
 #[test]
@@ -361,7 +512,7 @@ fn odd_parameters_are_taken_as_they_are() {
     let context = "my context/it's";
     let parameters = [
         ("image", Value::from("localhost:5000/acme/sub_dir/app:1.0")),
-        ("context", context.into()),
+        ("docker_context", context.into()),
         ("build_args", format!("A={odd}\nTOKEN=$TOKEN").into()),
     ];
     let mut config = with(&parameters, false);
@@ -406,11 +557,17 @@ fn a_cache_directory_that_cannot_be_written_costs_the_cache_only() {
 }
 
 #[test]
-fn wrong_usage_is_an_error() {
+fn a_missing_dockerfile_is_for_the_build_to_say() {
     let engine = Engine::shared(Generation::V28_5);
     let world = World::new();
-    let config = with(&[("dockerfile", "missing/Dockerfile".into())], false);
+    let mut config = with(&[("dockerfile", "missing/Dockerfile".into())], false);
+    for step in config["jobs"]["image"]["steps"].as_sequence_mut().expect("steps") {
+        if let Some(build) = step.get_mut("dockercache/build") {
+            build["dockerfile"] = "missing/Dockerfile".into();
+        }
+    }
     let job = world.run_config(&engine, &config);
     assert!(!job.succeeded);
-    assert_eq!(job.steps.last().expect("a step").name, KEYS);
+    assert_eq!(job.steps.last().expect("a step").name, BUILD);
+    assert!(job.output(KEYS).contains("`dockercache key` ended with 2; the job goes on"));
 }

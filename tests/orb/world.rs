@@ -29,10 +29,7 @@ static RELEASE: LazyLock<Value> = LazyLock::new(|| {
     let helper = std::fs::read(env!("CARGO_BIN_EXE_dockercache")).expect("the helper");
     let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
     let file = format!("dockercache-linux-{arch}");
-    let sum = Sha256::digest(&helper).iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    });
+    let sum = sum_of_helper();
     let version = env!("CARGO_PKG_VERSION");
     let url = serve([(format!("/v{version}/{file}"), helper)].into());
 
@@ -48,6 +45,15 @@ static RELEASE: LazyLock<Value> = LazyLock::new(|| {
     serve_from(&mut packed, &url);
     packed
 });
+
+/// The SHA-256 of the helper under test.
+pub(crate) fn sum_of_helper() -> String {
+    let helper = std::fs::read(env!("CARGO_BIN_EXE_dockercache")).expect("the helper");
+    Sha256::digest(&helper).iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
 
 /// Makes `url` the default of every `base_url`.
 fn serve_from(value: &mut Value, url: &str) {
