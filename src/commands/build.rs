@@ -26,7 +26,7 @@ use crate::store::journal::{Journal, NotedBuild};
 
 pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(false);
-    let arguments = BuildArguments::parse(args.arguments.iter().cloned());
+    let arguments = BuildArguments::of_user(args.arguments.iter().cloned(), environment);
     let dir = directory();
     let mut journal = Journal::read(&dir);
     let store = store::open(&store::from_environment(), &mut journal).unwrap_or_else(|failure| {

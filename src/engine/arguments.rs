@@ -192,6 +192,22 @@ impl BuildArguments {
         Self { parts }
     }
 
+    /// Parses the words that a user gives to the client, which takes the platform from the
+    /// environment where no flag names one: buildx and the classic builder alike, but not a bake.
+    pub(crate) fn of_user(
+        words: impl IntoIterator<Item = OsString>,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Self {
+        let arguments = Self::parse(words);
+        let platform = environment("DOCKER_DEFAULT_PLATFORM").filter(|value| !value.is_empty());
+        match platform {
+            Some(platform) if arguments.value("platform").is_none() => {
+                arguments.with("platform", platform)
+            }
+            _ => arguments,
+        }
+    }
+
     /// All values of a flag, in order.
     pub fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a OsStr> {
         self.parts.iter().filter_map(move |part| match part {
@@ -466,6 +482,19 @@ mod tests {
         }
         assert!(!parse(&["--platform=a", "."]).has_several_platforms());
         assert!(!parse(&["."]).has_several_platforms());
+    }
+
+    #[test]
+    fn the_platform_comes_from_the_environment_where_no_flag_names_it() {
+        let platform = |words: &[&str], value: &str| {
+            let environment =
+                |name: &str| (name == "DOCKER_DEFAULT_PLATFORM").then(|| value.to_owned());
+            let arguments = BuildArguments::of_user(words.iter().map(OsString::from), environment);
+            arguments.value("platform").map(|value| value.to_string_lossy().into_owned())
+        };
+        assert_eq!(platform(&["."], "linux/386").as_deref(), Some("linux/386"));
+        assert_eq!(platform(&["--platform=a", "."], "linux/386").as_deref(), Some("a"));
+        assert_eq!(platform(&["."], ""), None);
     }
 
     #[test]
