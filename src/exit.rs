@@ -88,7 +88,9 @@ impl From<EngineError> for Failure {
                 Some("check `docker version`, and DOCKER_HOST or the docker context"),
             ),
             EngineError::Failed { .. } => (Exit::Engine, None),
-            EngineError::Unsupported(_) => (Exit::Usage, None),
+            // No one has typed anything wrong: without cache, the job goes on.
+            EngineError::Unsupported(_) => (Exit::Ok, None),
+            EngineError::Usage(_) => (Exit::Usage, None),
             EngineError::Io { ref source, .. } => (Exit::Io, io_hint(source)),
         };
         Self { exit, message: error.to_string(), hint }

@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use dockercache::exit::Exit;
 use dockercache::report::Reporter;
 use dockercache::{cli, commands};
 
@@ -22,7 +23,11 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             let reporter = Reporter::new(false);
-            reporter.error(&failure.message);
+            if failure.exit == Exit::Ok {
+                reporter.warn(&failure.message);
+            } else {
+                reporter.error(&failure.message);
+            }
             if let Some(hint) = failure.hint {
                 reporter.info(format!("hint: {hint}"));
             }

@@ -293,6 +293,17 @@ impl BuildArguments {
         values.flat_map(|value| value.split(|&b| b == b',')).nth(1).is_some()
     }
 
+    /// One build for each platform, in the order in which they are named.
+    pub(crate) fn per_platform(&self) -> Vec<Self> {
+        let values = self.values("platform").map(|value| value.to_string_lossy().into_owned());
+        let values: Vec<String> = values.collect();
+        let platforms: Vec<&str> = values.iter().flat_map(|value| value.split(',')).collect();
+        match platforms.as_slice() {
+            [] | [_] => vec![self.clone()],
+            several => several.iter().map(|one| self.clone().with("platform", *one)).collect(),
+        }
+    }
+
     /// What the build is made from that should be on this machine and is not.
     pub fn missing(&self) -> Option<String> {
         match self.context() {
@@ -482,6 +493,10 @@ mod tests {
         }
         assert!(!parse(&["--platform=a", "."]).has_several_platforms());
         assert!(!parse(&["."]).has_several_platforms());
+        let each = parse(&["--platform=a,b", "--platform", "c", "."]).per_platform();
+        let words: Vec<_> = each.iter().map(|one| one.value("platform").unwrap()).collect();
+        assert_eq!(words, ["a", "b", "c"]);
+        assert_eq!(parse(&["."]).per_platform(), [parse(&["."])]);
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub enum EngineError {
     /// The engine, or its builder, can't do it.
     #[error("{0}")]
     Unsupported(String),
+    /// What was asked for is not there, or is not what it should be.
+    #[error("{0}")]
+    Usage(String),
     /// The archive could not be read or written meanwhile.
     #[error(transparent)]
     Layout(#[from] LayoutError),

@@ -323,9 +323,11 @@ fn odd_ignore_patterns_mean_what_they_mean_to_the_client() {
         let got = dir.path().join(format!("got-{number}"));
         let run = engine
             .docker(["buildx", "build"])
-            .arg(format!("--output=type=local,dest={}", got.display()))
-            .arg(format!("--file={}", dockerfile.display()))
-            .arg(context.display().to_string())
+            .args([
+                format!("--output=type=local,dest={}", got.display()).as_str(),
+                &format!("--file={}", dockerfile.display()),
+                &context.display().to_string(),
+            ])
             .silently()
             .run();
         let sent = (run.code == Some(0)).then(|| files(&got));
