@@ -104,10 +104,17 @@ impl Builder {
             // engine with the graph driver can't.
             independent_links: self.strategy == Strategy::BuildkitLocal,
             every_instruction: self.strategy == Strategy::Classic,
+            cache_identities: !self.is_modern(),
         }
     }
 
-    /// Whether it predefines `TARGETSTAGE` and the like.
+    /// Whether it is of the generation that came with Docker 23; taken to be so if not known.
+    pub(crate) fn is_modern(&self) -> bool {
+        self.server.is_none_or(|server| server.major >= 23)
+    }
+
+    /// Whether it predefines `TARGETSTAGE` and the like, and gives directories of `WORKDIR` the time
+    /// that `SOURCE_DATE_EPOCH` says.
     pub(crate) fn knows_newer_arguments(&self) -> bool {
         self.server.is_none_or(|server| server.major > 26)
     }

@@ -100,8 +100,10 @@ impl From<EngineError> for Failure {
                 Exit::Engine,
                 Some("check `docker version`, and DOCKER_HOST or the docker context"),
             ),
-            EngineError::Failed { .. } | EngineError::Incapable(_) => (Exit::Engine, None),
-            EngineError::Unsupported(_) | EngineError::NotBuilt(_) => (Exit::Usage, None),
+            EngineError::Failed { .. } => (Exit::Engine, None),
+            // No one has typed anything wrong: without cache, the job goes on.
+            EngineError::Unsupported(_) | EngineError::NotBuilt(_) => (Exit::Ok, None),
+            EngineError::Usage(_) => (Exit::Usage, None),
             EngineError::Io { ref source, .. } => (Exit::Io, io_hint(source)),
         };
         Self { exit, message: error.to_string(), hint }

@@ -30,7 +30,11 @@ fn main() -> ExitCode {
         },
         Err(failure) => {
             let reporter = Reporter::new(false);
-            reporter.error(&failure.message);
+            if failure.exit == Exit::Ok {
+                reporter.warn(&failure.message);
+            } else {
+                reporter.error(&failure.message);
+            }
             if let Some(hint) = failure.hint {
                 reporter.info(format!("hint: {hint}"));
             }

@@ -1,5 +1,7 @@
 //! A project as the builder sees it: Dockerfile, context and arguments, read together.
 
+mod settings;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -15,8 +17,8 @@ use crate::key::{ContextQuery, StageDigest, Unanswered, digest_build};
 use crate::layout::archive::BaseAbout;
 use crate::layout::digest::Digest;
 
-/// Flags whose value the builder counts for every `RUN`.
-const RUN_SETTINGS: &[&str] = &["network", "add-host", "shm-size", "ulimit", "cgroup-parent"];
+/// The time that a build gives to what it makes: a build argument, or a variable of the environment.
+const TIME: &str = "SOURCE_DATE_EPOCH";
 
 /// How much of an instruction an error repeats.
 const MAXIMUM_TEXT: usize = 100;
@@ -268,30 +270,37 @@ fn options(arguments: &BuildArguments, builder: &Builder) -> Result<BuildOptions
         Some(asked) => Platform::parse(&text(asked)).map_err(|e| wrong(e.to_string()))?,
         None => own.clone(),
     };
-    Ok(BuildOptions {
+    let named_contexts =
+        arguments.named_contexts().into_iter().map(|(name, source)| match source {
+            NamedSource::Image(reference) => (name, NamedContext::Image(reference)),
+            _ => (name, NamedContext::Files),
+        });
+    let mut options = BuildOptions {
         target: arguments.value("target").map(text),
-        classic: builder.strategy == Strategy::Classic,
-        knows_newer_arguments: builder.knows_newer_arguments(),
         build_args: arguments.build_args(|name| std::env::var(name).ok()),
         target_platform,
         build_platform: own,
-        named_contexts: arguments
-            .named_contexts()
-            .into_iter()
-            .map(|(name, source)| {
-                let context = match source {
-                    NamedSource::Image(reference) => NamedContext::Image(reference),
-                    _ => NamedContext::Files,
-                };
-                (name, context)
-            })
-            .collect(),
-        run_settings: RUN_SETTINGS
-            .iter()
-            .flat_map(|name| arguments.values(name).map(|v| ((*name).to_owned(), text(v))))
-            .collect(),
+        named_contexts: named_contexts.collect(),
+        knows_newer_arguments: builder.knows_newer_arguments(),
         ..BuildOptions::default()
-    })
+    };
+    if builder.strategy == Strategy::Classic {
+        options.classic = true;
+        options.cleans_workdir = builder.is_modern();
+        return Ok(options);
+    }
+    // The client passes it on by itself.
+    if let Some(time) = std::env::var(TIME).ok().filter(|time| !time.is_empty()) {
+        options.build_args.entry(TIME.to_owned()).or_insert(time);
+    }
+    settings::apply(&mut options, arguments, builder.is_modern());
+    if let Some(time) = options.build_args.get(TIME).filter(|time| !time.is_empty())
+        && builder.is_modern()
+    {
+        let seconds = time.parse().map_err(|e| wrong(format!("invalid {TIME} `{time}`: {e}")))?;
+        options.directory_time = Some(seconds).filter(|_| builder.knows_newer_arguments());
+    }
+    Ok(options)
 }
 
 /// The target as it was asked for, else the last stage's name, else `default`.

@@ -107,7 +107,7 @@ fn render(graph: &BuildGraph) -> String {
                 Action::Metadata { .. } => {
                     writeln!(text, "  {lines} metadata: {}", step.text).unwrap();
                 }
-                Action::Workdir { path, owner } => {
+                Action::Workdir { path, owner, .. } => {
                     writeln!(text, "  {lines} workdir {path} {owner:?}").unwrap();
                 }
                 Action::Run(run) => {

@@ -42,7 +42,7 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
 /// Builds as the user's own command would.
 pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
     let reporter = Reporter::new(false);
-    let mut arguments = BuildArguments::parse(words.words.iter().cloned());
+    let mut arguments = BuildArguments::of_user(words.words.iter().cloned(), environment);
     if words.of_buildx {
         arguments = arguments.of_buildx();
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use super::environment;
 use crate::cli::Builds;
 use crate::engine::arguments::BuildArguments;
 use crate::engine::bake;
@@ -31,7 +32,7 @@ pub(super) fn required(builds: &Builds, client: &Client) -> Result<Vec<BuildArgu
 
 fn separate(words: &[OsString]) -> Vec<BuildArguments> {
     let builds = words.split(|word| word == SEPARATOR);
-    builds.map(|words| BuildArguments::parse(words.iter().cloned())).collect()
+    builds.map(|words| BuildArguments::of_user(words.iter().cloned(), environment)).collect()
 }
 
 #[cfg(test)]

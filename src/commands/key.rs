@@ -42,6 +42,10 @@ struct StageRow<'a> {
 pub(super) fn run(args: &KeyArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
     let builds = builds::required(&args.builds, &Client::from_path())?;
+    let several = builds.len() > 1;
+    // The keys of a build for several platforms are about all of them.
+    let builds: Vec<BuildArguments> =
+        builds.iter().flat_map(BuildArguments::per_platform).collect();
     let target = target(&builds[0], args.engine.strategy, reporter)?;
     // An engine that has the bases, since a build has pulled them, must give the same keys as one
     // that is still empty.
@@ -58,7 +62,7 @@ pub(super) fn run(args: &KeyArgs) -> Result<Exit, Failure> {
         reporter.warn(warning);
     }
     if args.list_inputs {
-        list_inputs(&builds, &projects);
+        list_inputs(&builds, &projects, several);
         return Ok(Exit::Ok);
     }
     let stages = all_stages(&projects);
@@ -98,11 +102,11 @@ fn all_stages(projects: &[Project]) -> Vec<StageDigest> {
 }
 
 /// Prints the files that count, relative to the context; of several builds, to where we are.
-fn list_inputs(builds: &[BuildArguments], projects: &[Project]) {
+fn list_inputs(builds: &[BuildArguments], projects: &[Project], several: bool) {
     let mut inputs = BTreeSet::new();
     for (build, project) in builds.iter().zip(projects) {
         let context = match build.context() {
-            ContextSource::Directory(dir) if builds.len() > 1 && dir != Path::new(".") => dir,
+            ContextSource::Directory(dir) if several && dir != Path::new(".") => dir,
             _ => PathBuf::new(),
         };
         inputs.extend(project.inputs().iter().map(|path| context.join(path)));
@@ -126,13 +130,25 @@ fn target(
 ) -> Result<Target, Failure> {
     match connect_to_choose(Client::from_path()) {
         Ok(engine) => {
-            let strategy = strategy::choose(&engine, arguments, &environment, forced)?.strategy;
+            let chosen = strategy::choose(&engine, arguments, &environment, forced);
+            let strategy = match chosen {
+                // The keys are of no use then, but the steps of the CI that read them go on.
+                Err(error @ EngineError::Unsupported(_)) => {
+                    reporter.warn(error.to_string());
+                    Strategy::BuildkitReplay
+                }
+                chosen => chosen?.strategy,
+            };
             Ok(Target {
                 generation: engine.facts.version.generation().to_owned(),
                 builder: Builder::of(&engine, strategy),
             })
         }
-        Err(error @ (EngineError::Unreachable(_) | EngineError::NoClient { .. })) => {
+        Err(
+            error @ (EngineError::Unreachable(_)
+            | EngineError::NoClient { .. }
+            | EngineError::Unsupported(_)),
+        ) => {
             reporter.warn(format!("the keys name no engine generation: {error}"));
             let strategy = forced.unwrap_or(Strategy::BuildkitReplay);
             let platform = crate::dockerfile::Platform::host().to_string();

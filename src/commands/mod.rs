@@ -22,15 +22,23 @@ use crate::exit::{Exit, Failure};
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
     match cli.verb {
         Verb::Build(args) => build::run(&args),
-        Verb::Save(args) => save::run(&args),
-        Verb::Restore(args) => restore::run(&args),
-        Verb::Explain(args) => explain::run(&args),
-        Verb::Key(args) => key::run(&args),
+        Verb::Save(args) => strictly(args.speech.strict, save::run(&args)),
+        Verb::Restore(args) => strictly(args.speech.strict, restore::run(&args)),
+        Verb::Explain(args) => strictly(args.speech.strict, explain::run(&args)),
+        Verb::Key(args) => strictly(args.speech.strict, key::run(&args)),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Prune(args) => prune::run(&args),
         Verb::Gc(args) => gc::run(&args),
         Verb::Circleci { step } => circleci::run(step),
     }
+}
+
+/// With `--strict`, a command that an engine can't do anything for has failed.
+fn strictly(strict: bool, result: Result<Exit, Failure>) -> Result<Exit, Failure> {
+    result.map_err(|failure| match failure.exit {
+        Exit::Ok if strict => Failure { exit: Exit::Strict, ..failure },
+        _ => failure,
+    })
 }
 
 /// A variable of the environment, as it is.

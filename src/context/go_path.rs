@@ -157,6 +157,42 @@ impl Glob {
     }
 }
 
+/// Refuses what moby's matcher refuses beforehand. It looks for errors by matching the pattern
+/// against a dot, and sees those that it comes to.
+pub(super) fn check_against_dot(pattern: &[u8]) -> Result<(), &'static str> {
+    let (mut rest, mut name) = (pattern, b".".as_slice());
+    while !rest.is_empty() {
+        let (chunk, after) = chunk(rest);
+        // Behind stars alone, anything matches.
+        let glob = Glob::parse(chunk)?;
+        match glob.items.as_slice() {
+            [one] if one.step(name).is_some() => (rest, name) = (after, b"".as_slice()),
+            _ => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+/// Splits a pattern behind its leading stars, and before the next star outside of a class.
+fn chunk(pattern: &[u8]) -> (&[u8], &[u8]) {
+    let stars = pattern.iter().take_while(|&&byte| byte == b'*').count();
+    let pattern = &pattern[stars..];
+    let (mut in_class, mut escaped) = (false, false);
+    let end = pattern.iter().position(|&byte| {
+        if std::mem::take(&mut escaped) {
+            return false;
+        }
+        match byte {
+            b'\\' => escaped = true,
+            b'[' => in_class = true,
+            b']' => in_class = false,
+            _ => {}
+        }
+        byte == b'*' && !in_class
+    });
+    pattern.split_at(end.unwrap_or(pattern.len()))
+}
+
 impl Item {
     /// How many bytes of the name this item takes, if it fits.
     fn step(&self, name: &[u8]) -> Option<usize> {
@@ -290,6 +326,26 @@ mod tests {
         }
         for bad in ["[]a]", "[-]", "[x-]", "[-x]", "\\", "[a-b-c]", "[", "[^", "[^bc", "a["] {
             assert!(Glob::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn errors_are_seen_as_far_as_a_dot_gets() {
+        for (pattern, seen) in [
+            ("build[0-9-]", true),
+            ("build*[0-9-]", false),
+            ("*[", true),
+            ("?[", true),
+            (".*[", true),
+            ("?*[", true),
+            ("..*[", false),
+            ("a*[", false),
+            ("a[*[", true),
+            ("**[", true),
+            ("a\\*[", true),
+            ("*", false),
+        ] {
+            assert_eq!(check_against_dot(pattern.as_bytes()).is_err(), seen, "{pattern}");
         }
     }
 

@@ -4,8 +4,11 @@
 //! directory's results into the directory (`MatchesUsingParentResults`), so that is the only form
 //! here; it differs from matching a lone path where a pattern stands after a `!` of the same name.
 
-use super::go_path::{Glob, chars, clean};
+use super::go_path::{chars, check_against_dot, clean};
 use super::program::Program;
+
+/// How large all patterns of a file may be together, in instructions of their programs.
+const MAXIMUM_SIZE: usize = 1_000_000;
 
 /// An ordered list of patterns; the last one that matches wins.
 #[derive(Debug, Default)]
@@ -40,11 +43,17 @@ impl PatternMatcher {
     pub(super) fn new<'a>(
         patterns: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<Self, (usize, &'static str)> {
-        let mut compiled = Vec::new();
+        let mut compiled: Vec<Pattern> = Vec::new();
+        let mut size = 0;
         for (index, text) in patterns.into_iter().enumerate() {
             let text = trim(text);
             if !text.is_empty() {
-                compiled.push(Pattern::new(text).map_err(|reason| (index, reason))?);
+                let pattern = Pattern::new(text).map_err(|reason| (index, reason))?;
+                size += pattern.size();
+                if size > MAXIMUM_SIZE {
+                    return Err((index, "the patterns up to here are too large together"));
+                }
+                compiled.push(pattern);
             }
         }
         Ok(Self { patterns: compiled })
@@ -107,9 +116,17 @@ impl Pattern {
                 return Err("nothing follows the `!`");
             }
         }
-        Glob::parse(&text)?;
+        check_against_dot(&text)?;
         let kind = Kind::compile(&text)?;
         Ok(Self { negated, text, kind })
+    }
+
+    /// How many instructions it takes.
+    fn size(&self) -> usize {
+        match &self.kind {
+            Kind::Program(program) => program.size(),
+            _ => 1,
+        }
     }
 
     fn matches(&self, path: &[u8]) -> bool {
@@ -151,7 +168,9 @@ impl Kind {
 
         let mut seen = Seen::Exact;
         let mut expression = String::new();
+        // Go's scanner skips this one at the start of a text.
         let mut input = chars(text).peekable();
+        input.next_if_eq(&'\u{feff}');
         let mut at_start = true;
         while let Some(c) = input.next() {
             match c {
@@ -179,7 +198,8 @@ impl Kind {
                     expression.push_str("[^/]");
                     seen = Seen::Program;
                 }
-                '.' | '+' | '(' | ')' | '|' | '{' | '}' | '$' => expression.extend(['\\', c]),
+                // Moby means to escape `|`, `{` and `}`, too, and does not.
+                '.' | '+' | '(' | ')' | '$' => expression.extend(['\\', c]),
                 '\\' => {
                     expression.push('\\');
                     if let Some(escaped) = input.next() {
@@ -319,6 +339,43 @@ mod tests {
         ("a^b", "a^b", true),
         ("a^*", "a^b", false),
         ("[[:digit:]]x", "7x", true),
+        // `|`, `{` and `}` are not escaped where there is a wildcard; elsewhere they are text.
+        ("*.log|*.tmp", "a.log", true),
+        ("*.log|*.tmp", "b.tmp", true),
+        ("*.log|*.tmp", "c.x", false),
+        ("*.log|*.tmp", "xa.log/y", true),
+        ("a|b", "a|b", true),
+        ("a|b", "a", false),
+        ("a|b*", "abz", true),
+        ("a|b*", "bb", true),
+        ("a|b*", "x", false),
+        ("a|b/c*", "a", true),
+        ("a|b/c*", "b/cd", true),
+        ("a|b/c*", "b", false),
+        ("(a|b)*", "(a|b)", true),
+        ("(a|b)*", "a", false),
+        ("(a|b)*", "(ac", true),
+        ("*x|", "b", true),
+        ("a{2}", "aa", false),
+        ("a{2}*", "aa", true),
+        ("a{2}*", "aab", true),
+        ("a{2}*", "a", false),
+        ("x{1,2}?", "xxy", true),
+        ("x{1,2}?", "x{1,2}y", false),
+        ("{a,b}*", "{a,b}z", true),
+        ("{a,b}*", "a", false),
+        ("*{", "a{", true),
+        ("*a{,3}", "a{,3}", true),
+        ("*a{,3}", "aaa", false),
+        ("*a{2}|c", "c", true),
+        ("*a{2}|c", "aaa", true),
+        ("*a{2}|c", "d", false),
+        ("?{2,}", "abc", true),
+        ("?{2,}", "a", false),
+        ("\u{feff}b*", "b1", true),
+        ("\u{feff}b", "b", false),
+        ("build*[0-9-]", "build-", true),
+        ("build*[0-9-]", "buildx", false),
     ];
 
     #[test]
@@ -361,7 +418,23 @@ mod tests {
 
     #[test]
     fn refuses_bad_patterns() {
-        for bad in ["!", "[", "[]a]", "[-]", "[x-]", "a[", "\\", "[Local-Only]", "\\y"] {
+        for bad in [
+            "a*{2}{3}",
+            "*{2}",
+            "|{2}*",
+            "a*b{1001}",
+            "a*b{3,2}",
+            "x*[",
+            "!",
+            "[",
+            "[]a]",
+            "[-]",
+            "[x-]",
+            "a[",
+            "\\",
+            "[Local-Only]",
+            "\\y",
+        ] {
             let result = PatternMatcher::new(["ok".as_bytes(), bad.as_bytes()]);
             assert_eq!(result.map_err(|(index, _)| index).err(), Some(1), "{bad}");
         }

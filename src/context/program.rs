@@ -9,14 +9,20 @@
 
 use super::go_path::chars;
 
-/// A compiled expression, anchored at both ends.
+/// The most instructions of a program, which bounds the stack as well.
+const MAXIMUM_SIZE: usize = 8_000;
+
+/// The most repetitions that Go takes.
+const MAXIMUM_COUNT: usize = 1_000;
+
+/// A compiled expression.
 #[derive(Debug)]
 pub(super) struct Program {
     instructions: Vec<Instruction>,
 }
 
-/// Jump targets are relative to the instruction, so that fragments can be joined.
-#[derive(Debug)]
+/// Jump targets are relative to the instruction, so that fragments can be joined and repeated.
+#[derive(Clone, Debug)]
 enum Instruction {
     One(Set),
     Look(Look),
@@ -31,7 +37,7 @@ enum Look {
     WordBoundary(bool),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Set {
     negated: bool,
     ranges: Vec<(char, char)>,
@@ -77,16 +83,43 @@ impl Look {
 }
 
 impl Program {
-    /// Compiles an expression; the outer `^` and `$` are left out by the caller.
+    /// Compiles an expression; the caller leaves out the `^` before it and the `$` behind it.
     pub(super) fn compile(expression: &str) -> Result<Self, &'static str> {
         let expression: Vec<char> = expression.chars().collect();
         let mut parser = Parser { rest: &expression };
-        let mut instructions = parser.sequence()?;
+        let mut branches = Vec::new();
+        loop {
+            branches.push(parser.sequence(branches.is_empty())?);
+            if !parser.eat('|') {
+                break;
+            }
+        }
         if !parser.rest.is_empty() {
             return Err("`)` without `(`");
         }
+        let mut instructions = branches.pop().unwrap_or_default();
+        if !branches.is_empty() {
+            // The `^` is the first branch's alone, and the `$` the last one's.
+            instructions.push(Instruction::Look(Look::End));
+            branches.first_mut().into_iter().for_each(|first| {
+                first.insert(0, Instruction::Look(Look::Start));
+            });
+            for branch in branches.into_iter().rev() {
+                instructions = either(branch, instructions);
+            }
+            instructions.splice(0..0, anything());
+            instructions.extend(anything());
+        }
         instructions.push(Instruction::Match);
+        if instructions.len() > MAXIMUM_SIZE {
+            return Err("the pattern is too large");
+        }
         Ok(Self { instructions })
+    }
+
+    /// How many instructions there are.
+    pub(super) fn size(&self) -> usize {
+        self.instructions.len()
     }
 
     /// Whether the whole path matches.
@@ -160,6 +193,46 @@ impl Threads {
     }
 }
 
+/// One of two fragments.
+fn either(mut one: Vec<Instruction>, other: Vec<Instruction>) -> Vec<Instruction> {
+    let mut code = vec![Instruction::Split(1, one.len().cast_signed() + 2)];
+    code.append(&mut one);
+    let behind = other.len().cast_signed() + 1;
+    code.push(Instruction::Split(behind, behind));
+    code.extend(other);
+    code
+}
+
+/// Any characters, as many as there are.
+fn anything() -> [Instruction; 3] {
+    let any = Set { negated: true, ranges: Vec::new() };
+    [Instruction::Split(1, 3), Instruction::One(any), Instruction::Split(-2, -2)]
+}
+
+/// A fragment, from `least` times on, up to `most` times if there is an end.
+fn repeated(
+    atom: &[Instruction],
+    least: usize,
+    most: Option<usize>,
+) -> Result<Vec<Instruction>, &'static str> {
+    if atom.len().saturating_mul(most.unwrap_or(least) + 1) > MAXIMUM_SIZE {
+        return Err("the pattern is too large");
+    }
+    let length = atom.len().cast_signed();
+    let mut code: Vec<Instruction> = std::iter::repeat_n(atom, least).flatten().cloned().collect();
+    if let Some(most) = most {
+        for _ in least..most {
+            code.push(Instruction::Split(1, length + 1));
+            code.extend_from_slice(atom);
+        }
+    } else {
+        code.push(Instruction::Split(1, length + 2));
+        code.extend_from_slice(atom);
+        code.push(Instruction::Split(-length - 1, -length - 1));
+    }
+    Ok(code)
+}
+
 struct Parser<'a> {
     rest: &'a [char],
 }
@@ -179,30 +252,77 @@ impl Parser<'_> {
         found
     }
 
-    fn sequence(&mut self) -> Result<Vec<Instruction>, &'static str> {
+    /// Reads a sequence; at the very start, there is a `^` before it that can be repeated.
+    fn sequence(&mut self, at_start: bool) -> Result<Vec<Instruction>, &'static str> {
         let mut code = Vec::new();
-        while self.rest.first().is_some_and(|&c| c != ')') {
-            let mut atom = self.atom()?;
-            let length = atom.len().cast_signed();
-            if self.eat('*') {
-                code.push(Instruction::Split(1, length + 2));
-                code.append(&mut atom);
-                code.push(Instruction::Split(-length - 1, -length - 1));
-            } else if self.eat('?') {
-                code.push(Instruction::Split(1, length + 1));
-                code.append(&mut atom);
+        let mut atom = if at_start { Some(Vec::new()) } else { None };
+        loop {
+            if let Some((least, most)) = self.repetition()? {
+                let atom = atom.take().ok_or("nothing stands before the `{` that repeats it")?;
+                code.extend(repeated(&atom, least, most)?);
             } else {
-                code.append(&mut atom);
+                code.extend(atom.take().unwrap_or_default());
+                if self.rest.first().is_none_or(|c| matches!(c, ')' | '|')) {
+                    return Ok(code);
+                }
+                atom = Some(self.atom()?);
+            }
+            if code.len() > MAXIMUM_SIZE {
+                return Err("the pattern is too large");
             }
         }
-        Ok(code)
+    }
+
+    /// Reads `*`, `?`, `{n}`, `{n,}` or `{n,m}`. Another `{` is a character.
+    fn repetition(&mut self) -> Result<Option<(usize, Option<usize>)>, &'static str> {
+        if self.eat('*') {
+            return Ok(Some((0, None)));
+        }
+        if self.eat('?') {
+            return Ok(Some((0, Some(1))));
+        }
+        let mut ahead = Parser { rest: self.rest };
+        if !ahead.eat('{') {
+            return Ok(None);
+        }
+        let Some(least) = ahead.number() else { return Ok(None) };
+        let most = if ahead.eat(',') {
+            match ahead.number() {
+                None if ahead.rest.first() == Some(&'}') => None,
+                None => return Ok(None),
+                number => number,
+            }
+        } else {
+            Some(least)
+        };
+        if !ahead.eat('}') {
+            return Ok(None);
+        }
+        self.rest = ahead.rest;
+        // A `?` behind it says which match is preferred.
+        self.eat('?');
+        if least > MAXIMUM_COUNT || most.is_some_and(|most| most > MAXIMUM_COUNT || most < least) {
+            return Err("the number in `{}` is too large");
+        }
+        Ok(Some((least, most)))
+    }
+
+    /// Reads a number without leading zeros.
+    fn number(&mut self) -> Option<usize> {
+        let digits = self.rest.iter().take_while(|c| c.is_ascii_digit()).count();
+        if digits == 0 || (digits > 1 && self.rest[0] == '0') {
+            return None;
+        }
+        let text: String = self.rest[..digits].iter().collect();
+        self.rest = &self.rest[digits..];
+        Some(text.parse().unwrap_or(usize::MAX))
     }
 
     fn atom(&mut self) -> Result<Vec<Instruction>, &'static str> {
         let one = |set| Ok(vec![Instruction::One(set)]);
         match self.next() {
             Some('(') => {
-                let inner = self.sequence()?;
+                let inner = self.sequence(false)?;
                 if self.eat(')') { Ok(inner) } else { Err("`(` without `)`") }
             }
             Some('[') => one(self.class()?),

@@ -105,6 +105,10 @@ pub enum Problem {
 
     #[error("failed to process {word:?}: {reason}")]
     Expansion { word: String, reason: String },
+    #[error("with its variables, the Dockerfile expands to more than 64 MiB up to here")]
+    TooMuch,
+    #[error("the variables that all `RUN` up to here see are larger than 1 GiB together")]
+    TooManyVariables,
     #[error("base name ({expression}) should not be blank")]
     BlankBase { expression: String },
     #[error("empty platform value from expression {expression}")]

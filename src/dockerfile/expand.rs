@@ -3,11 +3,63 @@
 use super::environment::Environment;
 use super::error::Problem;
 use super::pattern::Pattern;
+use std::cell::Cell;
 use std::iter::Peekable;
 use std::str::Chars;
 
 /// How deep substitutions may stand in each other; a person writes two.
 const MAXIMUM_DEPTH: usize = 64;
+
+/// How long the result of one expansion may be. A variable of more than 128 KiB reaches no command.
+const MAXIMUM_LENGTH: usize = 1 << 20;
+
+/// How much all expansions of one Dockerfile may give together.
+const MAXIMUM_TOTAL: usize = 64 << 20;
+
+/// How much all commands of one Dockerfile may see of variables together.
+const MAXIMUM_SEEN: usize = 1 << 30;
+
+/// Expands the words of one Dockerfile, within bounds: a few lines that double a variable could
+/// otherwise fill any memory.
+pub(crate) struct Expander {
+    lexer: Lexer,
+    given: Cell<usize>,
+    seen: Cell<usize>,
+}
+
+impl Expander {
+    pub(crate) fn new(escape: char) -> Self {
+        Self { lexer: Lexer::new(escape), given: Cell::new(0), seen: Cell::new(0) }
+    }
+
+    /// Expands the words of an instruction.
+    pub(crate) fn expand(&self, text: &str, variables: &Environment) -> Result<String, Problem> {
+        self.with(self.lexer, text, variables)
+    }
+
+    /// Expands the body of a heredoc.
+    pub(crate) fn heredoc(&self, text: &str, variables: &Environment) -> Result<String, Problem> {
+        self.with(Lexer::for_heredoc_body(), text, variables)
+    }
+
+    /// Notes that so many bytes are kept.
+    pub(crate) fn charge(&self, bytes: usize) -> Result<(), Problem> {
+        self.given.set(self.given.get().saturating_add(bytes));
+        if self.given.get() > MAXIMUM_TOTAL { Err(Problem::TooMuch) } else { Ok(()) }
+    }
+
+    /// Notes that a command sees so many bytes of variables.
+    pub(crate) fn charge_command(&self, bytes: usize) -> Result<(), Problem> {
+        self.seen.set(self.seen.get().saturating_add(bytes));
+        if self.seen.get() > MAXIMUM_SEEN { Err(Problem::TooManyVariables) } else { Ok(()) }
+    }
+
+    fn with(&self, lexer: Lexer, text: &str, variables: &Environment) -> Result<String, Problem> {
+        let word = lexer.expand(text, variables)?;
+        self.charge(word.len())?;
+        Ok(word)
+    }
+}
 
 /// The rules of one expansion.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +156,7 @@ impl Expansion<'_> {
         let mut word = String::new();
         let mut words = Words::default();
         while let Some(character) = self.input.peek().copied() {
+            check_length(&word)?;
             if stop == Some(character) {
                 self.input.next();
                 return Ok((word, words.finish()));
@@ -144,6 +197,7 @@ impl Expansion<'_> {
                 }
             }
         }
+        check_length(&word)?;
         match stop {
             None => Ok((word, words.finish())),
             Some(_) => Err("unexpected end of statement".to_owned()),
@@ -189,6 +243,7 @@ impl Expansion<'_> {
         let quote = self.input.next();
         text.extend(quote.filter(|_| self.lexer.quotes == Quotes::Keep));
         loop {
+            check_length(&text)?;
             match self.input.peek().copied() {
                 None => {
                     return Err(
@@ -300,6 +355,7 @@ impl Expansion<'_> {
                     None => (word.as_str(), false),
                 };
                 let pattern = compile(text)?;
+                check_length(value)?;
                 Ok(if modifier == '#' {
                     pattern.trim_start(value, longest)
                 } else {
@@ -322,7 +378,9 @@ impl Expansion<'_> {
         if value.is_none() && self.lexer.keep_unset {
             return Ok(format!("${{{name}/{text}/{replacement}}}"));
         }
-        Ok(compile(&text)?.replace(value.unwrap_or_default(), &replacement, all))
+        compile(&text)?
+            .replace(value.unwrap_or_default(), &replacement, all, MAXIMUM_LENGTH)
+            .ok_or_else(too_long)
     }
 
     fn at_end(&mut self, message: &str, reason: String) -> String {
@@ -349,6 +407,14 @@ impl Expansion<'_> {
         }
         name
     }
+}
+
+fn check_length(word: &str) -> Result<(), String> {
+    if word.len() > MAXIMUM_LENGTH { Err(too_long()) } else { Ok(()) }
+}
+
+fn too_long() -> String {
+    format!("it expands to more than {} KiB", MAXIMUM_LENGTH >> 10)
 }
 
 fn compile(text: &str) -> Result<Pattern, String> {

@@ -176,7 +176,7 @@ impl Planner<'_> {
         let surroundings = Surroundings {
             options: self.options,
             globals: &self.resolver.globals,
-            lexer: self.resolver.lexer(),
+            expander: &self.resolver.expander,
             origin: &origin,
         };
         let mut ends: HashMap<usize, StageState> = HashMap::new();
@@ -188,11 +188,13 @@ impl Planner<'_> {
                 _ => None,
             };
             let mut state = match &resolved.base {
-                Base::Stage(base) => ends.get(base).map_or_else(StageState::default, |end| {
-                    StageState::on_stage(end, self.options.classic)
-                }),
-                _ => StageState::on_image(config, resolved.base == Base::Scratch),
-            };
+                Base::Stage(base) => ends.get(base).map_or_else(
+                    || Ok(StageState::default()),
+                    |end| StageState::on_stage(end, &surroundings),
+                ),
+                _ => StageState::on_image(config, resolved.base == Base::Scratch, &surroundings),
+            }
+            .map_err(|problem| self.at(self.dockerfile.stages()[*index].lines, problem))?;
             let mut steps = Vec::new();
             for Planned { instruction, on_build } in planned {
                 let step = state

@@ -1,6 +1,7 @@
 //! The value of `RUN --mount`: one CSV record of keys and values.
 
 use super::error::{Problem, suggest};
+use super::path;
 
 /// What is mounted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +64,17 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// Gives a cache its whole identity: the builder's namespace, and what is written, or else the
+    /// target.
+    pub(crate) fn fill_cache_identity(&mut self, namespace: &str) {
+        let id = match &self.id {
+            Some(id) => id.clone(),
+            None if self.target.starts_with('/') => path::join("/", &self.target),
+            None => path::join("/", &self.target).split_off(1),
+        };
+        self.id = Some(format!("{namespace}/{id}"));
+    }
+
     /// Gives a secret its identity, target, and mode where they are not written.
     pub(crate) fn fill_secret_defaults(&mut self) {
         let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();

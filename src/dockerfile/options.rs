@@ -1,6 +1,7 @@
 //! What a build is asked for, besides the Dockerfile.
 
 use super::environment::Environment;
+use super::path;
 use super::platform::Platform;
 use super::step::Image;
 use std::collections::BTreeMap;
@@ -24,8 +25,18 @@ pub struct BuildOptions {
     /// Whether the builder predefines `TARGETSTAGE`, `TARGETOSVERSION`, and `BUILDOSVERSION`: Docker
     /// 28.5 does, Docker 26.1 does not.
     pub knows_newer_arguments: bool,
-    /// Settings that the builder counts for each `RUN`: network, extra hosts, limits, and so on.
+    /// Settings that the builder counts for each `RUN`: extra hosts, limits, and so on.
     pub run_settings: Vec<(String, String)>,
+    /// The network of each `RUN` that names none itself, if it is not the default one.
+    pub network: Option<String>,
+    /// What comes before the identity of each cache mount.
+    pub cache_namespace: String,
+    /// The time of each directory that `WORKDIR` makes, in seconds since 1970, where the builder
+    /// sets one.
+    pub directory_time: Option<i64>,
+    /// Whether commands see an absolute working directory cleaned, as with the classic builder from
+    /// Docker 23 on, and not as written.
+    pub cleans_workdir: bool,
     /// What is known of external images.
     pub base_configs: BTreeMap<Image, BaseConfig>,
 }
@@ -41,8 +52,22 @@ impl Default for BuildOptions {
             named_contexts: BTreeMap::new(),
             knows_newer_arguments: true,
             run_settings: Vec::new(),
+            network: None,
+            cache_namespace: String::new(),
+            directory_time: None,
+            cleans_workdir: false,
             base_configs: BTreeMap::new(),
         }
+    }
+}
+
+impl BuildOptions {
+    /// The working directory that commands see after `WORKDIR path` in `parent`.
+    pub(crate) fn workdir(&self, parent: &str, path: &str) -> String {
+        if path.starts_with('/') && !self.cleans_workdir {
+            return path.to_owned();
+        }
+        path::join(parent, path)
     }
 }
 

@@ -1,5 +1,8 @@
 //! Wildcards of `${name#pattern}` and its relatives: `*`, `?`, and backslash escapes.
 
+/// The most steps of a search, which takes the value's length squared times the pattern's: a second.
+const MOST_STEPS: usize = 1 << 29;
+
 /// A compiled wildcard pattern.
 pub(crate) struct Pattern(Vec<Token>);
 
@@ -50,9 +53,20 @@ impl Pattern {
         characters[start..].iter().rev().collect()
     }
 
-    /// Replaces the first match, or all of them.
-    pub(crate) fn replace(&self, value: &str, replacement: &str, all: bool) -> String {
+    /// Replaces the first match, or all of them; `None` if the result is longer than `most`, or the
+    /// search would take too long.
+    pub(crate) fn replace(
+        &self,
+        value: &str,
+        replacement: &str,
+        all: bool,
+        most: usize,
+    ) -> Option<String> {
         let characters: Vec<char> = value.chars().collect();
+        let effort = characters.len().saturating_mul(characters.len());
+        if effort.saturating_mul(self.0.len().max(1)) > MOST_STEPS {
+            return None;
+        }
         let mut result = String::new();
         let mut copied = 0;
         let mut position = 0;
@@ -67,6 +81,9 @@ impl Pattern {
             if end > copied || start == 0 {
                 result.push_str(replacement);
             }
+            if result.len() > most {
+                return None;
+            }
             copied = end;
             position = end.max(position + 1);
             if !all {
@@ -74,7 +91,7 @@ impl Pattern {
             }
         }
         result.extend(&characters[copied..]);
-        result
+        (result.len() <= most).then_some(result)
     }
 
     /// Returns where the preferred match that starts at `start` ends.
@@ -133,10 +150,13 @@ mod tests {
 
     #[test]
     fn replaces() {
-        assert_eq!(pattern("a").replace("banana", "o", false), "bonana");
-        assert_eq!(pattern("a").replace("banana", "o", true), "bonono");
-        assert_eq!(pattern("*").replace("abc", "x", true), "x");
-        assert_eq!(pattern("").replace("ab", "-", true), "-a-b-");
+        let replace = |text, value, by, all| pattern(text).replace(value, by, all, 8);
+        assert_eq!(replace("a", "banana", "o", false).as_deref(), Some("bonana"));
+        assert_eq!(replace("a", "banana", "o", true).as_deref(), Some("bonono"));
+        assert_eq!(replace("*", "abc", "x", true).as_deref(), Some("x"));
+        assert_eq!(replace("", "ab", "-", true).as_deref(), Some("-a-b-"));
+        assert_eq!(replace("a", "banana", "ooo", true), None);
+        assert_eq!(pattern("a").replace(&"b".repeat(1 << 20), "", true, usize::MAX), None);
     }
 
     #[test]

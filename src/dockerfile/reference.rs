@@ -2,6 +2,9 @@
 
 use super::error::Problem;
 
+/// The longest path of a repository, without its domain.
+const MAXIMUM_PATH: usize = 255;
+
 /// Returns the full form of a reference: `alpine` is `docker.io/library/alpine:latest`.
 pub(crate) fn normalize(name: &str) -> Result<String, Problem> {
     let fail = |reason: String| Problem::Reference { name: name.to_owned(), reason };
@@ -17,8 +20,11 @@ pub(crate) fn normalize(name: &str) -> Result<String, Problem> {
     if path != path.to_lowercase() {
         return Err(fail(format!(": repository name ({path}) must be lowercase")));
     }
-    let valid = domain.split(':').all(|part| !part.is_empty())
+    // What can't be a domain can still be the first part of a path.
+    let valid = (is_domain(&domain) || is_component(&domain))
         && path.split('/').all(is_component)
+        && path.len() <= MAXIMUM_PATH
+        && !is_identifier(name)
         && tag.is_none_or(is_tag)
         && digest.is_none_or(is_digest);
     if !valid {
@@ -56,6 +62,32 @@ fn split_domain(repository: &str) -> (String, String) {
     let path =
         if domain == "docker.io" && !path.contains('/') { format!("library/{path}") } else { path };
     (domain.to_owned(), path)
+}
+
+/// Checks a host name or an address, with a port or without.
+fn is_domain(domain: &str) -> bool {
+    let (host, port) = match domain.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (domain, None),
+    };
+    let label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    };
+    let address = |text: &str| text.chars().all(|c| c.is_ascii_hexdigit() || c == ':');
+    let valid = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(inner) => !inner.is_empty() && address(inner),
+        None => host.split('.').all(label),
+    };
+    let is_port = |port: &str| !port.is_empty() && port.chars().all(|c| c.is_ascii_digit());
+    valid && port.is_none_or(is_port)
+}
+
+/// What could be the identifier of an image is no name.
+fn is_identifier(name: &str) -> bool {
+    name.len() == 64 && name.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'))
 }
 
 /// Checks one component of a path: letters and digits, with single separators between them.
@@ -101,6 +133,9 @@ mod tests {
             ("user/app", "docker.io/user/app:latest".to_owned()),
             ("localhost/app", "localhost/app:latest".to_owned()),
             ("r.io:5000/a/b:t", "r.io:5000/a/b:t".to_owned()),
+            ("[::1]:5000/x", "[::1]:5000/x:latest".to_owned()),
+            ("A.b/c", "A.b/c:latest".to_owned()),
+            ("aaaa.b_c/d", "aaaa.b_c/d:latest".to_owned()),
             ("docker.io/alpine", "docker.io/library/alpine:latest".to_owned()),
             (&format!("alpine@{digest}"), format!("docker.io/library/alpine@{digest}")),
             (&format!("alpine:3@{digest}"), format!("docker.io/library/alpine:3@{digest}")),
@@ -113,7 +148,27 @@ mod tests {
 
     #[test]
     fn wrong_references_are_refused() {
-        for name in ["", "a b", "a//b", "-a", "a:", "a@sha256:x", "a/", "a..b", "$x"] {
+        let (identifier, long) = ("a".repeat(64), "a".repeat(256));
+        for name in [
+            "",
+            "a b",
+            "a//b",
+            "-a",
+            "a:",
+            "a@sha256:x",
+            "a/",
+            "a..b",
+            "$x",
+            ".foo/bar",
+            "foo./bar",
+            "a..b/c",
+            "a-.b/c",
+            "-a.b/c",
+            "localhost:/x",
+            "x.y:5000a/z",
+            &identifier,
+            &long,
+        ] {
             assert!(normalize(name).is_err(), "{name}");
         }
         assert_eq!(

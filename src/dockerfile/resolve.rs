@@ -2,7 +2,7 @@
 
 use super::environment::Environment;
 use super::error::{DockerfileError, Problem};
-use super::expand::Lexer;
+use super::expand::Expander;
 use super::file::Dockerfile;
 use super::instruction::{Instruction, InstructionKind, Stage};
 use super::mount;
@@ -32,6 +32,7 @@ pub(crate) struct Resolver<'a> {
     names: HashMap<&'a str, usize>,
     /// The names that `--build-context` gives, in the form in which they are compared.
     contexts: BTreeMap<String, &'a NamedContext>,
+    pub(crate) expander: Expander,
 }
 
 impl<'a> Resolver<'a> {
@@ -50,6 +51,7 @@ impl<'a> Resolver<'a> {
                 .iter()
                 .map(|(name, context)| (context_name(name), context))
                 .collect(),
+            expander: Expander::new(dockerfile.directives().escape),
         };
         resolver.globals = resolver.global_arguments()?;
         for (index, stage) in dockerfile.stages().iter().enumerate() {
@@ -69,40 +71,34 @@ impl<'a> Resolver<'a> {
         self.names.get(name.to_lowercase().as_str()).copied()
     }
 
-    pub(crate) fn lexer(&self) -> Lexer {
-        Lexer::new(self.dockerfile.directives().escape)
-    }
-
     /// Gives the arguments before the first `FROM` their values, on top of the predefined ones.
     fn global_arguments(&self) -> Result<Environment, DockerfileError> {
         let last = self.dockerfile.stages().last().and_then(|stage| stage.name.as_deref());
         let target = self.options.target.as_deref().filter(|target| !target.is_empty());
         let mut globals = Environment::default();
+        let mut predefine = |name: &str, value: &str| {
+            let given = self.options.build_args.get(name);
+            globals.set(name, given.map_or(value, String::as_str));
+        };
         for (side, platform) in
             [("BUILD", &self.options.build_platform), ("TARGET", &self.options.target_platform)]
         {
-            globals.set(&format!("{side}PLATFORM"), &platform.to_string());
-            globals.set(&format!("{side}OS"), &platform.os);
+            predefine(&format!("{side}PLATFORM"), &platform.to_string());
+            predefine(&format!("{side}OS"), &platform.os);
             if self.options.knows_newer_arguments {
-                globals.set(&format!("{side}OSVERSION"), "");
+                predefine(&format!("{side}OSVERSION"), "");
             }
-            globals.set(&format!("{side}ARCH"), &platform.architecture);
-            globals.set(&format!("{side}VARIANT"), &platform.variant);
+            predefine(&format!("{side}ARCH"), &platform.architecture);
+            predefine(&format!("{side}VARIANT"), &platform.variant);
         }
         if self.options.knows_newer_arguments {
-            globals.set("TARGETSTAGE", target.or(last).unwrap_or("default"));
-        }
-        let predefined: Vec<String> = globals.iter().map(|(name, _)| name.to_owned()).collect();
-        for name in predefined {
-            if let Some(value) = self.options.build_args.get(&name) {
-                globals.set_in_place(&name, value);
-            }
+            predefine("TARGETSTAGE", target.or(last).unwrap_or("default"));
         }
         for (lines, argument) in self.dockerfile.global_arguments() {
             let value = match (self.options.build_args.get(&argument.name), &argument.default) {
                 (Some(value), _) => value.clone(),
                 (None, Some(default)) => self
-                    .lexer()
+                    .expander
                     .expand(default, &globals)
                     .map_err(|problem| self.dockerfile.error_at(lines, problem))?,
                 (None, None) => continue,
@@ -114,14 +110,14 @@ impl<'a> Resolver<'a> {
 
     /// Finds out what a stage starts from; only stages before it can be meant.
     fn resolve(&self, stage: &Stage) -> Result<Resolved, Problem> {
-        let base = self.lexer().expand(&stage.base, &self.globals)?;
+        let base = self.expander.expand(&stage.base, &self.globals)?;
         if base.is_empty() {
             return Err(Problem::BlankBase { expression: stage.base.clone() });
         }
         let platform = match &stage.platform {
             None => None,
             Some(expression) => {
-                let value = self.lexer().expand(expression, &self.globals)?;
+                let value = self.expander.expand(expression, &self.globals)?;
                 if value.is_empty() {
                     return Err(Problem::EmptyPlatform { expression: expression.clone() });
                 }
@@ -129,6 +125,8 @@ impl<'a> Resolver<'a> {
             }
         };
         let own = platform.unwrap_or_else(|| self.options.target_platform.clone());
+        // The builder has no platform for nothing.
+        let own = if base == "scratch" { self.options.target_platform.clone() } else { own };
         if let Some(context) = self.context(stage.name.as_deref().unwrap_or_default(), &own)? {
             return Ok(Resolved { base: context, platform: own, replaced: true });
         }
@@ -168,7 +166,7 @@ impl<'a> Resolver<'a> {
     pub(crate) fn origin(&self, from: &str, indexes: bool) -> Result<Base, Problem> {
         if indexes {
             let nothing = Environment::default();
-            if self.lexer().expand(from, &nothing)? != from {
+            if self.expander.expand(from, &nothing)? != from {
                 return Err(Problem::FromExpansion);
             }
             if let Ok(index) = from.parse::<i64>() {

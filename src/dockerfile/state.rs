@@ -2,13 +2,14 @@
 
 use super::environment::Environment;
 use super::error::Problem;
-use super::expand::Lexer;
+use super::expand::Expander;
 use super::instruction::{Argument, CommandLine, Instruction, InstructionKind, Run, Transfer};
 use super::mount::{self, MountKind};
 use super::options::{BaseConfig, BuildOptions};
 use super::parse::is_heredoc;
 use super::path;
 use super::step::{Action, Base, CopyAction, CopySource, PlannedMount, RunAction, Step};
+use std::collections::HashSet;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -33,7 +34,7 @@ const PROXIES: [&str; 10] = [
 pub(crate) struct Surroundings<'a> {
     pub(crate) options: &'a BuildOptions,
     pub(crate) globals: &'a Environment,
-    pub(crate) lexer: Lexer,
+    pub(crate) expander: &'a Expander,
     /// Resolves `--from`; the flag says whether an index is allowed.
     pub(crate) origin: &'a dyn Fn(&str, bool) -> Result<Base, Problem>,
 }
@@ -53,7 +54,11 @@ pub(crate) struct StageState {
 
 impl StageState {
     /// Starts a stage from an external image, or from nothing.
-    pub(crate) fn on_image(config: Option<&BaseConfig>, scratch: bool) -> Self {
+    pub(crate) fn on_image(
+        config: Option<&BaseConfig>,
+        scratch: bool,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<Self, Problem> {
         let config = config.cloned().unwrap_or_default();
         let workdir = config.workdir.filter(|workdir| !workdir.is_empty());
         let mut state = Self {
@@ -61,33 +66,42 @@ impl StageState {
             image_environment: config.environment,
             user: config.user.filter(|user| !user.is_empty()),
             workdir: match workdir {
-                Some(workdir) => path::join("/", &workdir),
+                Some(workdir) => surroundings.options.workdir("/", &workdir),
                 None if scratch => "/".to_owned(),
                 None => String::new(),
             },
             shell: config.shell.filter(|shell| !shell.is_empty()),
         };
-        state.apply_image_environment();
-        state
+        state.apply_image_environment(surroundings)?;
+        Ok(state)
     }
 
     /// Starts a stage from another stage, whose arguments the classic builder does not hand on.
-    pub(crate) fn on_stage(base: &Self, classic: bool) -> Self {
+    pub(crate) fn on_stage(base: &Self, surroundings: &Surroundings<'_>) -> Result<Self, Problem> {
         let mut state = base.clone();
-        if classic {
+        if surroundings.options.classic {
             state.environment = Environment::default();
         }
-        state.apply_image_environment();
-        state
+        state.apply_image_environment(surroundings)?;
+        Ok(state)
     }
 
-    fn apply_image_environment(&mut self) {
+    fn apply_image_environment(&mut self, surroundings: &Surroundings<'_>) -> Result<(), Problem> {
         if self.image_environment.get("PATH").is_none() {
             self.image_environment.set("PATH", DEFAULT_PATH);
         }
-        for (name, value) in self.image_environment.iter() {
+        let variables: Vec<(&str, &str)> =
+            self.image_environment.iter_by_first_definition().collect();
+        // Most often they stand there already, in this order.
+        let present: Vec<(&str, &str)> = self.environment.iter().collect();
+        if present.ends_with(&variables) {
+            return Ok(());
+        }
+        for (name, value) in variables {
+            surroundings.expander.charge(name.len() + value.len())?;
             self.environment.set(name, value);
         }
+        Ok(())
     }
 
     /// Runs one instruction, and returns what the builder does for it.
@@ -97,7 +111,7 @@ impl StageState {
         on_build: bool,
         surroundings: &Surroundings<'_>,
     ) -> Result<Step, Problem> {
-        let expand = |word: &str| surroundings.lexer.expand(word, &self.environment);
+        let expand = |word: &str| surroundings.expander.expand(word, &self.environment);
         let action = match &instruction.kind {
             InstructionKind::Run(run) => Action::Run(self.run_action(run, surroundings)?),
             InstructionKind::Copy(transfer) => {
@@ -107,10 +121,16 @@ impl StageState {
                 Action::Copy(self.copy_action(transfer, true, surroundings)?)
             }
             InstructionKind::Workdir(directory) => {
-                self.workdir = path::join(&self.workdir, &expand(directory)?);
+                let options = surroundings.options;
+                self.workdir = options.workdir(&self.workdir, &expand(directory)?);
                 match self.workdir.as_str() {
                     "/" => metadata(["WORKDIR", "/"]),
-                    path => Action::Workdir { path: path.to_owned(), owner: self.user.clone() },
+                    path => Action::Workdir {
+                        // BuildKit cleans the path of what it makes, whatever commands see.
+                        path: if options.classic { path.to_owned() } else { path::join("/", path) },
+                        owner: self.user.clone(),
+                        time: options.directory_time,
+                    },
                 }
             }
             InstructionKind::Env(pairs) => {
@@ -118,7 +138,7 @@ impl StageState {
                 let pairs = expand_pairs(pairs, &expand)?;
                 for (name, value) in &pairs {
                     self.environment.set(name, value);
-                    self.image_environment.set_in_place(name, value);
+                    self.image_environment.set(name, value);
                 }
                 metadata(std::iter::once("ENV").chain(both(&pairs)))
             }
@@ -184,7 +204,9 @@ impl StageState {
         let given = surroundings.options.build_args.get(&argument.name);
         let value = match (given, &argument.default) {
             (Some(value), _) => Some(value.clone()),
-            (None, Some(default)) => Some(surroundings.lexer.expand(default, &self.environment)?),
+            (None, Some(default)) => {
+                Some(surroundings.expander.expand(default, &self.environment)?)
+            }
             (None, None) => surroundings.globals.get(&argument.name).map(str::to_owned),
         };
         if let Some(value) = value
@@ -196,8 +218,9 @@ impl StageState {
     }
 
     fn run_action(&self, run: &Run, surroundings: &Surroundings<'_>) -> Result<RunAction, Problem> {
+        surroundings.expander.charge_command(self.environment.bytes())?;
         let (arguments, script) = self.command(&run.command);
-        let expand = |word: &str| surroundings.lexer.expand(word, &self.environment);
+        let expand = |word: &str| surroundings.expander.expand(word, &self.environment);
         let workdir = if self.workdir.is_empty() { "/" } else { &self.workdir };
         let mounts = run
             .mounts
@@ -207,7 +230,13 @@ impl StageState {
                 let has_files = matches!(mount.kind, MountKind::Bind | MountKind::Cache);
                 match mount.kind {
                     MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => {
-                        mount.target = path::join(workdir, &mount.target);
+                        if mount.kind == MountKind::Cache {
+                            mount.fill_cache_identity(&surroundings.options.cache_namespace);
+                        }
+                        // As written where it is absolute: that is what the builder digests.
+                        if !mount.target.starts_with('/') {
+                            mount.target = path::join(workdir, &mount.target);
+                        }
                         mount.source = path::join("/", &mount.source);
                         if mount.target == "/" {
                             return Err(Problem::Mount {
@@ -233,7 +262,12 @@ impl StageState {
             user: self.user.clone(),
             workdir: workdir.to_owned(),
             mounts,
-            network: run.network.clone(),
+            // An instruction's own mode wins, if it names one other than the default.
+            network: run
+                .network
+                .clone()
+                .filter(|mode| mode != "default")
+                .or_else(|| surroundings.options.network.clone()),
             security: run.security.clone(),
             devices: run.devices.clone(),
             settings: self.settings(surroundings.options),
@@ -242,15 +276,18 @@ impl StageState {
 
     fn settings(&self, options: &BuildOptions) -> Vec<(String, String)> {
         let mut settings = options.run_settings.clone();
+        if !options.classic {
+            return settings;
+        }
         // The classic builder writes the number of arguments before the command where there are
         // any. Proxies are left out, but where there are no others it writes a zero.
-        let has_arguments =
-            self.environment.iter().any(|(name, _)| self.image_environment.get(name).is_none());
+        let of_image: HashSet<&str> = self.image_environment.iter().map(|(name, _)| name).collect();
+        let has_arguments = self.environment.iter().any(|(name, _)| !of_image.contains(name));
         let has_proxies = options
             .build_args
             .keys()
             .any(|name| PROXIES.contains(&name.as_str()) && self.environment.get(name).is_none());
-        if options.classic && has_proxies && !has_arguments {
+        if has_proxies && !has_arguments {
             settings.push(("arguments".to_owned(), "0".to_owned()));
         }
         settings
@@ -290,7 +327,7 @@ impl StageState {
         is_add: bool,
         surroundings: &Surroundings<'_>,
     ) -> Result<CopyAction, Problem> {
-        let expand = |word: &str| surroundings.lexer.expand(word, &self.environment);
+        let expand = |word: &str| surroundings.expander.expand(word, &self.environment);
         let optional = |word: &Option<String>| -> Result<Option<String>, Problem> {
             let word = word.as_deref().map(expand).transpose()?;
             Ok(word.filter(|word| !word.is_empty()))
@@ -302,7 +339,7 @@ impl StageState {
         for heredoc in &transfer.heredocs {
             let content = heredoc.text();
             let content = if heredoc.expand {
-                Lexer::for_heredoc_body().expand(&content, &self.environment)?
+                surroundings.expander.heredoc(&content, &self.environment)?
             } else {
                 content
             };
@@ -327,11 +364,8 @@ impl StageState {
             mode: optional(&transfer.mode)?,
             link: transfer.link,
             parents: transfer.parents,
-            exclude: transfer
-                .exclude
-                .iter()
-                .map(|pattern| expand(pattern))
-                .collect::<Result<_, _>>()?,
+            // The builder expands no variable in them.
+            exclude: transfer.exclude.clone(),
             checksum,
             keep_git_directory: transfer.keep_git_directory,
             unpack: transfer.unpack,

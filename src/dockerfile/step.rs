@@ -95,6 +95,8 @@ pub enum Action {
         path: String,
         /// The user that it is made for.
         owner: Option<String>,
+        /// The time that it bears, in seconds since 1970, if the build sets one.
+        time: Option<i64>,
     },
     /// Changes only what later steps see, or the image's config: makes no layer.
     Metadata {

@@ -204,6 +204,22 @@ impl BuildArguments {
         self.of_buildx || self.has_several_platforms() || self.switch("load")
     }
 
+    /// Parses the words that a user gives to the client, which takes the platform from the
+    /// environment where no flag names one: buildx and the classic builder alike, but not a bake.
+    pub(crate) fn of_user(
+        words: impl IntoIterator<Item = OsString>,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Self {
+        let arguments = Self::parse(words);
+        let platform = environment("DOCKER_DEFAULT_PLATFORM").filter(|value| !value.is_empty());
+        match platform {
+            Some(platform) if arguments.value("platform").is_none() => {
+                arguments.with("platform", platform)
+            }
+            _ => arguments,
+        }
+    }
+
     /// All values of a flag, in order.
     pub fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a OsStr> {
         self.parts.iter().filter_map(move |part| match part {
@@ -287,6 +303,17 @@ impl BuildArguments {
     pub fn has_several_platforms(&self) -> bool {
         let values = self.values("platform").map(OsStr::as_bytes);
         values.flat_map(|value| value.split(|&b| b == b',')).nth(1).is_some()
+    }
+
+    /// One build for each platform, in the order in which they are named.
+    pub(crate) fn per_platform(&self) -> Vec<Self> {
+        let values = self.values("platform").map(|value| value.to_string_lossy().into_owned());
+        let values: Vec<String> = values.collect();
+        let platforms: Vec<&str> = values.iter().flat_map(|value| value.split(',')).collect();
+        match platforms.as_slice() {
+            [] | [_] => vec![self.clone()],
+            several => several.iter().map(|one| self.clone().with("platform", *one)).collect(),
+        }
     }
 
     /// What the build is made from that should be on this machine and is not.
@@ -483,6 +510,23 @@ mod tests {
         }
         assert!(!parse(&["--platform=a", "."]).has_several_platforms());
         assert!(!parse(&["."]).has_several_platforms());
+        let each = parse(&["--platform=a,b", "--platform", "c", "."]).per_platform();
+        let words: Vec<_> = each.iter().map(|one| one.value("platform").unwrap()).collect();
+        assert_eq!(words, ["a", "b", "c"]);
+        assert_eq!(parse(&["."]).per_platform(), [parse(&["."])]);
+    }
+
+    #[test]
+    fn the_platform_comes_from_the_environment_where_no_flag_names_it() {
+        let platform = |words: &[&str], value: &str| {
+            let environment =
+                |name: &str| (name == "DOCKER_DEFAULT_PLATFORM").then(|| value.to_owned());
+            let arguments = BuildArguments::of_user(words.iter().map(OsString::from), environment);
+            arguments.value("platform").map(|value| value.to_string_lossy().into_owned())
+        };
+        assert_eq!(platform(&["."], "linux/386").as_deref(), Some("linux/386"));
+        assert_eq!(platform(&["--platform=a", "."], "linux/386").as_deref(), Some("a"));
+        assert_eq!(platform(&["."], ""), None);
     }
 
     #[test]

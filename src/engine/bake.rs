@@ -50,7 +50,7 @@ pub fn builds(client: &Client, words: &[OsString]) -> Result<Vec<BuildArguments>
         let said = String::from_utf8_lossy(&output.stderr);
         let reason = said.lines().rev().find(|line| !line.trim().is_empty());
         let reason = reason.unwrap_or("it gave no reason").to_owned();
-        return Err(EngineError::Unsupported(format!(
+        return Err(EngineError::Usage(format!(
             "`docker buildx bake` has nothing to build: {reason}"
         )));
     }

@@ -118,7 +118,7 @@ pub fn take_named(
     let mut wanted = BTreeMap::new();
     for (stage, name) in names.iter().enumerate() {
         let image = images.get(name)?.ok_or_else(|| {
-            EngineError::Unsupported(format!("there is no image `{name}` on the engine"))
+            EngineError::Usage(format!("there is no image `{name}` on the engine"))
         })?;
         if image.parent.is_none() && image.layers > 1 {
             return Err(EngineError::Unsupported(format!(

@@ -32,6 +32,9 @@ pub enum EngineError {
     /// The engine, or its builder, can't do it.
     #[error("{0}")]
     Unsupported(String),
+    /// What was asked for is not there, or is not what it should be.
+    #[error("{0}")]
+    Usage(String),
     /// The archive could not be read or written meanwhile.
     #[error(transparent)]
     Layout(#[from] LayoutError),
@@ -43,9 +46,6 @@ pub enum EngineError {
         /// What the system said.
         source: io::Error,
     },
-    /// This engine, client or builder has no cache to carry, whatever is typed.
-    #[error("{0}")]
-    Incapable(String),
 }
 
 impl EngineError {
@@ -56,7 +56,7 @@ impl EngineError {
 
     /// There is podman where docker should be.
     pub fn podman() -> Self {
-        Self::Incapable("`docker` is podman here, which has no BuildKit cache".to_owned())
+        Self::Unsupported("`docker` is podman here, which has no BuildKit cache".to_owned())
     }
 
     /// The engine's answer to what it was asked.

@@ -155,7 +155,7 @@ fn detect(
     if builder(client, arguments, environment, has_buildkit) == Builder::Classic {
         return match facts.store {
             ImageStore::GraphDriver => Ok(Strategy::Classic),
-            ImageStore::Containerd => Err(EngineError::Incapable(
+            ImageStore::Containerd => Err(EngineError::Unsupported(
                 "the classic builder has no cache to carry on an engine with the containerd image \
                  store; use BuildKit: unset DOCKER_BUILDKIT and install the buildx plugin"
                     .into(),
@@ -166,7 +166,7 @@ fn detect(
         // The client's own BuildKit imports images only, and these only with a graph driver.
         return match facts.store {
             ImageStore::GraphDriver if client.version().major < 23 => Ok(Strategy::BuildkitReplay),
-            _ => Err(EngineError::Incapable(
+            _ => Err(EngineError::Unsupported(
                 "the docker client has no buildx plugin, without which it can't build with \
                  BuildKit; install it (package docker-buildx or docker-buildx-plugin)"
                     .into(),

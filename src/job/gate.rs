@@ -5,8 +5,10 @@
 //! it, and signed later, is this job's own work or was signed before. What this program made itself
 //! of an archive that was good, such as one without corrupt blobs, is known by the state.
 
-use super::store::project_name;
+use std::path::Path;
+
 use crate::engine::Engine;
+use crate::project_name::project_name;
 use crate::layout::oci::Index;
 use super::journal::State;
 use crate::trust::{Scope, Trust};
@@ -20,7 +22,9 @@ pub(crate) struct Gate {
 impl Gate {
     /// Reads the keys in the environment; the error says what is wrong with them.
     pub(crate) fn of_environment(engine: &Engine) -> Result<Self, String> {
-        let scope = Scope { project: project_name(), platform: engine.facts.platform.clone() };
+        let scope = Scope {
+            project: project_name(Path::new("."), &|name| std::env::var(name).ok()),
+            platform: engine.facts.platform.clone() };
         Ok(Self { trust: Trust::of_environment()?, scope })
     }
 

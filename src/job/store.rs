@@ -414,7 +414,7 @@ fn digests_by_build(archive: &Archive) -> Vec<Vec<&str>> {
 
 /// The refs of builds with these stages, the most exact first; without stages, the project's only.
 fn refs(task: &Task<'_>, builds: &[Vec<&str>]) -> Vec<RefName> {
-    let project = project_name(Path::new("."), &environment);
+    let project = project_name(Path::new("."), &|name| std::env::var(name).ok());
     let scope = KeyScope {
         generation: task.engine.facts.version.generation().to_owned(),
         strategy: task.strategy.name().to_owned(),

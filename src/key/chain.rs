@@ -19,6 +19,9 @@ use crate::dockerfile::{
 };
 use std::collections::{BTreeMap, HashMap};
 
+/// Of how many variables a step says which they are. All of them are digested.
+const MOST_VARIABLES: usize = 100;
+
 /// What differs between builders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -28,6 +31,9 @@ pub struct Rules {
     pub independent_links: bool,
     /// Whether every instruction makes a step of its own, as with the classic builder.
     pub every_instruction: bool,
+    /// Whether a cache mount's identity and the way it is shared are digested, as they were before
+    /// Docker 23.
+    pub cache_identities: bool,
 }
 
 /// The digests of one step.
@@ -82,10 +88,11 @@ impl<E> Chain<'_, E> {
                     queries: Vec::new(),
                 });
             }
-            Action::Workdir { path, owner } => {
+            Action::Workdir { path, owner, time } => {
                 let mut encoder = on(parent, "workdir");
                 encoder.field("path", path);
                 encoder.optional("owner", owner.as_deref());
+                encoder.optional("time", time.map(|time| time.to_string()).as_deref());
                 encoder
             }
             Action::Run(run) => self.run(parent, run, platform)?,
@@ -123,14 +130,21 @@ impl<E> Chain<'_, E> {
             encoder.field("script name", name);
             encoder.field("script", content);
         }
-        for (name, value) in run.environment.iter() {
-            encoder.field(&format!("variable {name}"), value);
+        let variables = run.environment.iter();
+        // Whatever changed since the command before is at the end.
+        let unnamed = variables.len().saturating_sub(MOST_VARIABLES);
+        for (at, (name, value)) in variables.enumerate() {
+            let name = format!("variable {name}");
+            if at < unnamed {
+                encoder.unnamed(&name, value);
+            } else {
+                encoder.field(&name, value);
+            }
         }
         encoder.optional("user", run.user.as_deref());
         encoder.field("workdir", &run.workdir);
         encoder.field("platform", &platform.to_string());
-        // What the default is called makes no difference.
-        encoder.optional("network", run.network.as_deref().filter(|mode| *mode != "default"));
+        encoder.optional("network", run.network.as_deref());
         encoder.optional("security", run.security.as_deref().filter(|mode| *mode != "sandbox"));
         encoder.list("device", run.devices.iter().map(String::as_str));
         for (name, value) in &run.settings {
@@ -153,10 +167,25 @@ impl<E> Chain<'_, E> {
                 None => self.mount_origin(encoder, planned)?,
             },
             MountKind::Cache => {
-                // Its identity does not count, except that the default one is told apart.
-                let shared = mount.sharing.as_deref().is_none_or(|sharing| sharing == "shared");
-                let default = mount.id.as_deref().is_none_or(|id| id == mount.target);
-                encoder.field("cache", if shared && default { "default" } else { "own" });
+                let id = mount.id.as_deref().unwrap_or_default();
+                let sharing = mount.sharing.as_deref().unwrap_or("shared");
+                if self.rules.cache_identities {
+                    encoder.field("cache", id);
+                    encoder.field("cache sharing", sharing);
+                } else {
+                    // The default one is told apart, in its namespace; all others are equal.
+                    let (namespace, own) = id.split_once('/').unwrap_or(("", id));
+                    let target = mount.target.strip_prefix('/').unwrap_or(&mount.target);
+                    let default = own.strip_prefix('/').unwrap_or(own) == target;
+                    encoder.field(
+                        "cache",
+                        match (sharing, default, namespace) {
+                            ("shared", true, "") if own.starts_with('/') => "default",
+                            ("shared", true, _) => id,
+                            _ => "own",
+                        },
+                    );
+                }
                 owner_and_mode(encoder, mount);
                 if mount.from.is_some() {
                     self.mount_origin(encoder, planned)?;

@@ -33,6 +33,12 @@ impl Encoder {
         self.parts.push((name.to_owned(), value.to_owned()));
     }
 
+    /// Writes one field that is not in the list of parts.
+    pub(crate) fn unnamed(&mut self, name: &str, value: &str) {
+        self.bytes(name);
+        self.bytes(value);
+    }
+
     /// Writes a field that may have no value; no value is not the empty value.
     pub(crate) fn optional(&mut self, name: &str, value: Option<&str>) {
         if let Some(value) = value {

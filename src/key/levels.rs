@@ -58,7 +58,15 @@ pub struct KeyLevel {
 impl Keys {
     /// Makes the keys of a build from its stages, dependencies first.
     pub fn new(scope: &KeyScope, stages: &[StageDigest]) -> Self {
-        let digests: Vec<&str> = stages.iter().map(|stage| stage.digest.as_str()).collect();
+        let last = stages.len().saturating_sub(1);
+        let mut digests: Vec<&str> = Vec::with_capacity(stages.len());
+        for (at, stage) in stages.iter().enumerate() {
+            // A stage without a step of its own is in the digest of whatever stands on it.
+            let passes_on = at != last && stage.steps.iter().all(|step| !step.is_layer);
+            if !passes_on && !digests.contains(&stage.digest.as_str()) {
+                digests.push(&stage.digest);
+            }
+        }
         Self::of_digests(scope, &digests)
     }
 
@@ -156,6 +164,8 @@ pub fn key_field(field: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dockerfile::LineRange;
+    use crate::key::StepDigest;
     use proptest::prelude::*;
 
     fn stages(count: usize) -> Vec<StageDigest> {
@@ -165,9 +175,32 @@ mod tests {
                 name: None,
                 base: String::new(),
                 digest: format!("{index:064x}").chars().rev().collect(),
-                steps: Vec::new(),
+                steps: vec![step(true)],
             })
             .collect()
+    }
+
+    fn step(is_layer: bool) -> StepDigest {
+        StepDigest {
+            lines: LineRange { first: 1, last: 1 },
+            instruction: String::new(),
+            digest: String::new(),
+            is_layer,
+            queries: Vec::new(),
+            parts: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_stage_that_only_passes_another_on_changes_no_key() {
+        let keys = |stages: &[StageDigest]| Keys::new(&scope("my-app"), stages);
+        let plain = stages(2);
+        let passing = StageDigest { steps: vec![step(false)], ..stages(3)[2].clone() };
+        let mut more = plain.clone();
+        more.insert(0, passing.clone());
+        more.insert(2, plain[0].clone());
+        assert_eq!(keys(&more), keys(&plain));
+        assert_ne!(keys(&[passing]), keys(&[]), "the last one is what is built");
     }
 
     fn scope(project: &str) -> KeyScope {

@@ -33,8 +33,10 @@ fn digest(graph: &BuildGraph, rules: Rules) -> Vec<StageDigest> {
     digest_build(graph, rules, &mut context, &BTreeMap::new()).unwrap()
 }
 
-const PLAIN: Rules = Rules { independent_links: false, every_instruction: false };
-const LINKS: Rules = Rules { independent_links: true, every_instruction: false };
+const PLAIN: Rules =
+    Rules { independent_links: false, every_instruction: false, cache_identities: false };
+const LINKS: Rules =
+    Rules { independent_links: true, every_instruction: false, cache_identities: false };
 
 /// Returns the digest of the target.
 #[track_caller]
@@ -247,7 +249,8 @@ fn files_that_no_step_sees_are_not_asked_for() {
     assert_eq!(asked[3].named_context.as_deref(), Some("ctx"));
 }
 
-const CLASSIC: Rules = Rules { independent_links: false, every_instruction: true };
+const CLASSIC: Rules =
+    Rules { independent_links: false, every_instruction: true, cache_identities: false };
 
 /// The digests of all steps by the classic builder's rules.
 fn classic(source: &str, arguments: &[(&str, &str)]) -> Vec<String> {

@@ -36,6 +36,7 @@ mod builder;
 mod generate;
 mod known;
 mod mutate;
+mod options;
 mod scenario;
 
 use std::collections::{BTreeMap, BTreeSet};

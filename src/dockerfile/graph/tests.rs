@@ -130,7 +130,7 @@ fn state_passes_from_stage_to_stage() {
     assert_eq!(environment, ["A", "PATH", "E"], "what the image holds comes last");
     assert_eq!(
         graph.stages[1].steps[0].action,
-        Action::Workdir { path: "/v".to_owned(), owner: Some("u".to_owned()) }
+        Action::Workdir { path: "/v".to_owned(), owner: Some("u".to_owned()), time: None }
     );
 }
 
@@ -192,7 +192,7 @@ fn copies_are_expanded() {
     assert_eq!(copies[0].sources, [CopySource::Files { path: "/f*".to_owned(), below: None }]);
     assert_eq!(copies[0].destination, "/w/dir/");
     assert_eq!(copies[0].owner.as_deref(), Some("x"));
-    assert_eq!(copies[0].exclude, ["*.x"]);
+    assert_eq!(copies[0].exclude, ["*.$X"]);
     assert_eq!(copies[0].origin, None);
     let inline = |name: &str, content: &str| CopySource::Inline {
         name: name.to_owned(),
