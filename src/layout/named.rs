@@ -61,8 +61,11 @@ impl<'a> Named<'a> {
     pub(super) fn admit(&mut self, digest: &Digest, size: u64, limit: u64) -> Result<(), String> {
         match self.sizes.get(digest) {
             Some(promised) if *promised == size => return Ok(()),
+            Some(promised) => {
+                return Err(format!("blob {digest}: got {size} bytes, expected {promised}"));
+            }
             None if size <= limit => self.unnamed += size,
-            _ => return Err(format!("nothing in it names a blob {digest} of {size} bytes")),
+            None => return Err(format!("nothing in it names a blob {digest} of {size} bytes")),
         }
         if self.unnamed > UNNAMED_LIMIT {
             return Err(format!("nothing in it names blobs of more than {UNNAMED_LIMIT} bytes"));
