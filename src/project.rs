@@ -163,7 +163,7 @@ impl Project {
     /// Counts what the builder numbers: `RUN`, `COPY`, `ADD`, and a `WORKDIR` that makes a
     /// directory, those that `ONBUILD` of the base adds first. In the builder's `[stage 3/5]`, the
     /// base is number 1 where it is an external image, so that the first step is 2; on another
-    /// stage or on `scratch`, the first step is 1. `None` where the stage has fewer steps, or can't
+    /// stage, on `scratch`, or on what `--build-context` gives, the first step is 1. `None` where the stage has fewer steps, or can't
     /// be cut there, since the step is a trigger of the base.
     pub fn cut(&self, stage: usize, steps: usize) -> Option<Vec<u8>> {
         let digests = self.stages.iter().find(|digests| digests.index == stage)?;

@@ -180,7 +180,8 @@ impl<E> Chain<'_, E> {
                     encoder.field(
                         "cache",
                         match (sharing, default, namespace) {
-                            ("shared", true, "") if own.starts_with('/') => "default",
+                            ("shared", true, _) if !own.starts_with('/') => "relative",
+                            ("shared", true, "") => "default",
                             ("shared", true, _) => id,
                             _ => "own",
                         },
