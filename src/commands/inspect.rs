@@ -300,6 +300,7 @@ mod tests {
             image: None,
             steps: steps.iter().map(step).collect(),
             base: None,
+            of_failed: false,
         }
     }
 

@@ -343,7 +343,7 @@ mod tests {
     }
 
     fn on(parent: Option<&Digest>) -> ImageNote {
-        ImageNote { parent: parent.cloned(), ..ImageNote::of_stage() }
+        ImageNote { parent: parent.cloned(), ..ImageNote::of(Role::Stage) }
     }
 
     #[test]

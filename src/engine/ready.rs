@@ -191,7 +191,7 @@ mod tests {
         let layers: Vec<_> = layers.iter().map(layer).collect();
         let config = serde_json::json!({ "author": format!("{layers:?}") }).to_string();
         let mut sink = Vec::new();
-        write_image(&mut sink, config.as_bytes(), &layers, "i", ImageNote::of_stage()).unwrap()
+        write_image(&mut sink, config.as_bytes(), &layers, "i", ImageNote::of(Role::Stage)).unwrap()
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{Cause, Change, Explanation, explain, needed_layers, notes};
 use crate::builder::Builder;
 use crate::engine::arguments::BuildArguments;
 use crate::engine::strategy::Strategy;
-use crate::layout::archive::{About, Archive, ImageNote, StoredImage};
+use crate::layout::archive::{About, Archive, ImageNote, Role, StoredImage};
 use crate::layout::codec::Codec;
 use crate::layout::oci::{CONFIG, Descriptor, MANIFEST, Manifest};
 use crate::project::{Detail, Project};

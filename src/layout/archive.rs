@@ -746,6 +746,7 @@ mod tests {
                 image: None,
                 steps: Vec::new(),
                 base: None,
+                of_failed: false,
             });
             let about = Some(About { stages: stages.collect(), ..About::default() });
             About::of(&Archive { about, ..Archive::default() }.to_index())

@@ -177,6 +177,7 @@ mod tests {
             image: Some(old.descriptor.digest.clone()),
             steps: Vec::new(),
             base: None,
+            of_failed: false,
         };
         let about = About { stages: vec![stage], ..About::default() };
         let mut archive = Archive { about: Some(about), images: vec![old], ..Archive::default() };

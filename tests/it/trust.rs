@@ -37,7 +37,7 @@ fn blobs(machine: &Machine) -> BTreeSet<PathBuf> {
 
 /// A job on a new machine, with what is carried.
 fn next(machine: &Machine) {
-    machine.job.replace_for_cold_build();
+    machine.job.replace();
 }
 
 /// A machine to which the unsigned cache of another one is carried, with random layers.

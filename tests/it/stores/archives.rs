@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use dockercache::layout::archive::{ImageNote, LayerBlob, write_image};
+use dockercache::layout::archive::{ImageNote, LayerBlob, Role, write_image};
 use dockercache::layout::digest::Digest;
 use dockercache::layout::directory::Layout;
 use dockercache::layout::live;
