@@ -128,7 +128,7 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
     if let (Some(journal), Some(draft)) = (&journal, draft)
         && !process::is_told_to_end()
     {
-        let built = Built {
+        let done = Built {
             engine: &engine,
             builder: choice.builder.as_deref(),
             strategy: choice.strategy,
@@ -143,7 +143,7 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
             builder_cache: builder_cache.as_ref(),
             compression: variable("DOCKERCACHE_COMPRESSION").and_then(|text| text.parse().ok()),
         };
-        if let Err(error) = capture::note(journal, draft, &layout, &built, reporter) {
+        if let Err(error) = capture::note(journal, draft, &layout, &done, reporter) {
             reporter.warn(format!("the build is not saved: {error}"));
         }
     }
@@ -339,17 +339,11 @@ fn summarise(finished: &Finished, explanation: Option<&Explanation>, reporter: R
     let (cached, executed) = (count(Outcome::Cached), count(Outcome::Executed));
     let end = if finished.status.success() { "" } else { ", then it failed" };
     reporter.info(format!("build: {cached} steps cached, {executed} executed{end}"));
-    if let Some(explanation) = explanation.filter(|_| executed > 0) {
-        match explanation.first_miss() {
-            Some((step, cause)) => reporter.info(format!(
-                "build: the first step that was not in the archive is line {}, `{}`: {cause}",
-                step.line, step.text
-            )),
-            None => reporter.info(
-                "build: the builder ran steps that the archive was expected to have; a base image \
-                 may have moved",
-            ),
-        }
+    for line in explanation.iter().flat_map(|explanation| explanation.summary()) {
+        reporter.info(line);
+    }
+    if executed > 0 && explanation.is_some_and(|explanation| explanation.first_miss().is_none()) {
+        reporter.info("explain: the builder ran steps all the same: a base image may have moved");
     }
 }
 

@@ -97,7 +97,8 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         if let Some(store) = &store {
             store.adapt(&mut taken.archive, &writer)?;
         }
-        let changed = commit::commit(&writer, &taken.archive, &offer.archive, due, &gate, &mut state)?;
+        let changed =
+            commit::commit(&writer, &taken.archive, &offer.archive, due, &gate, &mut state)?;
         Ok(Some((changed, taken)))
     });
     let done = match done {

@@ -18,7 +18,7 @@ use super::error::EngineError;
 use super::run::{self, Echo, Ended, Input, Stream};
 
 /// How long a builder may say nothing before it is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How a repetition ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

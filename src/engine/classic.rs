@@ -358,8 +358,7 @@ fn take_images(
     ordered.sort_by_key(|(id, _)| place(id));
     let lacking: Vec<&Digest> = wanted.keys().filter(|id| place(id).is_none()).collect();
     let is_same = lacking.is_empty();
-    let mut new =
-        export(engine, layout, old, wanted, &lacking, request.compression, reporter)?;
+    let mut new = export(engine, layout, old, wanted, &lacking, request.compression, reporter)?;
     let stored: Vec<StoredImage> = ordered
         .into_iter()
         .filter_map(|entry| stored_in_old(entry).or_else(|| new.remove(entry.0)))
@@ -369,16 +368,11 @@ fn take_images(
         let image = stored.iter().find(|i| i.manifest.config.digest == *id)?;
         Some(image.descriptor.digest.clone())
     };
-    about.stages.extend(
-        request
-            .stages
-            .iter()
-            .map(|s| StageAbout {
-                image: stage_image(s.index),
-                of_failed: request.failed,
-                ..s.about.clone()
-            }),
-    );
+    about.stages.extend(request.stages.iter().map(|s| StageAbout {
+        image: stage_image(s.index),
+        of_failed: request.failed,
+        ..s.about.clone()
+    }));
     let names: Vec<String> = request.stages.iter().map(|s| s.about.name.clone()).collect();
     let (taken, kept) = if is_same { (Vec::new(), names) } else { (names, Vec::new()) };
     Ok(Taken {

@@ -222,7 +222,9 @@ pub(super) fn remove_damaged(taken: &mut Taken, damaged: &[(Digest, String)]) {
         stages.filter(|stage| stage.image.as_ref() == Some(image)).for_each(|stage| {
             stage.image = None;
         });
-        taken.warnings.push(format!("{reason}: it is removed, and saved again after the next build"));
+        taken
+            .warnings
+            .push(format!("{reason}: it is removed, and saved again after the next build"));
     }
 }
 

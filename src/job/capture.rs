@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::journal::{Draft, Journal, NotedBuild};
@@ -118,7 +118,7 @@ pub(crate) fn note(
         images,
         builder_cache: built.engine.builder_cache().unwrap_or_default(),
         saved: false,
-        place: Default::default(),
+        place: PathBuf::new(),
     };
     draft.finish(noted).map_err(EngineError::io("write the journal"))
 }

@@ -1,8 +1,8 @@
 //! Makes what was captured the archive, signed if there is a key for it, and says what is no longer in it.
 
 use super::gate::Gate;
-use crate::layout::archive::Archive;
 use super::journal::State;
+use crate::layout::archive::Archive;
 use crate::layout::directory::LayoutError;
 use crate::layout::writer::Writer;
 use crate::trust;
@@ -25,9 +25,8 @@ pub(crate) fn commit(
         }
     }
     let old = layout.index().ok().flatten();
-    let changed = old.is_none_or(|old| {
-        trust::unsigned(&old) != new.to_index() || !gate.is_sealed(&old, state)
-    });
+    let changed = old
+        .is_none_or(|old| trust::unsigned(&old) != new.to_index() || !gate.is_sealed(&old, state));
     if !changed && !renew {
         return Ok(false);
     }

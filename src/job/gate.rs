@@ -7,10 +7,10 @@
 
 use std::path::Path;
 
-use crate::engine::Engine;
-use crate::project_name::project_name;
-use crate::layout::oci::Index;
 use super::journal::State;
+use crate::engine::Engine;
+use crate::layout::oci::Index;
+use crate::project_name::project_name;
 use crate::trust::{Scope, Trust};
 
 /// The keys of this job, and whose caches they are for.
@@ -24,7 +24,8 @@ impl Gate {
     pub(crate) fn of_environment(engine: &Engine) -> Result<Self, String> {
         let scope = Scope {
             project: project_name(Path::new("."), &|name| std::env::var(name).ok()),
-            platform: engine.facts.platform.clone() };
+            platform: engine.facts.platform.clone(),
+        };
         Ok(Self { trust: Trust::of_environment()?, scope })
     }
 

@@ -347,7 +347,8 @@ pub(crate) fn current(notes: Vec<NotedBuild>, engine: &str) -> Vec<NotedBuild> {
             let replaced = old.identity == build.identity
                 // A build that failed does not take the place of what succeeded before.
                 && (!build.captured.failed || old.captured.failed);
-            !replaced && !(old.saved && old.project == build.project && !build.captured.failed)
+            let is_outdated = old.saved && old.project == build.project && !build.captured.failed;
+            !(replaced || is_outdated)
         });
         builds.push(build);
     }

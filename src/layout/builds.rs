@@ -47,7 +47,6 @@ pub fn join(layout: &Writer, mut parts: Vec<Archive>) -> Result<Joined, LayoutEr
         });
         if let Err(reason) = added {
             damaged.push(format!("the cache records of build `{build}` are damaged: {reason}"));
-            continue;
         }
     }
     let written = write_records(layout, &graph, &descriptors)?;
@@ -113,7 +112,7 @@ pub fn part(archive: &Archive, build: &str) -> Archive {
         .collect();
     let images = with_parents(&archive.images, ends);
     let cache = archive.cache.clone().filter(|_| archive.builds() == [build]);
-    Archive { about, cache, images, ..Archive::default() }
+    Archive { about, cache, images }
 }
 
 /// The images with these configs, and those that they were built on, in their order.
