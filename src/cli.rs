@@ -67,6 +67,22 @@ pub enum Verb {
     /// of no use to this engine is left out, and the build runs without it. All arguments are the
     /// build's: the directory comes from `DOCKERCACHE_DIR` alone. Ends with the build's exit code.
     Build(BuildArgs),
+    /// Build as `docker buildx build` or `docker buildx bake` does, with the restored cache
+    ///
+    /// As `build`, for the builder that `docker buildx use` has selected. Only `build` and `bake` are
+    /// known here.
+    Buildx(BuildArgs),
+    /// Build as `docker compose build` or `up --build` does, with the restored cache
+    ///
+    /// Takes the arguments of `docker compose`; what builds nothing goes to it as it is.
+    Compose(BuildArgs),
+    /// Print a directory with a `docker` that sends builds through dockercache
+    ///
+    /// Put it first in the path, and `docker build`, `docker buildx build`, `docker buildx bake`, `docker
+    /// compose build` and `docker compose up --build` have the cache, whoever calls them:
+    ///
+    ///     export PATH="$(dockercache shim):$PATH"
+    Shim,
     /// Write the cache of the job's builds into the directory
     ///
     /// Saves each `dockercache build` with this directory since `restore`, and the plain `docker
@@ -208,6 +224,12 @@ pub struct Builds {
     /// reads a compose file
     #[arg(long)]
     pub bake: bool,
+    /// The arguments are those of `docker compose build`, such as the names of services
+    ///
+    /// Which files compose reads, and with which project name and profiles, its own variables say:
+    /// `COMPOSE_FILE`, `COMPOSE_PROJECT_NAME`, `COMPOSE_PROFILES`.
+    #[arg(long, conflicts_with = "bake")]
+    pub compose: bool,
     /// Arguments of the `docker build`; `--and` stands between those of several builds
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BUILD ARGUMENTS")]
     pub arguments: Vec<OsString>,
@@ -216,7 +238,7 @@ pub struct Builds {
 impl Builds {
     /// Whether any build is named.
     pub fn any(&self) -> bool {
-        self.bake || !self.arguments.is_empty()
+        self.bake || self.compose || !self.arguments.is_empty()
     }
 }
 

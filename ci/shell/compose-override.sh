@@ -3,12 +3,13 @@
 #
 #   ci/shell/compose-override.sh app worker > /tmp/cache.yml
 #   docker compose -f compose.yml -f /tmp/cache.yml build
-#   dockercache save --bake -f compose.yml
+#   dockercache save --compose
 #
-# Takes the names of the services that are built. All have one archive.
+# Takes the names of the services that are built. All have one archive. `dockercache compose build` does
+# all of it.
 set -eu
 
-flags=$(dockercache restore) || flags=
+flags=$(dockercache restore --compose -- "$@") || flags=$(dockercache restore) || flags=
 echo "services:"
 for service in "$@"; do
   printf '  "%s":\n    build:\n      cache_from:' "$service"

@@ -151,7 +151,7 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
 }
 
 /// `build` has no options of its own, so the directory comes from the environment alone.
-fn directory() -> PathBuf {
+pub(super) fn directory() -> PathBuf {
     std::env::var_os("DOCKERCACHE_DIR")
         .filter(|dir| !dir.is_empty())
         .map_or_else(|| PathBuf::from("/tmp/dockercache"), PathBuf::from)
@@ -364,7 +364,7 @@ fn warn_of_cache_in_context(arguments: &BuildArguments, dir: &Path, reporter: Re
     }
 }
 
-fn exit_of(status: ExitStatus) -> Exit {
+pub(super) fn exit_of(status: ExitStatus) -> Exit {
     use std::os::unix::process::ExitStatusExt as _;
     let code = status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(1);
     Exit::Build(u8::try_from(code).unwrap_or(1))

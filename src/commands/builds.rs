@@ -1,33 +1,92 @@
-//! Which builds the user names: those of `docker build`, one or several, or of a bake file.
+//! Which builds the user names: those of `docker build`, one or several, of a bake file, or of compose.
 
 use std::ffi::OsString;
+use std::fs;
+
+use tempfile::TempDir;
 
 use super::environment;
 use crate::cli::Builds;
 use crate::engine::arguments::BuildArguments;
-use crate::engine::bake;
+use crate::engine::bake::{self, PlannedTarget, Planner};
 use crate::engine::client::Client;
+use crate::engine::error::EngineError;
 use crate::exit::Failure;
+use crate::report::Reporter;
 
 /// Stands between the arguments of several builds.
 const SEPARATOR: &str = "--and";
 
-/// The arguments of each build; none if no build is named.
-pub(super) fn named(builds: &Builds, client: &Client) -> Result<Vec<BuildArguments>, Failure> {
-    if builds.bake {
-        return Ok(bake::builds(client, &builds.arguments)?);
-    }
-    if builds.arguments.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(separate(&builds.arguments))
+/// The builds that are named.
+#[derive(Default)]
+pub(super) struct Named {
+    /// The arguments of each; none if no build is named.
+    pub(super) builds: Vec<BuildArguments>,
+    /// Holds Dockerfiles that are in no file of their own.
+    _files: Option<TempDir>,
 }
 
-/// The arguments of each build where there has to be one: without any, what is missing is told
-/// when the project is read.
-pub(super) fn required(builds: &Builds, client: &Client) -> Result<Vec<BuildArguments>, Failure> {
-    let named = named(builds, client)?;
-    Ok(if named.is_empty() { separate(&[]) } else { named })
+impl Named {
+    /// The builds of targets. One that no plain build can stand for costs only itself.
+    pub(super) fn of(targets: Vec<PlannedTarget>, reporter: Reporter) -> Result<Self, Failure> {
+        let files = tempfile::Builder::new()
+            .prefix("dockercache-")
+            .tempdir()
+            .map_err(EngineError::io("create a temporary directory"))?;
+        let mut builds = Vec::new();
+        for PlannedTarget { name, build, dockerfile } in targets {
+            match (build, dockerfile) {
+                (Err(reason), _) => reporter.warn(format!("{reason}: it has no cache")),
+                (Ok(build), None) => builds.push(build),
+                (Ok(build), Some(text)) => {
+                    let file = files.path().join(format!("{}.Dockerfile", builds.len()));
+                    fs::write(&file, text).map_err(EngineError::io("write a Dockerfile"))?;
+                    let build = build.with("file", &file);
+                    builds.push(if build.image_name().is_some() {
+                        build
+                    } else {
+                        build.with("tag", name)
+                    });
+                }
+            }
+        }
+        Ok(Self { builds, _files: Some(files) })
+    }
+}
+
+/// The builds that the options and arguments name.
+pub(super) fn named(
+    builds: &Builds,
+    client: &Client,
+    reporter: Reporter,
+) -> Result<Named, Failure> {
+    if builds.bake {
+        let targets = bake::targets(client, Planner::Bake, &builds.arguments)?;
+        return Named::of(targets, reporter);
+    }
+    if builds.compose {
+        let mut words = vec![OsString::from("build")];
+        words.extend(builds.arguments.iter().cloned());
+        return Named::of(bake::targets(client, Planner::Compose, &words)?, reporter);
+    }
+    if builds.arguments.is_empty() {
+        return Ok(Named::default());
+    }
+    Ok(Named { builds: separate(&builds.arguments), _files: None })
+}
+
+/// As [`named`] where there has to be one: without any, what is missing is reported when the project is
+/// read.
+pub(super) fn required(
+    builds: &Builds,
+    client: &Client,
+    reporter: Reporter,
+) -> Result<Named, Failure> {
+    let mut named = named(builds, client, reporter)?;
+    if named.builds.is_empty() {
+        named.builds = separate(&[]);
+    }
+    Ok(named)
 }
 
 fn separate(words: &[OsString]) -> Vec<BuildArguments> {

@@ -60,7 +60,8 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
         return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
     };
     let engine = connect_to_choose(Client::from_path())?;
-    let builds = builds::required(&args.builds, &engine.client)?;
+    let named = builds::required(&args.builds, &engine.client, reporter)?;
+    let builds = &named.builds;
     let strategy =
         strategy::choose(&engine, &builds[0], &environment, args.engine.strategy)?.strategy;
     if about.strategy.parse().is_ok_and(|s: Strategy| s.is_buildkit() != strategy.is_buildkit()) {
@@ -72,7 +73,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
     }
     let builder = Builder::of(&engine, strategy);
     let mut explanation = Explanation::default();
-    for build in &builds {
+    for build in builds {
         let project = Project::read(build, &builder, Detail::Files)
             .map_err(|error| Failure::usage(error.to_string()))?;
         let name = build.image_name().filter(|_| builds.len() > 1);

@@ -41,7 +41,8 @@ struct StageRow<'a> {
 
 pub(super) fn run(args: &KeyArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
-    let builds = builds::required(&args.builds, &Client::from_path())?;
+    let named = builds::required(&args.builds, &Client::from_path(), reporter)?;
+    let builds = &named.builds;
     let several = builds.len() > 1;
     // The keys of a build for several platforms are about all of them.
     let builds: Vec<BuildArguments> =

@@ -5,11 +5,13 @@ mod builds;
 mod circleci;
 mod explain;
 mod gc;
+mod group;
 mod inspect;
 mod key;
 mod prune;
 mod restore;
 mod save;
+mod shim;
 
 use crate::cli::{Cli, Verb};
 use crate::engine::Engine;
@@ -22,6 +24,9 @@ use crate::exit::{Exit, Failure};
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
     match cli.verb {
         Verb::Build(args) => build::run(&args),
+        Verb::Buildx(args) => group::buildx(&args),
+        Verb::Compose(args) => group::compose(&args),
+        Verb::Shim => shim::run(),
         Verb::Save(args) => strictly(args.speech.strict, save::run(&args)),
         Verb::Restore(args) => strictly(args.speech.strict, restore::run(&args)),
         Verb::Explain(args) => strictly(args.speech.strict, explain::run(&args)),

@@ -13,6 +13,7 @@ use crate::explain::explain;
 use crate::job::capture;
 use crate::job::journal::Journal;
 use crate::job::offer::{self, Offer};
+use crate::job::prime::{Coming, prime};
 use crate::job::{locked, store};
 use crate::layout::directory::Layout;
 use crate::project::{Detail, Project};
@@ -59,11 +60,12 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     if let Ok(journal) = &journal {
         capture::clean(journal, Some(&engine), &layout);
     }
-    let builds = builds::named(&args.builds, &engine.client)?;
+    let named = builds::named(&args.builds, &engine.client, reporter)?;
+    let builds = &named.builds;
     let first = builds.first().cloned().unwrap_or_default();
-    let Choice { strategy, .. } =
+    let Choice { strategy, builder } =
         strategy::choose(&engine, &first, &environment, args.engine.strategy)?;
-    let projects = projects(&builds, &Builder::of(&engine, strategy), reporter);
+    let projects = projects(builds, &Builder::of(&engine, strategy), reporter);
     let mut well = true;
     if let Some(store) = store {
         let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };
@@ -74,6 +76,12 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     let from = Some(&*from).filter(|_| !projects.is_empty());
     let pull = builds.iter().any(|build| build.switch("pull"));
     offer.make_ready(&engine, strategy, &layout, from, pull, reporter)?;
+    if builds.len() > 1 && projects.len() == builds.len() && strategy.is_buildkit() {
+        let coming = builds.iter().zip(&projects);
+        let coming: Vec<Coming<'_>> =
+            coming.map(|(arguments, project)| Coming { arguments, project }).collect();
+        prime(&engine, builder.as_deref(), &offer, &coming, reporter)?;
+    }
     if let Err(error) = state.write() {
         reporter.warn(format!("the build will verify again: failed to note the result: {error}"));
     }

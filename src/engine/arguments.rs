@@ -376,6 +376,12 @@ impl BuildArguments {
         })
     }
 
+    /// The words for building one stage again from a copy of the Dockerfile, all from cache: without
+    /// secrets and agents, which cached steps do not need, and which may be gone.
+    pub(crate) fn for_cached_stage(&self) -> Vec<OsString> {
+        self.for_repetition(&["file", "target", "secret", "ssh"])
+    }
+
     /// The words again.
     pub fn all(&self) -> Vec<OsString> {
         self.words(|_, _| true)

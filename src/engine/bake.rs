@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -39,43 +39,91 @@ struct Target {
     shm_size: Option<String>,
     ulimits: Vec<String>,
     extra_hosts: BTreeMap<String, String>,
+    entitlements: Vec<String>,
 }
 
-/// Asks the client what a bake with these words builds. Targets that no plain build can repeat
-/// are an error.
-pub fn builds(client: &Client, words: &[OsString]) -> Result<Vec<BuildArguments>, EngineError> {
-    let mut command = client.command(["buildx", "bake", "--print"]);
-    let output = command.args(words).output().map_err(|e| client.no_client(e))?;
+/// A target, as the plain build that it stands for.
+#[derive(Debug)]
+pub struct PlannedTarget {
+    /// Its name.
+    pub name: String,
+    /// The arguments of the build, or why no plain build can stand for it.
+    pub build: Result<BuildArguments, String>,
+    /// Its Dockerfile, if that is in the bake file.
+    pub dockerfile: Option<String>,
+}
+
+/// Which command builds the targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planner {
+    /// `docker buildx bake`
+    Bake,
+    /// `docker compose build`
+    Compose,
+}
+
+/// Asks the client what a command with these words builds. `words` are those after `bake`, or after
+/// `compose`, with `build` among them.
+pub fn targets(
+    client: &Client,
+    planner: Planner,
+    words: &[OsString],
+) -> Result<Vec<PlannedTarget>, EngineError> {
+    let (command, base) = match planner {
+        Planner::Bake => (&["buildx", "bake"][..], directory_of_yaml(words)),
+        Planner::Compose => (&["compose"][..], None),
+    };
+    let output = client
+        .command(command)
+        .args(words)
+        .arg("--print")
+        .output()
+        .map_err(|e| client.no_client(e))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let reason = said.lines().rev().find(|line| !line.trim().is_empty());
         let reason = reason.unwrap_or("it gave no reason").to_owned();
+        let command = command.join(" ");
         return Err(EngineError::Usage(format!(
-            "`docker buildx bake` has nothing to build: {reason}"
+            "`docker {command}` has nothing to build: {reason}"
         )));
     }
-    plan(&output.stdout)
+    plan(&output.stdout, base.as_deref())
 }
 
-fn plan(json: &[u8]) -> Result<Vec<BuildArguments>, EngineError> {
+/// Where a compose file lies that bake is given: compose has its paths relative to that.
+fn directory_of_yaml(words: &[OsString]) -> Option<PathBuf> {
+    let arguments = BuildArguments::parse(words.iter().cloned());
+    let file = PathBuf::from(arguments.values("file").next()?);
+    let is_yaml = file.extension().is_some_and(|kind| kind == "yml" || kind == "yaml");
+    is_yaml.then(|| file.parent().map(Path::to_owned)).flatten()
+}
+
+fn plan(json: &[u8], base: Option<&Path>) -> Result<Vec<PlannedTarget>, EngineError> {
     let plan: Plan = serde_json::from_slice(json)
-        .map_err(|e| EngineError::failed("read what bake would build", e.to_string()))?;
-    plan.target.iter().map(|(name, target)| target.arguments(name)).collect()
+        .map_err(|e| EngineError::failed("read what would be built", e.to_string()))?;
+    let planned = |(name, mut target): (String, Target)| {
+        target.resolve(base);
+        PlannedTarget { build: target.arguments(&name), dockerfile: target.dockerfile_inline, name }
+    };
+    Ok(plan.target.into_iter().map(planned).collect())
 }
 
 impl Target {
-    fn arguments(&self, name: &str) -> Result<BuildArguments, EngineError> {
-        let unsupported = |what: &str| {
-            EngineError::Unsupported(format!(
-                "bake target `{name}` has {what}, which no plain `docker build` can repeat; name \
-                 the other targets"
-            ))
-        };
-        if self.dockerfile_inline.is_some() {
-            return Err(unsupported("its Dockerfile in the bake file"));
+    /// A context that is not here may be meant relative to the compose file.
+    fn resolve(&mut self, base: Option<&Path>) {
+        let here = self.context.clone().unwrap_or_else(|| ".".to_owned());
+        let there = base.map(|base| base.join(&here));
+        if let Some(there) = there.filter(|there| !Path::new(&here).is_dir() && there.is_dir()) {
+            self.context = Some(there.to_string_lossy().into_owned());
         }
+    }
+
+    fn arguments(&self, name: &str) -> Result<BuildArguments, String> {
         if self.contexts.values().any(|context| context.starts_with("target:")) {
-            return Err(unsupported("another target as its context"));
+            return Err(format!(
+                "target `{name}` has another target as its context, which no plain build can repeat"
+            ));
         }
         let context = self.context.as_deref().unwrap_or(".");
         let dockerfile = self.dockerfile.as_deref().unwrap_or("Dockerfile");
@@ -102,6 +150,7 @@ impl Target {
         self.network.iter().for_each(|value| flag("network", value));
         self.shm_size.iter().for_each(|value| flag("shm-size", value));
         self.ulimits.iter().for_each(|value| flag("ulimit", value));
+        self.entitlements.iter().for_each(|value| flag("allow", value));
         self.secret.iter().for_each(|value| flag("secret", &fields(value)));
         self.ssh.iter().for_each(|value| flag("ssh", &fields(value)));
         if !self.platforms.is_empty() {
@@ -130,7 +179,8 @@ mod tests {
     use super::*;
 
     fn words(json: &str) -> Vec<Vec<OsString>> {
-        plan(json.as_bytes()).unwrap().iter().map(BuildArguments::all).collect()
+        let targets = plan(json.as_bytes(), None).unwrap();
+        targets.iter().map(|target| target.build.as_ref().unwrap().all()).collect()
     }
 
     #[test]
@@ -169,13 +219,37 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_no_build_can_repeat_is_named() {
-        for json in [
-            r#"{ "target": { "app": { "contexts": { "base": "target:base" } } } }"#,
-            r#"{ "target": { "app": { "dockerfile-inline": "FROM scratch" } } }"#,
-        ] {
-            let error = plan(json.as_bytes()).unwrap_err().to_string();
-            assert!(error.contains("bake target `app`"), "{error}");
-        }
+    fn a_target_that_no_build_can_repeat_costs_only_itself() {
+        let json =
+            r#"{ "target": { "app": { "contexts": { "base": "target:base" } }, "base": {} } }"#;
+        let targets = plan(json.as_bytes(), None).unwrap();
+        assert!(targets[0].build.as_ref().unwrap_err().contains("target `app`"));
+        assert!(targets[1].build.is_ok());
+    }
+
+    #[test]
+    fn a_dockerfile_in_the_file_and_entitlements_are_kept() {
+        let json = r#"{ "target": { "app": { "dockerfile-inline": "FROM scratch",
+            "entitlements": ["network.host"] } } }"#;
+        let target = plan(json.as_bytes(), None).unwrap().remove(0);
+        assert_eq!(target.dockerfile.as_deref(), Some("FROM scratch"));
+        assert!(target.build.unwrap().all().contains(&"--allow=network.host".into()));
+    }
+
+    #[test]
+    fn the_paths_of_a_compose_file_are_relative_to_it() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(temp.path().join("deploy/api")).unwrap();
+        let base = temp.path().join("deploy");
+        let json = r#"{ "target": { "api": { "context": "api" } } }"#;
+        let target = plan(json.as_bytes(), Some(&base)).unwrap().remove(0);
+        let context = target.build.unwrap().context();
+        assert_eq!(context, super::super::arguments::ContextSource::Directory(base.join("api")));
+        let words = |words: &[&str]| {
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            directory_of_yaml(&words)
+        };
+        assert_eq!(words(&["-f", "deploy/compose.yml", "api"]), Some("deploy".into()));
+        assert_eq!(words(&["-f", "docker-bake.hcl"]), None);
     }
 }

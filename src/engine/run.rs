@@ -102,14 +102,7 @@ pub fn buildkit(
     echo: Echo,
     input: Input,
 ) -> Result<Finished, EngineError> {
-    let command = buildkit_command(client, words, builder);
-    let mut log = BuildkitLog::default();
-    let ended = run(client, command, Stream::Stderr, echo, input, None, &mut |line| {
-        log.line(line);
-        ControlFlow::Continue(())
-    })?;
-    let (status, tail) = ended.status();
-    Ok(Finished { status, steps: log.into_steps(), images: Vec::new(), tail })
+    own_command(client, buildkit_command(client, words, builder), echo, input)
 }
 
 /// Runs `docker build` with the classic builder. `words` are its arguments.
@@ -128,6 +121,22 @@ pub fn classic(
     })?;
     let (status, tail) = ended.status();
     Ok(Finished { status, steps: log.logged_steps(), images: log.steps().to_vec(), tail })
+}
+
+/// Runs a command of the user's own that builds with BuildKit, and reads its log.
+pub fn own_command(
+    client: &Client,
+    command: Command,
+    echo: Echo,
+    input: Input,
+) -> Result<Finished, EngineError> {
+    let mut log = BuildkitLog::default();
+    let ended = run(client, command, Stream::Stderr, echo, input, None, &mut |line| {
+        log.line(line);
+        ControlFlow::Continue(())
+    })?;
+    let (status, tail) = ended.status();
+    Ok(Finished { status, steps: log.into_steps(), images: Vec::new(), tail })
 }
 
 /// Runs the user's build as it is, when there is no cache to be had. All output is its own.

@@ -26,9 +26,6 @@ pub(super) trait Destination {
     fn source(&self, number: usize) -> Result<Source, EngineError>;
 }
 
-/// Flags that would need what only the build had, and that cached steps do not: secrets, agents.
-const NEEDLESS: &[&str] = &["file", "target", "secret", "ssh", "metadata-file", "allow"];
-
 /// Captures the stages of `request`. One that can't be had is a missing one; only what concerns
 /// all of them is an error.
 pub(super) fn capture(
@@ -81,13 +78,7 @@ fn one(
     words.extend(stage.target.iter().map(|target| format!("--target={target}").into()));
     words.extend(request.target_stage.map(|s| format!("--build-arg=TARGETSTAGE={s}").into()));
     words.extend(request.offer.iter().map(|offer| format!("--cache-from={offer}").into()));
-    words.extend(request.arguments.for_repetition(NEEDLESS));
-    // The steps that need them are cached; the builder asks for entitlements before it knows.
-    words.extend(request.arguments.values("allow").map(|value| {
-        let mut flag = OsString::from("--allow=");
-        flag.push(value);
-        flag
-    }));
+    words.extend(request.arguments.for_cached_stage());
     let old = request.archive.stage_image(&stage.about);
     let mut repetition = Repetition {
         client: &request.engine.client,

@@ -36,7 +36,7 @@ const LOCK: &str = "lock";
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JournalError {
     /// Somebody else may write there.
-    #[error("the journal `{path}` is not trusted: {reason}; remove it")]
+    #[error("`{path}` is not trusted: {reason}; remove it")]
     Foreign {
         /// The directory.
         path: PathBuf,
@@ -156,32 +156,8 @@ impl Journal {
     pub(crate) fn open(archive: &Path) -> Result<Self, JournalError> {
         let place = real_path(archive);
         let id = Digest::of(place.as_os_str().as_encoded_bytes()).short().to_owned();
-        let directory = Path::new(HOME).join(format!("dockercache-journal-{id}"));
-        let journal = Self { directory, id };
-        journal.establish()?;
-        Ok(journal)
-    }
-
-    fn establish(&self) -> Result<(), JournalError> {
-        let directory = &self.directory;
-        match fs::DirBuilder::new().mode(0o700).create(directory) {
-            Ok(()) => give_to_caller(directory).map_err(JournalError::io("own", directory))?,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(JournalError::io("create", directory)(e)),
-        }
-        let foreign = |reason: String| JournalError::Foreign { path: directory.clone(), reason };
-        let found =
-            fs::symlink_metadata(directory).map_err(JournalError::io("look at", directory))?;
-        if !found.is_dir() {
-            return Err(foreign("it is not a directory".to_owned()));
-        }
-        if !is_ours(found.uid()) {
-            return Err(foreign(format!("it belongs to user {}", found.uid())));
-        }
-        if found.mode() & 0o077 != 0 {
-            return Err(foreign("other users have access to it".to_owned()));
-        }
-        Ok(())
+        let directory = private_directory(&format!("journal-{id}"))?;
+        Ok(Self { directory, id })
     }
 
     /// What all names in an engine begin with that builds of this journal leave there.
@@ -353,6 +329,29 @@ pub(crate) fn current(notes: Vec<NotedBuild>, engine: &str) -> Vec<NotedBuild> {
         builds.push(build);
     }
     builds
+}
+
+/// A directory for what only this user may write, by a name that each step of a job finds again.
+pub(crate) fn private_directory(name: &str) -> Result<PathBuf, JournalError> {
+    let directory = Path::new(HOME).join(format!("dockercache-{name}"));
+    match fs::DirBuilder::new().mode(0o700).create(&directory) {
+        Ok(()) => give_to_caller(&directory).map_err(JournalError::io("own", &directory))?,
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(JournalError::io("create", &directory)(e)),
+    }
+    let found =
+        fs::symlink_metadata(&directory).map_err(JournalError::io("look at", &directory))?;
+    let reason = if !found.is_dir() {
+        Some("it is not a directory".to_owned())
+    } else if !is_ours(found.uid()) {
+        Some(format!("it belongs to user {}", found.uid()))
+    } else {
+        (found.mode() & 0o077 != 0).then(|| "other users have access to it".to_owned())
+    };
+    match reason {
+        Some(reason) => Err(JournalError::Foreign { path: directory, reason }),
+        None => Ok(directory),
+    }
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {

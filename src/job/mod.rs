@@ -1,6 +1,7 @@
 //! What a CI job does with a cache, from command to command.
 //!
-//! [`offer`] verifies the archive and decides what a builder is offered of it, [`capture`] makes sure
+//! [`offer`] verifies the archive and decides what a builder is offered of it, [`prime`] brings that into the builder where many builds run
+//! at once, [`capture`] makes sure
 //! right after a build that everything for the cache exists, [`take`] makes an archive of that, and
 //! [`commit`] puts it in the place of the old one. [`store`] moves it to and from where jobs share it.
 //! [`journal`] holds what the commands of a job tell each other.
@@ -10,6 +11,7 @@ pub(crate) mod commit;
 pub(crate) mod gate;
 pub(crate) mod journal;
 pub(crate) mod offer;
+pub(crate) mod prime;
 pub(crate) mod store;
 pub(crate) mod take;
 

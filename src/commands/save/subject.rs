@@ -132,9 +132,9 @@ pub(super) fn capture_named(
     reporter: Reporter,
 ) -> Result<(), Failure> {
     let forced = args.engine.strategy;
-    let named = builds::named(&args.builds, &engine.client)?;
+    let named = builds::named(&args.builds, &engine.client, reporter)?;
     let layout = Layout::at(&args.directory.dir);
-    for arguments in named {
+    for arguments in named.builds {
         if let Some(missing) = arguments.missing() {
             return Err(Failure::usage(missing));
         }
