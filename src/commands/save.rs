@@ -9,13 +9,14 @@ use crate::cli::SaveArgs;
 use crate::engine::Engine;
 use crate::engine::capture::Taken;
 use crate::engine::client::Client;
+use crate::engine::strategy::Strategy;
 use crate::exit::{Exit, Failure};
 use crate::job::gate::Gate;
 use crate::job::journal::{self, Journal, NotedBuild};
 use crate::job::offer::{self, Offer};
 use crate::job::store::{self, Store};
 use crate::job::take::{self, Taking};
-use crate::job::{capture, commit, locked};
+use crate::job::{capture, commit, locked, variable};
 use crate::layout::archive::{self, Archive};
 use crate::layout::codec::{Codec, Compression};
 use crate::layout::directory::{Layout, LayoutError};
@@ -50,7 +51,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let gate = Gate::of_environment(&engine).map_err(Failure::usage)?;
     capture::clean(&journal, Some(&engine), &layout);
     let recipe = recipe.map(|recipe| recipe.on(&engine)).transpose()?;
-    subject::capture_named(args, &journal, &engine, &mut state, reporter)?;
+    let mut well = subject::capture_named(args, &journal, &engine, &mut state, reporter)?;
 
     let subject = |noted: Vec<NotedBuild>| match &recipe {
         Some(recipe) => Some(Subject::Images(recipe)),
@@ -79,6 +80,15 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     if let Some(reason) = subject.must_not_replace(&offer.archive, args) {
         reporter.warn(format!("nothing is saved: {reason}"));
         return nothing();
+    }
+    if strategy == Strategy::BuildkitLocal
+        && args.compression.is_some()
+        && variable("DOCKERCACHE_COMPRESSION").is_none()
+    {
+        reporter.warn(
+            "`--compression` comes too late: this builder compresses as it builds; set \
+             DOCKERCACHE_COMPRESSION for the build",
+        );
     }
     let before = layout.blob_files()?;
     let taking = Taking {
@@ -126,7 +136,6 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         reporter.info(format!("save: signed; to check: DOCKERCACHE_VERIFY_KEY={key}"));
     }
 
-    let mut well = true;
     if let Some(reason) = gate.why_unsigned(&state) {
         reporter.warn(reason);
         well = false;

@@ -115,6 +115,8 @@ pub enum Source {
     Discloses(String),
     /// In the archive: the builder has taken every step from there.
     Archive,
+    /// Nowhere: it has no layer of its own.
+    Nothing,
     /// Nowhere: the build failed before it.
     Unbuilt,
     /// Nowhere, for this reason; what the archive has of it may be of no use.

@@ -103,7 +103,7 @@ pub fn take(layout: &Writer, old: &Archive, captured: &Captured) -> Result<Taken
     if let Some(error) = failed {
         return Err(error.into());
     }
-    let mut taken = stages::take(captured, old, &|source| {
+    let mut taken = stages::take(layout, captured, old, &|source| {
         exported.iter().find(|(s, _)| s == source).map(|(_, image)| image.clone())
     });
     let images: Vec<&StoredImage> = taken.archive.images.iter().collect();

@@ -79,7 +79,7 @@ pub fn take(
 ) -> Result<Taken, EngineError> {
     let carriers: Vec<Carrier<'_>> = captured.stages.iter().filter_map(Carrier::of).collect();
     let new = export(engine, layout, old, &carriers, compression, reporter)?;
-    let mut taken = stages::take(captured, old, &|source| match source {
+    let mut taken = stages::take(layout, captured, old, &|source| match source {
         Source::Carrier(tag) => new.get(tag.as_str()).cloned(),
         _ => None,
     });

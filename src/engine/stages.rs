@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use super::cached::{Repeated, Repetition};
 use super::capture::{Captured, CapturedStage, Request, Source, Stage, Taken, Word};
 use super::error::EngineError;
-use crate::layout::archive::{About, Archive, StageAbout, StoredImage};
+use crate::layout::archive::{About, Archive, StageAbout, StoredImage, is_same_cache};
 use crate::layout::builds::with_parents;
 use crate::layout::digest::Digest;
+use crate::layout::directory::Layout;
 use crate::layout::oci::Descriptor;
 use crate::report::Reporter;
 
@@ -95,7 +96,10 @@ fn one(
         repeated = repetition.run(&words)?;
     }
     match repeated {
-        Repeated::Cached | Repeated::Fetching(_) => destination.source(number),
+        Repeated::Cached | Repeated::Fetching(_) => match destination.source(number)? {
+            Source::Missing(_) if !stage.has_layers => Ok(Source::Nothing),
+            source => Ok(source),
+        },
         Repeated::WouldRun(step) => Ok(Source::Missing(reason_to_run(&step))),
         Repeated::Failed(reason) => {
             Ok(Source::Missing(format!("it can't be built again from cache: {reason}")))
@@ -150,6 +154,7 @@ impl<'a> Files<'a> {
 /// within if it has no layers to carry, none at all if it is not there any more. What can't be taken
 /// stays in the archive as it was in `old`.
 pub(super) fn take(
+    layout: &Layout,
     captured: &Captured,
     old: &Archive,
     new: &dyn Fn(&Source) -> Option<Option<StoredImage>>,
@@ -163,6 +168,7 @@ pub(super) fn take(
             Source::Archive => {
                 known().map(Some).ok_or_else(|| "the archive does not have it any more".to_owned())
             }
+            Source::Nothing => Ok(None),
             // What the archive has of it is kept, with the rest of the build that failed.
             Source::Unbuilt => continue,
             Source::Missing(reason) => Err(reason.clone()),
@@ -170,11 +176,14 @@ pub(super) fn take(
         };
         match found {
             Ok(image) => {
-                let list = match &stage.source {
-                    Source::Archive => &mut taken.kept,
-                    _ => &mut taken.taken,
-                };
+                // What is the same stays byte for byte: nobody need store it once more.
+                let same = known().filter(|old| {
+                    image.as_ref().is_some_and(|new| is_same_cache(layout, new, old))
+                });
+                let is_kept = same.is_some() || stage.source == Source::Archive;
+                let list = if is_kept { &mut taken.kept } else { &mut taken.taken };
                 list.push(name.clone());
+                let image = same.or(image);
                 let digest = image.as_ref().map(|image| image.descriptor.digest.clone());
                 taken.archive.images.extend(image);
                 let of_failed = captured.failed && stage.source != Source::Archive;

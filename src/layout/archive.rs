@@ -482,21 +482,42 @@ pub fn write_cache(layout: &Writer, images: &[&StoredImage]) -> Result<WrittenCa
     })
 }
 
+/// Whether two images carry the same cache: the same layers, and records that differ in nothing but
+/// times.
+pub fn is_same_cache(layout: &Layout, one: &StoredImage, other: &StoredImage) -> bool {
+    let layers = |image: &StoredImage| -> Vec<Digest> {
+        image.manifest.layers.iter().map(|layer| layer.digest.clone()).collect()
+    };
+    let timeless = |image: &StoredImage| -> Result<CacheConfig, String> {
+        let mut config = records_of(layout, image)?.unwrap_or_default();
+        for record in &mut config.records {
+            record.results.iter_mut().for_each(|result| result.created_at = None);
+            record.chains.iter_mut().for_each(|chain| chain.created_at = None);
+        }
+        Ok(config)
+    };
+    layers(one) == layers(other)
+        && matches!((timeless(one), timeless(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// The records that a stage's image carries, with its layers; `None` if it has none.
+fn records_of(layout: &Layout, image: &StoredImage) -> Result<Option<CacheConfig>, String> {
+    if !image.is_image() {
+        return layout.parse(&image.manifest.config).map(Some).map_err(|e| e.to_string());
+    }
+    let config = layout.parse(&image.manifest.config).map_err(|e| e.to_string())?;
+    let layers = || chain(image.manifest.layers.iter().map(|l| &l.digest));
+    Ok(inline_records(&config)?.map(|records| CacheConfig { layers: layers(), records }))
+}
+
 /// Adds the records that a stage's image carries; says whether it has any.
 fn add_records(
     graph: &mut RecordGraph,
     layout: &Layout,
     image: &StoredImage,
 ) -> Result<bool, String> {
-    if !image.is_image() {
-        let config = layout.parse(&image.manifest.config).map_err(|e| e.to_string())?;
-        graph.add(&config).map_err(|e| e.to_string())?;
-        return Ok(true);
-    }
-    let config = layout.parse(&image.manifest.config).map_err(|e| e.to_string())?;
-    let Some(records) = inline_records(&config)? else { return Ok(false) };
-    let layers = chain(image.manifest.layers.iter().map(|l| &l.digest));
-    graph.add(&CacheConfig { layers, records }).map_err(|e| e.to_string())?;
+    let Some(config) = records_of(layout, image)? else { return Ok(false) };
+    graph.add(&config).map_err(|e| e.to_string())?;
     Ok(true)
 }
 

@@ -28,7 +28,9 @@ fn new_layers_are_compressed_as_asked_and_old_ones_stay(builder: Builder) {
     machine.restore();
     // Not the final stage: what is in the image, some builders keep as the image has it.
     machine.project.edit("src/a", "of", "OF");
-    machine.build();
+    // A builder that exports by itself compresses as it builds.
+    let asking = ("DOCKERCACHE_COMPRESSION", asked);
+    machine.dockercache(["build", "-t", "app", "."]).envs([asking]).run().success();
     assert!(!machine.save_build(&["--compression", asked]).taken.is_empty());
     let mut expected = before;
     expected.insert(new.to_owned());
@@ -42,7 +44,8 @@ fn new_layers_are_compressed_as_asked_and_old_ones_stay(builder: Builder) {
 fn levels_are_taken_by_every_way_to_export_28_5() {
     for generation in [Generation::V28_5, Generation::V28_5Containerd] {
         let machine = Machine::new(Builder::Buildkit(generation), FILES);
-        machine.build();
+        let asking = ("DOCKERCACHE_COMPRESSION", "zstd:9");
+        machine.dockercache(["build", "-t", "app", "."]).envs([asking]).run().success();
         machine.save_build(&["--compression", "zstd:9"]);
         // The builder exports its base as it is.
         assert!(compressions(&machine).contains("zstd"), "{:?}", compressions(&machine));

@@ -123,15 +123,16 @@ impl Subject<'_> {
 }
 
 /// Captures the builds that the user names: they have run, though nobody saw them. What the builder
-/// has not cached is not built.
+/// has not cached is not built. Says whether all could be captured.
 pub(super) fn capture_named(
     args: &SaveArgs,
     journal: &Journal,
     engine: &Engine,
     state: &mut State,
     reporter: Reporter,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let forced = args.engine.strategy;
+    let mut well = true;
     let named = builds::named(&args.builds, &engine.client, reporter)?;
     let layout = Layout::at(&args.directory.dir);
     for arguments in named.builds {
@@ -145,9 +146,10 @@ pub(super) fn capture_named(
         if !own.strategy.is_buildkit() {
             goes_to = own;
         }
-        capture_one(args, journal, &arguments, &goes_to, (engine, &layout), state, reporter)?;
+        well &=
+            capture_one(args, journal, &arguments, &goes_to, (engine, &layout), state, reporter)?;
     }
-    Ok(())
+    Ok(well)
 }
 
 fn capture_one(
@@ -158,7 +160,7 @@ fn capture_one(
     (engine, layout): (&Engine, &Layout),
     state: &mut State,
     reporter: Reporter,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let builder = Builder::of(engine, choice.strategy);
     let project = Project::read(arguments, &builder, Detail::Files)
         .inspect_err(|error| reporter.warn(format!("only the built stage is saved: {error}")))
@@ -183,10 +185,10 @@ fn capture_one(
     };
     let draft = journal.begin()?;
     match capture::note(journal, draft, layout, &built, reporter) {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(true),
         Err(EngineError::Unsupported(reason) | EngineError::NotBuilt(reason)) => {
             reporter.warn(format!("a build is not saved: {reason}"));
-            Ok(())
+            Ok(false)
         }
         Err(error) => Err(error.into()),
     }

@@ -18,6 +18,8 @@ ARG OUTSIDE
 RUN echo ${USED} ${OUTSIDE} > /used
 FROM ${BASE}
 ARG SHARED
+ARG USED
+ARG OUTSIDE
 COPY --from=build /used /
 RUN echo ${SHARED} > /shared
 ",

@@ -128,10 +128,6 @@ impl<'a> Trial<'a> {
         if !self.case.is(Peculiarity::Repeats) {
             assert_eq!(report.cached(), [""; 0], "another case's step");
         }
-        if self.case.is(Peculiarity::Piped) {
-            self.say_that_it_is_not_saved();
-            return Built { image: self.image(), instructions: Vec::new() };
-        }
         self.save(true);
         if self.case.is(Peculiarity::NoCache) {
             let image = self.image();
@@ -146,9 +142,6 @@ impl<'a> Trial<'a> {
 
     /// Restores on an empty engine, where nothing may be left to build or to save.
     fn second(&self, first: &Built) {
-        if self.case.is(Peculiarity::Piped) {
-            return;
-        }
         (self.case.touch)(&self.project);
         if self.case.is(Peculiarity::NothingToCarry) {
             unwarned(&self.dockercache(&["restore"]));
@@ -184,13 +177,6 @@ impl<'a> Trial<'a> {
         let unknown = self.case.is(Peculiarity::Silent) && self.builder == CONTAINERD_28_5;
         assert!(saved["changed"] == changed || unknown, "{saved:#}");
         assert_eq!(saved["warnings"], Value::Array(Vec::new()), "{saved:#}");
-    }
-
-    /// What came from standard input may be lost to the cache, if only in part (the classic
-    /// builder's images are known from its log), but not without a word.
-    fn say_that_it_is_not_saved(&self) {
-        let run = self.dockercache(&["save"]);
-        assert!(run.success().stderr.contains("from standard input"), "{run:?}");
     }
 
     fn dockercache(&self, words: &[&str]) -> Run {

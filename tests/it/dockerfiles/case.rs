@@ -11,8 +11,6 @@ pub(super) enum Peculiarity {
     Silent,
     /// Steps are alike, so that the builder takes one for the other.
     Repeats,
-    /// What is built comes from standard input, which can't be read again.
-    Piped,
     /// The image has no layers, and so no cache.
     NothingToCarry,
     /// It is built again with `--no-cache` before it is carried.
@@ -130,12 +128,12 @@ impl Case {
 
     pub(super) fn piped_dockerfile(mut self) -> Self {
         let (_, text) = self.files.remove(0);
-        Self { stdin: text.into_bytes(), ..self }.but(Peculiarity::Piped).with(&["-f", "-"])
+        Self { stdin: text.into_bytes(), ..self }.with(&["-f", "-"])
     }
 
     pub(super) fn piped_context(self) -> Self {
         let stdin = bases::files(&self.files);
-        Self { stdin, ..self }.but(Peculiarity::Piped).context("-")
+        Self { stdin, ..self }.context("-")
     }
 
     pub(super) fn env(mut self, name: &'static str, value: &'static str) -> Self {
