@@ -4,8 +4,8 @@
 #   docker buildx bake $(ci/shell/bake-flags.sh)
 #   dockercache save --bake
 #
-# All targets have one archive. `save --bake` takes the arguments of your own bake: files, targets.
+# Takes the arguments of the bake. All targets have one archive. `dockercache buildx bake` does all of it.
 set -eu
 
-flags=$(dockercache restore) || exit 0
+flags=$(dockercache restore --bake -- "$@") || flags=$(dockercache restore) || exit 0
 for flag in $flags; do printf '%s\n' "--set=*.${flag#--}"; done

@@ -106,15 +106,20 @@ fn no_space_is_5_and_the_old_archive_stays() {
             old = old.display()
         );
         let program = env!("CARGO_BIN_EXE_dockercache");
+        // A builder that exports by itself fills the disk at the build, which goes on all the same.
+        let exports = generation == Generation::V28_5Containerd;
+        let build = if exports { format!("{program} build --tag app . &&") } else { String::new() };
         let run = shell(
             &machine,
             &format!(
-                "{small}\n{program} save\ncode=$?\ncp -a {} {}\nexit $code",
+                "{small}\n{build} {program} save\ncode=$?\ncp -a {} {}\nexit $code",
                 dir.display(),
                 after.display()
             ),
         );
-        assert!(run.code(5).stderr.contains("hint: free some space"), "{}", run.stderr);
+        let (code, told) =
+            if exports { (0, "no space left on device") } else { (5, "hint: free some space") };
+        assert!(run.code(code).stderr.contains(told), "{}", run.stderr);
         carried.copy_from(&after);
         carried.assert_clean();
         assert_eq!(fs::read(after.join("index.json")).expect("an index"), old_index);

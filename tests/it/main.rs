@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod archives;
+mod capture;
 #[cfg(test)]
 mod classic;
 #[cfg(test)]

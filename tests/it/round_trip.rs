@@ -41,7 +41,9 @@ fn nothing_changed(builder: Builder) {
 fn the_image_is_the_users_own(builder: Builder) {
     let machine = Machine::new(builder, FILES);
     assert_eq!(machine.build().ran(), builder.steps(STEPS));
-    let left_by_the_build = images(&machine);
+    let mut left_by_the_build = images(&machine);
+    // What carries the cache has names of its own, until it is saved.
+    left_by_the_build.retain(|name| !name.starts_with("dockercache-carrier:"));
     machine.save();
     assert_eq!(images(&machine), left_by_the_build);
     if builder.is_buildkit() {

@@ -147,7 +147,7 @@ fn an_image_that_is_no_longer_built_goes(builder: Builder) {
     machine.restore();
     build(&machine, "app").assert_all_cached();
     let run = machine.run(["save"]);
-    let told = "dropped build `acme/worker`";
+    let told = "removed build `acme/worker`";
     assert!(run.success().stderr.contains(told), "{}", run.stderr);
     assert_eq!([SHARED, OF_APP, OF_WORKER].map(|size| blobs_of(&machine, size)), [1, 1, 0]);
     machine.replace();

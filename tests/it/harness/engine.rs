@@ -136,6 +136,11 @@ impl Engine {
         script(&[&["base-image", &self.name], tags].concat());
     }
 
+    /// Loads a directory as an image.
+    pub(crate) fn import(&self, tree: &Path, tag: &str) {
+        script(&["import", &self.name, tree.to_str().expect("a UTF-8 path"), tag]);
+    }
+
     /// The generation that was asked for.
     pub(crate) fn generation(&self) -> Generation {
         self.generation

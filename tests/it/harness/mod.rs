@@ -16,7 +16,7 @@ mod servers;
 pub(crate) use build_report::{BuildReport, Outcome};
 pub(crate) use builder::{Builder, on_buildkit, on_every_builder};
 pub(crate) use carried::Carried;
-pub(crate) use engine::{Engine, Generation, need_programs};
+pub(crate) use engine::{Engine, Generation, busybox_tree, need_programs};
 pub(crate) use image::Image;
 pub(crate) use invocation::{Invocation, Run, dockercache};
 pub(crate) use job::{BUILD, Job};
