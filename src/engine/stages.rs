@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::cached::{Repeated, Repetition};
 use super::capture::{Captured, CapturedStage, Request, Source, Stage, Taken, Word};
 use super::error::EngineError;
-use crate::layout::archive::{About, Archive, StageAbout, StoredImage, is_same_cache};
+use crate::layout::archive::{About, Archive, Knowledge, StageAbout, StoredImage};
 use crate::layout::builds::with_parents;
 use crate::layout::digest::Digest;
 use crate::layout::directory::Layout;
@@ -161,6 +161,7 @@ pub(super) fn take(
 ) -> Taken {
     let mut taken = Taken::default();
     let mut about = captured.about.clone();
+    let mut knowledge = Knowledge::of(layout, &old.images);
     for stage in &captured.stages {
         let name = &stage.about.name;
         let known = || Some(old.stage_image(&stage.about)?.named(name));
@@ -178,7 +179,10 @@ pub(super) fn take(
             Ok(image) => {
                 // What is the same stays byte for byte: nobody need store it once more.
                 let same = known().filter(|old| {
-                    image.as_ref().is_some_and(|new| is_same_cache(layout, new, old))
+                    image.as_ref().is_some_and(|new| {
+                        layers(new).map(|l| &l.digest).eq(layers(old).map(|l| &l.digest))
+                            && knowledge.has_all_of(layout, new)
+                    })
                 });
                 let is_kept = same.is_some() || stage.source == Source::Archive;
                 let list = if is_kept { &mut taken.kept } else { &mut taken.taken };

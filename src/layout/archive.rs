@@ -482,22 +482,27 @@ pub fn write_cache(layout: &Writer, images: &[&StoredImage]) -> Result<WrittenCa
     })
 }
 
-/// Whether two images carry the same cache: the same layers, and records that differ in nothing but
-/// times.
-pub fn is_same_cache(layout: &Layout, one: &StoredImage, other: &StoredImage) -> bool {
-    let layers = |image: &StoredImage| -> Vec<Digest> {
-        image.manifest.layers.iter().map(|layer| layer.digest.clone()).collect()
-    };
-    let timeless = |image: &StoredImage| -> Result<CacheConfig, String> {
-        let mut config = records_of(layout, image)?.unwrap_or_default();
-        for record in &mut config.records {
-            record.results.iter_mut().for_each(|result| result.created_at = None);
-            record.chains.iter_mut().for_each(|chain| chain.created_at = None);
+/// What the images of an archive know of steps.
+#[derive(Debug, Default)]
+pub struct Knowledge {
+    graph: RecordGraph,
+}
+
+impl Knowledge {
+    /// What these images know. One that can't be read knows nothing.
+    pub fn of<'a>(layout: &Layout, images: impl IntoIterator<Item = &'a StoredImage>) -> Self {
+        let mut knowledge = Self::default();
+        for image in images.into_iter().filter(|image| image.note.role == Role::Stage) {
+            let _ = add_records(&mut knowledge.graph, layout, image);
         }
-        Ok(config)
-    };
-    layers(one) == layers(other)
-        && matches!((timeless(one), timeless(other)), (Ok(one), Ok(other)) if one == other)
+        knowledge
+    }
+
+    /// Whether nothing that an image knows is new, but for times. It is known from then on.
+    pub fn has_all_of(&mut self, layout: &Layout, image: &StoredImage) -> bool {
+        let before = self.graph.size();
+        add_records(&mut self.graph, layout, image).is_ok() && self.graph.size() == before
+    }
 }
 
 /// The records that a stage's image carries, with its layers; `None` if it has none.

@@ -208,6 +208,12 @@ impl RecordGraph {
         is_accepted.then_some(()).ok_or(RecordsError::TooMany)
     }
 
+    /// The number of records, and that of their results.
+    pub fn size(&self) -> (usize, usize) {
+        let results = self.records.iter().map(|r| r.results.len() + r.chains.len());
+        (self.records.len(), results.sum())
+    }
+
     fn add_layers(&mut self, layers: &[CacheLayer]) -> Result<Vec<usize>, RecordsError> {
         let mut added: Vec<Option<usize>> = vec![None; layers.len()];
         for start in 0..layers.len() {

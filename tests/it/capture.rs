@@ -51,8 +51,8 @@ fn assert_hits(machine: &Machine, words: &[&str], variables: &[(&str, &str)]) {
     let built = machine.image();
     machine.replace();
     machine.run(["restore"]).success();
-    let build = ["build"].into_iter().chain(words.iter().copied()).chain(["-t", "app", "."]);
-    let run = machine.dockercache(build).envs(variables.iter().copied()).run();
+    let again = ["build"].into_iter().chain(words.iter().copied()).chain(["-t", "app", "."]);
+    let run = machine.dockercache(again).envs(variables.iter().copied()).run();
     run.success().build_report().assert_all_cached();
     assert_eq!(machine.image().layers(), built.layers());
 }

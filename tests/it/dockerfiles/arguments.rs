@@ -19,6 +19,7 @@ RUN echo ${USED} ${OUTSIDE} > /used
 FROM ${BASE}
 ARG SHARED
 ARG USED
+ARG UNUSED
 ARG OUTSIDE
 COPY --from=build /used /
 RUN echo ${SHARED} > /shared
