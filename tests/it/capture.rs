@@ -3,6 +3,8 @@
 
 use std::fs;
 
+use dockercache::layout::digest::Digest;
+
 use crate::harness::{Builder, Generation, Image, Machine, busybox_tree, on_buildkit};
 
 on_buildkit! {
@@ -170,6 +172,14 @@ fn a_save_of_what_was_never_built_builds_nothing(builder: Builder) {
     assert!(!machine.carried.archive().join("index.json").exists());
 }
 
+/// Goes on on another machine, and nothing is carried to it.
+fn begin_again(machine: &Machine) {
+    if machine.carried.archive().exists() {
+        machine.carried.forget();
+    }
+    machine.replace();
+}
+
 /// Moves the tag of the base image.
 fn move_base(machine: &Machine) {
     let tree = machine.carried.file("another-base");
@@ -186,7 +196,7 @@ fn move_base(machine: &Machine) {
 fn a_moved_base_costs_one_miss_whatever_is_shown(builder: Builder) {
     let machine = machine(builder, RANDOM);
     for shown in ["--progress=plain", "-q", "--progress=rawjson"] {
-        machine.replace_without_cache();
+        begin_again(&machine);
         job(&machine, &[shown], &[], |_| ());
         let before = machine.image();
         machine.replace();
@@ -263,7 +273,7 @@ fn bake_and_compose_hit_however_many_targets_they_build_at_once() {
     machine.project.write("compose.yaml", format!("services:\n{}", services.collect::<String>()));
     let layers = || (1..=4).map(|n| Image::of(&machine.job.engine, &format!("s{n}")).layers());
     for command in [&["compose", "build"][..], &["buildx", "bake"]] {
-        machine.replace_without_cache();
+        begin_again(&machine);
         let job = || {
             machine.run(["restore"]).success();
             machine.run(command.iter().copied()).success();
@@ -305,12 +315,12 @@ fn what_a_killed_job_left_in_the_engine_goes_with_the_next_command() {
     };
     assert_eq!(carriers(), 3);
     // As a kill in the middle of a build leaves it: the images, and a note that nobody finished.
-    for entry in fs::read_dir("/tmp").expect("a directory").flatten() {
-        let notes = fs::read_dir(entry.path()).into_iter().flatten().flatten();
-        if entry.file_name().to_string_lossy().starts_with("dockercache-journal-") {
-            notes.for_each(|note| drop(fs::remove_file(note.path().join("note.json"))));
-        }
-    }
+    let archive = machine.carried.archive().canonicalize().expect("a path");
+    let id = Digest::of(archive.as_os_str().as_encoded_bytes());
+    let journal = format!("/tmp/dockercache-journal-{}", id.short());
+    let notes = fs::read_dir(journal).expect("a journal").flatten();
+    let removed = notes.filter_map(|note| fs::remove_file(note.path().join("note.json")).ok());
+    assert_eq!(removed.count(), 1);
     machine.run(["restore"]).success();
     assert_eq!(carriers(), 0);
 }

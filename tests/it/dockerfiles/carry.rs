@@ -173,9 +173,10 @@ impl<'a> Trial<'a> {
         let run = self.dockercache(&["save", "--strict", "--format", "json"]);
         unwarned(&run);
         let saved: Value = run.json();
-        // A log without steps doesn't say that all were cached: the builder exports them again.
-        let unknown = self.case.is(Peculiarity::Silent) && self.builder == CONTAINERD_28_5;
-        assert!(saved["changed"] == changed || unknown, "{saved:#}");
+        // Other cases build at the same time: what is BuildKit's own by now is no proof that the archive
+        // has it, and is taken again. Alone, nothing changes: `round_trip::a_second_save_changes_nothing`.
+        let may_change = self.builder.is_buildkit();
+        assert!(saved["changed"] == changed || may_change, "{saved:#}");
         assert_eq!(saved["warnings"], Value::Array(Vec::new()), "{saved:#}");
     }
 
