@@ -273,7 +273,13 @@ impl<'a> Evidence<'a> {
         let stages = self.unsaved.iter().flat_map(|build| &build.captured.stages);
         let same = stages.filter(|stage| stage.about.digest == about.digest);
         same.map(|stage| &stage.source)
-            .find(|source| matches!(source, Source::Carrier(_) | Source::Export(..)))
+            .find(|source| match source {
+                Source::Carrier(tag) => {
+                    matches!(self.built.engine.connection.image(tag), Ok(Some(_)))
+                }
+                Source::Export(directory, _) => directory.is_dir(),
+                _ => false,
+            })
             .cloned()
     }
 }

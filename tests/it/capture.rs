@@ -315,7 +315,7 @@ fn what_a_killed_job_left_in_the_engine_goes_with_the_next_command() {
     };
     assert_eq!(carriers(), 3);
     // As a kill in the middle of a build leaves it: the images, and a note that nobody finished.
-    let archive = machine.carried.archive().canonicalize().expect("a path");
+    let archive = machine.carried.archive();
     let id = Digest::of(archive.as_os_str().as_encoded_bytes());
     let journal = format!("/tmp/dockercache-journal-{}", id.short());
     let notes = fs::read_dir(journal).expect("a journal").flatten();

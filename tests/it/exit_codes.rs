@@ -94,7 +94,11 @@ fn no_space_is_5_and_the_old_archive_stays() {
         carried.copy_to(&old);
         let old_index = fs::read(old.join("index.json")).expect("an index");
         machine.project.edit("Dockerfile", "3000000", "3000001");
-        machine.run(BUILD).success();
+        // A builder that exports by itself fills the disk at the build, which goes on all the same.
+        let exports = generation == Generation::V28_5Containerd;
+        if !exports {
+            machine.run(BUILD).success();
+        }
 
         // What was there and half of what is to come fit.
         let size: u64 = carried.blobs().iter().map(|(size, _)| size).sum();
@@ -106,8 +110,6 @@ fn no_space_is_5_and_the_old_archive_stays() {
             old = old.display()
         );
         let program = env!("CARGO_BIN_EXE_dockercache");
-        // A builder that exports by itself fills the disk at the build, which goes on all the same.
-        let exports = generation == Generation::V28_5Containerd;
         let build = if exports { format!("{program} build --tag app . &&") } else { String::new() };
         let run = shell(
             &machine,
