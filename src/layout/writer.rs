@@ -4,7 +4,7 @@
 //! renamed, so that a kill at any moment leaves either the old or the new. Deletes only what it
 //! made: what else lies where a file of ours should be is moved aside.
 
-use std::fs::{self, File};
+use std::fs::{self, File, FileTimes};
 use std::io::{self, Read as _, Seek as _, Write};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -46,12 +46,17 @@ pub struct Writer {
 struct Held {
     aside: TempDir,
     lock: File,
+    /// When the lock was made: a CI's cache takes a file with another time for a new one.
+    made: Option<SystemTime>,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         // It says who waits for whom; nobody need wait any more.
         let _ = self.lock.set_len(0);
+        if let Some(made) = self.made {
+            let _ = self.lock.set_times(FileTimes::new().set_modified(made));
+        }
     }
 }
 
@@ -86,7 +91,7 @@ impl Layout {
         let root = self.root();
         fs::create_dir_all(root).map_err(LayoutError::io("create", root))?;
         self.refuse_foreign()?;
-        let lock = self.locked(patience, say)?;
+        let (lock, made) = self.locked(patience, say)?;
         self.clear_leftovers();
         for dir in [root.join("blobs"), self.blobs()] {
             if regular::other_than(&dir, fs::FileType::is_dir).is_some() {
@@ -100,7 +105,7 @@ impl Layout {
             .map_err(LayoutError::io("create a directory in", root))?;
         let marker = aside.path().join(MARKER);
         File::create_new(&marker).map_err(LayoutError::io("create", &marker))?;
-        let writer = Writer { layout: self.clone(), held: Arc::new(Held { aside, lock }) };
+        let writer = Writer { layout: self.clone(), held: Arc::new(Held { aside, lock, made }) };
         let version = root.join("oci-layout");
         if fs::symlink_metadata(&version).map_or(true, |meta| !meta.is_file()) {
             writer.replace(&version, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
@@ -132,7 +137,11 @@ impl Layout {
         }
     }
 
-    fn locked(&self, patience: Duration, say: impl FnOnce(&str)) -> Result<File, LayoutError> {
+    fn locked(
+        &self,
+        patience: Duration,
+        say: impl FnOnce(&str),
+    ) -> Result<(File, Option<SystemTime>), LayoutError> {
         let path = self.root().join(LOCK);
         let begun = Instant::now();
         let mut say = Some(say);
@@ -147,11 +156,12 @@ impl Layout {
             };
             match file.try_lock() {
                 Ok(()) if is_at(&file, &path) => {
+                    let made = file.metadata().and_then(|meta| meta.modified()).ok();
                     // Only a courtesy.
                     let _ = file
                         .set_len(0)
                         .and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
-                    return Ok(file);
+                    return Ok((file, made));
                 }
                 // Removed or replaced meanwhile.
                 Ok(()) => {}
