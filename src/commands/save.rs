@@ -102,6 +102,8 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let due = store.is_some() && Store::is_due(&offer.archive, &state);
     let done = subject.take(&taking).map_err(Failure::from).and_then(|mut taken| {
         if taken.taken.is_empty() && taken.kept.is_empty() {
+            taken.warnings.iter().for_each(|warning| reporter.warn(warning));
+            gate.why_unsigned(&state).into_iter().for_each(|reason| reporter.warn(reason));
             return Ok(None);
         }
         if let Some(store) = &store {

@@ -20,7 +20,7 @@ use super::archives::{Archive, Random, fetch, find};
 use crate::harness::{PASSWORD, RegistryServer, RegistrySettings, S3Server, S3Settings, Server};
 
 /// How long it goes on.
-const DURATION: Duration = Duration::from_mins(1);
+const DURATION: Duration = Duration::from_mins(3);
 /// Processes at a time.
 const SAVERS: usize = 8;
 const READERS: usize = 3;
