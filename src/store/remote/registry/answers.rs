@@ -37,6 +37,11 @@ pub(super) fn said(code: u16, message: &str) -> Failure {
 
 fn refused(code: u16, envelope: &OciEnvelope) -> Failure {
     let Some(first) = envelope.errors.first() else { return Failure::status(code, "") };
+    if first.code == OciErrorCode::DigestInvalid {
+        // What we send has been verified: it was damaged on the way, or Docker's registry has mixed it
+        // up with another job's upload of the same blob.
+        return Failure::new(Kind::Passing(None), retry::one_line(&first.message));
+    }
     // The library keeps the status of some errors to itself.
     let code = match &first.code {
         _ if code != 400 => code,
@@ -91,6 +96,12 @@ mod tests {
         );
         assert!(failure.reason.contains("unknown error: No space left on device"), "{failure:?}");
         assert_eq!(failure.kind, Kind::Passing(None));
+    }
+
+    #[test]
+    fn an_upload_that_arrived_damaged_is_repeated() {
+        let answer = r#"{"errors": [{"code": "DIGEST_INVALID", "message": "did not match"}]}"#;
+        assert_eq!(said(400, answer).kind, Kind::Passing(None));
     }
 
     #[test]
