@@ -78,10 +78,9 @@ pub enum Verb {
     Compose(BuildArgs),
     /// Print a directory with a `docker` that sends builds through dockercache
     ///
-    /// Put it first in the path, and `docker build`, `docker buildx build`, `docker buildx bake`, `docker
-    /// compose build` and `docker compose up --build` have the cache, whoever calls them:
-    ///
-    ///     export PATH="$(dockercache shim):$PATH"
+    /// Put it first in the path (`export PATH="$(dockercache shim):$PATH"`), and `docker build`,
+    /// `docker buildx build`, `docker buildx bake`, `docker compose build` and `docker compose up
+    /// --build` have the cache, whoever calls them.
     Shim,
     /// Write the cache of the job's builds into the directory
     ///
