@@ -172,7 +172,8 @@ fn environment(environment: &Environment) -> String {
 fn check_names(dockerfile: &Dockerfile) {
     let (source, names) = dockerfile.with_names();
     let again = Dockerfile::parse(&source, "Dockerfile").unwrap();
-    assert_eq!(again.directives(), dockerfile.directives());
+    let (directives, before) = (again.directives(), dockerfile.directives());
+    assert_eq!((&directives.syntax, directives.escape), (&before.syntax, before.escape));
     assert_eq!(again.stages().len(), dockerfile.stages().len());
     for ((old, new), name) in dockerfile.stages().iter().zip(again.stages()).zip(&names) {
         assert_eq!(new.base, old.base);
