@@ -1,8 +1,13 @@
 //! A job on a CI machine: an engine, and the builder that the user's environment asks for.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::Mutex;
 
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 use super::build_report::BuildReport;
 use super::builder::Builder;
@@ -16,11 +21,18 @@ pub(crate) const BUILD: [&str; 4] = ["build", "--tag", "app", "."];
 /// A save that fails if anything is lost on the way.
 pub(super) const SAVE: [&str; 4] = ["save", "--strict", "--format", "json"];
 
-/// A job. What it leaves outside of what is carried, such as the journal, lies in the home of the
-/// engine's client, and goes with the machine.
+/// A job. What it leaves outside of what is carried lies in the home of the engine's client and in
+/// the journals of its archives, and goes with the machine.
 pub(crate) struct Job {
     pub(crate) engine: Box<dyn Deref<Target = Engine>>,
     pub(crate) builder: Builder,
+    archives: Mutex<BTreeSet<PathBuf>>,
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.forget_journals();
+    }
 }
 
 impl Job {
@@ -31,15 +43,35 @@ impl Job {
 
     /// The same on an empty engine that the caller chose.
     pub(crate) fn on(engine: impl Deref<Target = Engine> + 'static, builder: Builder) -> Self {
-        engine.base_image(&["busybox:1"]);
-        Self { engine: Box::new(engine), builder }
+        let job = Self::without_base(engine, builder);
+        job.add_base();
+        job
+    }
+
+    /// The same before anybody has put the base image there.
+    pub(super) fn without_base(
+        engine: impl Deref<Target = Engine> + 'static,
+        builder: Builder,
+    ) -> Self {
+        Self { engine: Box::new(engine), builder, archives: Mutex::default() }
     }
 
     /// Goes on on another machine: an engine with the base image alone, and no trace of the last
     /// job.
     pub(crate) fn replace(&self) {
         self.engine.wipe();
+        self.forget_journals();
         self.add_base();
+    }
+
+    /// Removes what our program keeps of archives outside of them.
+    fn forget_journals(&self) {
+        for archive in self.archives.lock().expect("the job's archives").iter() {
+            let digest = Sha256::digest(archive.as_os_str().as_encoded_bytes());
+            let id: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+            // There is none if nothing was restored, built or saved.
+            let _ = fs::remove_dir_all(format!("/tmp/dockercache-journal-{id}"));
+        }
     }
 
     /// Puts the base image where a registry would be.
@@ -53,6 +85,7 @@ impl Job {
         carried: &Carried,
         words: impl IntoIterator<Item = &'w str>,
     ) -> Invocation {
+        self.archives.lock().expect("the job's archives").insert(carried.archive());
         let run = self.builder.choose(dockercache(&self.engine, words));
         run.env("DOCKERCACHE_DIR", carried.archive())
     }

@@ -33,13 +33,16 @@ impl Machine {
     /// A new machine on which the cache of the project's first build was put; gives that build's
     /// image as well. Tests that begin so share first builds.
     pub(crate) fn after_first_build(builder: Builder, files: &[(&str, &str)]) -> (Self, Image) {
-        type FirstBuild = (Builder, BTreeMap<PathBuf, Vec<u8>>, Image);
+        type Files = Vec<(String, String)>;
+        type FirstBuild = (Builder, Files, BTreeMap<PathBuf, Vec<u8>>, Image);
         static FIRST_BUILDS: Mutex<Vec<FirstBuild>> = Mutex::new(Vec::new());
         let known = || FIRST_BUILDS.lock().unwrap_or_else(PoisonError::into_inner);
-        let engine = Box::new(Engine::shared(builder.generation()));
-        let machine = Self::with(Job { engine, builder }, files);
-        let first = known().iter().find(|(of, ..)| *of == builder).cloned();
-        if let Some((_, contents, image)) = first {
+        let engine = Engine::shared(builder.generation());
+        let machine = Self::with(Job::without_base(engine, builder), files);
+        let of: Files =
+            files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+        let first = known().iter().find(|first| first.0 == builder && first.1 == of).cloned();
+        if let Some((.., contents, image)) = first {
             machine.carried.write(contents);
             machine.job.add_base();
             return (machine, image);
@@ -48,7 +51,7 @@ impl Machine {
         assert_eq!(machine.build().cached(), [""; 0]);
         machine.save();
         let image = machine.image();
-        known().push((builder, machine.carried.contents(), image.clone()));
+        known().push((builder, of, machine.carried.contents(), image.clone()));
         machine.replace();
         (machine, image)
     }
