@@ -30,7 +30,7 @@ done
 python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
 if [ "${#packages[@]}" != 0 ]; then
   apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${packages[@]}" >/dev/null
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 fi
 if [ -d orb ] && ! command -v check-jsonschema >/dev/null; then
   # Debian has no package of it.
@@ -64,7 +64,7 @@ scripts=$({ git grep -lIE '^#!.*\b(ba|da)?sh\b' -- . ':!tests/corpus' && git ls-
 mapfile -t scripts <<<"$scripts"
 shellcheck --external-sources "${scripts[@]}"
 yaml=$(git ls-files '*.yml' '*.yaml')
-# shellcheck disable=SC2086 # a list of files without blanks
+# shellcheck disable=SC2086 # file names without spaces
 [ -z "$yaml" ] || yamllint --strict $yaml
 
 cargo clippy --locked --all-targets -- -D warnings

@@ -40,7 +40,7 @@ die() {
 if ! command -v jq >/dev/null || ! command -v cc >/dev/null; then
   say "Installing jq and a C compiler"
   apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq jq gcc libc6-dev >/dev/null
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends jq gcc libc6-dev >/dev/null
 fi
 
 work=$(mktemp -d)

@@ -34,7 +34,7 @@ rounds=${ROUNDS:-3}
 if ! command -v socat >/dev/null || ! command -v ip >/dev/null; then
   say "Installing socat and iproute2"
   apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq socat iproute2 >/dev/null
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends socat iproute2 >/dev/null
 fi
 # The registry is at the other end of a cable of its own, on which nothing else speaks. Engines do
 # without TLS on loopback only, so it is reached from there.
