@@ -18,7 +18,11 @@ trap 'rm -rf "$work"' EXIT
 export DOCKERCACHE_DIR="$work/archive"
 
 flock 9
-if [ -d "$shared/$project" ]; then cp -al "$shared/$project" "$DOCKERCACHE_DIR" || true; fi
+if [ -d "$shared/$project" ]; then
+  cp -al "$shared/$project" "$DOCKERCACHE_DIR" || true
+  # A lock that is linked would be that of all jobs.
+  rm -f "$DOCKERCACHE_DIR/dockercache.lock"
+fi
 flock -u 9
 dockercache restore >/dev/null || true
 dockercache build "$@"

@@ -114,7 +114,12 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
         Build { engine: &engine, choice: &choice, arguments: &arguments, draft: draft.as_ref() };
     let mut input = input;
     let mut finished = build.run(&offer.cache_from, &mut input)?;
-    if !offer.cache_from.is_empty() && finished.failed_in_cache() && input.is_repeatable() {
+    let can_repeat = !offer.cache_from.is_empty() && input.is_repeatable();
+    if can_repeat && finished.failed_by_chance() {
+        reporter.warn("the builder got in its own way as it used the cache; it runs again");
+        finished = build.run(&offer.cache_from, &mut input)?;
+    }
+    if can_repeat && finished.failed_in_cache() {
         reporter.warn("the build failed while it read the cache; it runs again without");
         // Whatever the store was thought to hold: what is saved next must not count on it.
         state.remote = None;

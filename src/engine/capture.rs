@@ -75,6 +75,8 @@ pub struct Request<'a> {
     pub failed: bool,
     /// How layers are compressed that are not in the archive yet, if the user says so.
     pub compression: Option<Compression>,
+    /// Whether no other build of the same journal is being captured now.
+    pub is_alone: &'a dyn Fn() -> bool,
 }
 
 /// What was captured of a build: all that `save` needs of it, and no secret.

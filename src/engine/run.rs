@@ -18,6 +18,34 @@ use super::process::Running;
 /// Enough of a log's end to find the cause of a failure in.
 const TAIL_LINES: usize = 200;
 
+/// What BuildKit says with the containerd store if two of its threads write the same layer of an
+/// imported cache at once. What they wrote is there the next time.
+pub(super) const IN_EACH_OTHERS_WAY: &str = "failed to open writer";
+
+/// What the builder says when it can't read the cache.
+const CACHE_FAULTS: &[&str] = &[
+    "cache importer",
+    "failed to load cache",
+    "failed to configure local cache",
+    "importing cache manifest from local",
+    "failed to copy: ",
+    IN_EACH_OTHERS_WAY,
+    "failed to extract layer",
+    "failed to read expected number of bytes",
+    "short read: expected",
+    "content digest sha256:",
+    "desc = content sha256:",
+    "parent snapshot sha256:",
+    "blob sha256:",
+    "local content",
+    "content store",
+    "magic number mismatch",
+    "invalid input: magic number",
+    "unexpected commit digest",
+    "failed size validation",
+    "invalid layer",
+];
+
 /// Whether the user sees the builder's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Echo {
@@ -273,27 +301,15 @@ impl Finished {
     /// it quotes an instruction that failed. Graph drivers build a step whose layer is bad anew;
     /// with the containerd store the whole build fails, in the words that are tested below.
     pub fn failed_in_cache(&self) -> bool {
-        const SIGNS: &[&str] = &[
-            "cache importer",
-            "failed to load cache",
-            "failed to configure local cache",
-            "importing cache manifest from local",
-            "failed to copy: ",
-            "failed to extract layer",
-            "failed to read expected number of bytes",
-            "short read: expected",
-            "content digest sha256:",
-            "desc = content sha256:",
-            "parent snapshot sha256:",
-            "blob sha256:",
-            "local content",
-            "content store",
-            "magic number mismatch",
-            "invalid input: magic number",
-            "unexpected commit digest",
-            "failed size validation",
-            "invalid layer",
-        ];
+        self.failed_with(CACHE_FAULTS)
+    }
+
+    /// Whether the builder's threads were in each other's way as they used the cache.
+    pub fn failed_by_chance(&self) -> bool {
+        self.failed_with(&[IN_EACH_OTHERS_WAY])
+    }
+
+    fn failed_with(&self, signs: &[&str]) -> bool {
         let is_verdict = |line: &&String| {
             line.get(..7).is_some_and(|l| l.eq_ignore_ascii_case("error: "))
                 || line.starts_with("failed to solve")
@@ -303,7 +319,7 @@ impl Finished {
             && verdict.is_some_and(|line| {
                 !line.contains("did not complete successfully")
                     && !line.contains("executor failed running")
-                    && SIGNS.iter().any(|sign| line.contains(sign))
+                    && signs.iter().any(|sign| line.contains(sign))
             })
     }
 }
@@ -336,6 +352,8 @@ mod tests {
              sha256:3ef1c39b836b: failed precondition",
             "failed to extract layer sha256:4a78d603fc9f: failed to get reader from content \
              store: content digest sha256:ddf2c2057eab: not found",
+            "mount callback failed on /mnt/m1: mount callback failed on /mnt/m2: failed to open \
+             writer: ref moby/1/jmzv782fbi01 locked for 9.7ms: unavailable",
         ] {
             let log =
                 format!("   8 | >>> RUN wc\nERROR: failed to build: failed to solve: {words}\n");

@@ -8,16 +8,27 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::cached::{Repeated, Repetition};
 use super::capture::{Captured, CapturedStage, Request, Source, Stage, Taken, Word};
 use super::error::EngineError;
+use super::run;
 use crate::layout::archive::{About, Archive, Knowledge, StageAbout, StoredImage};
 use crate::layout::builds::with_parents;
 use crate::layout::digest::Digest;
 use crate::layout::directory::Layout;
 use crate::layout::oci::Descriptor;
 use crate::report::Reporter;
+
+/// How long to wait before a stage is repeated once more, next to other builds.
+const PAUSES: [Duration; 5] = [
+    Duration::from_millis(300),
+    Duration::from_millis(700),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(3),
+];
 
 /// Where the cache of a stage goes as the stage is built again.
 pub(super) trait Destination {
@@ -87,13 +98,13 @@ fn one(
         input: request.input,
         stops_at_fetch: old.is_some(),
     };
-    let mut repeated = repetition.run(&words)?;
+    let mut repeated = repeat(request, &repetition, &words)?;
     if let (Repeated::Fetching(blob), Some(old)) = (&repeated, old) {
         if layers(old).any(|layer| layer.digest.as_str() == blob) {
             return Ok(Source::Archive);
         }
         repetition.stops_at_fetch = false;
-        repeated = repetition.run(&words)?;
+        repeated = repeat(request, &repetition, &words)?;
     }
     match repeated {
         Repeated::Cached | Repeated::Fetching(_) => match destination.source(number)? {
@@ -103,6 +114,30 @@ fn one(
         Repeated::WouldRun(step) => Ok(Source::Missing(reason_to_run(&step))),
         Repeated::Failed(reason) => {
             Ok(Source::Missing(format!("it can't be built again from cache: {reason}")))
+        }
+    }
+}
+
+/// Repeats a stage. BuildKit misses steps that it has where builds at the same time share what is
+/// below them (docker/buildx#3878): next to others, it is asked again. And so it is where two of
+/// its own threads were in each other's way.
+fn repeat(
+    request: &Request<'_>,
+    repetition: &Repetition<'_>,
+    words: &[OsString],
+) -> Result<Repeated, EngineError> {
+    let mut pauses = PAUSES.iter();
+    loop {
+        let was_alone = (request.is_alone)();
+        let repeated = repetition.run(words)?;
+        let is_sure = match &repeated {
+            Repeated::WouldRun(_) => was_alone && (request.is_alone)(),
+            Repeated::Failed(reason) => !reason.contains(run::IN_EACH_OTHERS_WAY),
+            _ => true,
+        };
+        match pauses.next() {
+            Some(pause) if !is_sure => std::thread::sleep(*pause),
+            _ => return Ok(repeated),
         }
     }
 }

@@ -84,6 +84,7 @@ pub(crate) fn note(
     } else {
         let evidence = Evidence::of(built, &earlier);
         let prefix = journal.prefix();
+        let is_alone = || journal.is_alone(&draft);
         let request = Request {
             engine: built.engine,
             builder: built.builder,
@@ -100,6 +101,7 @@ pub(crate) fn note(
             name: draft.name(),
             failed: built.failed,
             compression: built.compression,
+            is_alone: &is_alone,
         };
         match built.strategy {
             Strategy::BuildkitLocal => native::capture(&request, layout, about(built), reporter)?,

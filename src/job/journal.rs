@@ -207,8 +207,7 @@ impl Journal {
             }
             let lock = File::open(place.join(LOCK));
             // Just begun, or held by whoever makes it.
-            let is_held = |lock: File| matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock));
-            let alive = lock.map_or_else(|_| is_new(place), is_held);
+            let alive = lock.map_or_else(|_| is_new(place), |lock| is_held(&lock));
             if !alive {
                 let _ = fs::remove_dir_all(place);
             }
@@ -218,6 +217,16 @@ impl Journal {
         entries
             .filter_map(|place| Some(place.file_name()?.to_string_lossy().to_lowercase()))
             .collect()
+    }
+
+    /// Whether no other build is being noted.
+    pub(crate) fn is_alone(&self, own: &Draft) -> bool {
+        let is_other = |place: &PathBuf| {
+            *place != own.directory
+                && !place.join(NOTE).exists()
+                && File::open(place.join(LOCK)).is_ok_and(|lock| is_held(&lock))
+        };
+        !self.entries().iter().any(is_other)
     }
 
     fn entries(&self) -> Vec<PathBuf> {
@@ -312,6 +321,10 @@ impl NotedBuild {
     pub(crate) fn forget(&self) {
         let _ = fs::remove_dir_all(&self.place);
     }
+}
+
+fn is_held(lock: &File) -> bool {
+    matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock))
 }
 
 /// The builds of `notes` that count for `engine`: each once, the last of those with the same

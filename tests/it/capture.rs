@@ -12,7 +12,7 @@ on_buildkit! {
     a_context_may_change_between_build_and_save,
     a_good_archive_outlives_a_changed_context,
     values_from_the_environment_of_the_build_are_enough,
-    builds_at_the_same_time_are_all_saved,
+    builds_at_the_same_time_are_all_saved_by_saves_at_the_same_time,
     the_steps_of_a_failed_build_hit,
     a_failed_build_costs_no_good_stage,
     a_save_of_what_was_never_built_builds_nothing,
@@ -97,7 +97,7 @@ fn values_from_the_environment_of_the_build_are_enough(builder: Builder) {
     assert_hits(&machine, &words, &variables);
 }
 
-fn builds_at_the_same_time_are_all_saved(builder: Builder) {
+fn builds_at_the_same_time_are_all_saved_by_saves_at_the_same_time(builder: Builder) {
     let machine = Machine::new(builder, &[]);
     let names = ["a", "b", "c"];
     for name in names {
@@ -112,7 +112,12 @@ fn builds_at_the_same_time_are_all_saved(builder: Builder) {
             scope.spawn(|| build.run().success().code);
         }
     });
-    machine.run(["save"]).success();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            let save = machine.dockercache(["save"]);
+            scope.spawn(|| save.run().success().code);
+        }
+    });
     machine.replace();
     machine.run(["restore"]).success();
     for name in names {

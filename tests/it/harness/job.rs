@@ -68,9 +68,12 @@ impl Job {
     fn forget_journals(&self) {
         for archive in self.archives.lock().expect("the job's archives").iter() {
             let digest = Sha256::digest(archive.as_os_str().as_encoded_bytes());
-            let id: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+            let journal =
+                digest.iter().take(6).fold("/tmp/dockercache-journal-".to_owned(), |name, byte| {
+                    format!("{name}{byte:02x}")
+                });
             // There is none if nothing was restored, built or saved.
-            let _ = fs::remove_dir_all(format!("/tmp/dockercache-journal-{id}"));
+            let _ = fs::remove_dir_all(journal);
         }
     }
 
