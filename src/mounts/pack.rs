@@ -56,9 +56,7 @@ pub(crate) struct Packed {
 
 /// What is to be done with the files of a mount.
 pub(crate) struct Plan<'a> {
-    /// What is kept, directories before what is in them.
-    kept: Vec<&'a Found>,
-    /// Those of them that the layer has.
+    /// What the layer has, directories before what is in them.
     written: Vec<&'a Found>,
     /// What the layer takes away from those below it.
     gone: Vec<PathBuf>,
@@ -139,8 +137,8 @@ pub(crate) fn plan<'a>(
     let is_grown = bounds.is_grown(size(&changed), size(&kept));
     packed.full = listing.is_none() || is_grown;
     packed.changed = packed.full || !changed.is_empty() || !gone.is_empty();
-    let (written, gone) = if packed.full { (kept.clone(), Vec::new()) } else { (changed, gone) };
-    Plan { kept, written, gone, ages: new_ages, packed }
+    let (written, gone) = if packed.full { (kept, Vec::new()) } else { (changed, gone) };
+    Plan { written, gone, ages: new_ages, packed }
 }
 
 /// About what a file takes in a layer, in bytes.
@@ -189,12 +187,6 @@ impl Plan<'_> {
             entry(&mut tar, root, &file.path, file.kind, &file.meta, &mut links)?;
         }
         tar.finish()
-    }
-
-    /// How many files are kept.
-    #[cfg(test)]
-    pub(crate) fn kept(&self) -> Vec<&Path> {
-        self.kept.iter().map(|file| file.path.as_path()).collect()
     }
 }
 
