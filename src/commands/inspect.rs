@@ -51,7 +51,6 @@ struct StageRow {
 #[derive(Serialize)]
 struct MountRow {
     id: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     namespace: String,
     platform: String,
     image: Digest,

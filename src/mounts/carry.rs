@@ -270,7 +270,7 @@ impl Carrier<'_> {
         let _task = self.reporter.task(label);
         let context = self.directory.join(name);
         let results = self.directory.join(format!("{name}-results"));
-        let prepared = self.prepare(&context, tasks);
+        let prepared = Self::prepare(&context, tasks);
         let ran = prepared.map_err(|error| format!("failed to make the helper build: {error}"));
         let ran = ran.and_then(|()| self.build(&context, &results).map_err(|e| e.to_string()));
         let _ = fs::remove_dir_all(&context);
@@ -284,7 +284,7 @@ impl Carrier<'_> {
         Ok(reports.collect())
     }
 
-    fn prepare(&self, context: &Path, tasks: &[&Task<'_>]) -> io::Result<()> {
+    fn prepare(context: &Path, tasks: &[&Task<'_>]) -> io::Result<()> {
         let program = context.join("program");
         fs::create_dir_all(&program)?;
         let command = program::put(&program)?;
@@ -308,8 +308,9 @@ impl Carrier<'_> {
             let mut words = command.clone();
             words.push(VERB.to_owned());
             words.extend(task.words.iter().cloned());
-            // What makes the step new.
-            words.push(now.to_string());
+            // What makes the step new, and another one than those of other mounts: to the builder,
+            // steps that differ in the identity of a mount alone are one.
+            words.push(format!("{now}-{number}"));
             let mount = options(task.used);
             let words = serde_json::to_string(&words)?;
             let _ = write!(
@@ -384,26 +385,24 @@ fn has_run(place: &Place, steps: &[LoggedStep]) -> bool {
         |step: &&LoggedStep| step.stage.is_empty() || step.stage.eq_ignore_ascii_case(&place.stage);
     let mut own: Vec<_> = steps.iter().filter(|s| !s.is_from()).filter(is_own).collect();
     own.sort_by_key(|step| step.place);
-    match own.get(place.number) {
-        Some(step) => step.outcome != Outcome::Cached,
-        // A step that two stages have in common is listed for one of them.
-        None => {
-            let is_run = |step: &&LoggedStep| step.text.to_ascii_uppercase().starts_with("RUN");
-            steps.iter().filter(is_run).any(|step| step.outcome != Outcome::Cached)
-        }
+    if let Some(step) = own.get(place.number) {
+        return step.outcome != Outcome::Cached;
     }
+    // A step that two stages have in common is listed for one of them.
+    let is_run = |step: &&LoggedStep| step.text.to_ascii_uppercase().starts_with("RUN");
+    steps.iter().filter(is_run).any(|step| step.outcome != Outcome::Cached)
 }
 
 fn summary(packed: &Packed, result: &Path) -> String {
     let files = |number: u64| count(usize::try_from(number).unwrap_or(usize::MAX), "file");
     let layer = result.join(inside::LAYER);
     let moved = layer.metadata().map(|meta| meta.len()).unwrap_or_default();
-    let mut text = format!("{} in {}", bytes(packed.bytes), files(packed.files));
-    text += &match (packed.changed, packed.full) {
-        (false, _) => ", nothing has changed".to_owned(),
-        (true, true) => format!(", packed as a whole: {}", bytes(moved)),
-        (true, false) => format!(", packed what has changed: {}", bytes(moved)),
+    let moved = match (packed.changed, packed.full) {
+        (false, _) => "nothing has changed".to_owned(),
+        (true, true) => format!("packed as a whole: {}", bytes(moved)),
+        (true, false) => format!("packed what has changed: {}", bytes(moved)),
     };
+    let mut text = format!("{} in {}, {moved}", bytes(packed.bytes), files(packed.files));
     if packed.dropped_files > 0 {
         let (dropped, size) = (files(packed.dropped_files), bytes(packed.dropped_bytes));
         let _ = write!(text, ", dropped {dropped}, {size}");

@@ -114,12 +114,11 @@ impl CacheMounts {
         });
         let namespace = namespace.to_owned();
         let mount = CacheMount { id, namespace, platform, start };
-        match self.used.iter_mut().find(|used| used.mount == mount) {
-            Some(used) => used.places.push(place),
-            None => {
-                let sharing = written.sharing.clone();
-                self.used.push(Used { mount, sharing, places: vec![place] });
-            }
+        if let Some(used) = self.used.iter_mut().find(|used| used.mount == mount) {
+            used.places.push(place);
+        } else {
+            let sharing = written.sharing.clone();
+            self.used.push(Used { mount, sharing, places: vec![place] });
         }
     }
 }
@@ -131,8 +130,8 @@ mod tests {
     use crate::key::{Rules, digest_build};
 
     fn mounts(source: &str, namespace: &str) -> CacheMounts {
-        let mut options = BuildOptions::default();
-        options.cache_namespace = namespace.to_owned();
+        let options =
+            BuildOptions { cache_namespace: namespace.to_owned(), ..BuildOptions::default() };
         let dockerfile = Dockerfile::parse(source.as_bytes(), "Dockerfile").unwrap();
         let graph = dockerfile.plan(&options).unwrap();
         let rules =

@@ -3,6 +3,7 @@
 //! It has an empty root file system, the mount, and the directory with what the client sent. It reads
 //! nothing else, and never fails the build: what went wrong is in its report.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
@@ -130,8 +131,10 @@ fn pack(places: &Places, bounds: &Bounds) -> io::Result<Report> {
         drop(buffered);
         let Counted { out, hash, size } = counted;
         out.finish()?;
-        let hex = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        packed.diff_id = format!("sha256:{hex}");
+        packed.diff_id = hash.finalize().iter().fold("sha256:".to_owned(), |mut id, byte| {
+            let _ = write!(id, "{byte:02x}");
+            id
+        });
         packed.unpacked = size;
     }
     write_zstd(&places.result.join(AGES), |out| listing::write_ages(&plan.ages, out))?;
@@ -397,6 +400,8 @@ mod tests {
 
     #[test]
     fn no_entry_leaves_the_mount_and_no_device_is_made() {
+        use tar::EntryType::{Block, Char, Fifo, Link, Regular, Symlink};
+
         let dir = tempfile::tempdir().unwrap();
         let outside = dir.path().join("outside");
         write(outside.join("secret"), "secret");
@@ -416,7 +421,6 @@ mod tests {
             header.set_cksum();
             tar.append(&header, io::empty()).unwrap();
         };
-        use tar::EntryType::{Block, Char, Fifo, Link, Regular, Symlink};
         add(b"fine", Regular, None);
         add(b"../outside/new", Regular, None);
         add(b"/outside/new", Regular, None);

@@ -153,13 +153,13 @@ fn gone(listing: &Listing, kept: &[&Found]) -> Vec<PathBuf> {
     let letters: BTreeMap<&Path, bool> =
         kept.iter().map(|file| (file.path.as_path(), file.kind == Kind::Directory)).collect();
     let mut gone: Vec<PathBuf> = Vec::new();
-    let mut is_below = BTreeSet::new();
+    let mut outer = BTreeSet::new();
     for (path, known) in &listing.files {
         let is_gone = letters.get(path.as_path()) != Some(&(known.letter == 'd'));
         // Sorted, so a directory comes before what is in it.
-        let in_gone = path.ancestors().skip(1).any(|above| is_below.contains(above));
-        if is_gone && !in_gone {
-            is_below.insert(path.as_path());
+        let is_inner = path.ancestors().skip(1).any(|above| outer.contains(above));
+        if is_gone && !is_inner {
+            outer.insert(path.as_path());
             gone.push(path.clone());
         }
     }
@@ -205,11 +205,12 @@ fn entry<'a>(
     header.set_uid(meta.uid().into());
     header.set_gid(meta.gid().into());
     header.set_mtime(u64::try_from(meta.mtime()).unwrap_or_default());
-    if kind == Kind::File && meta.nlink() > 1 {
-        if let Some(first) = links.get(&(meta.dev(), meta.ino())) {
-            header.set_entry_type(EntryType::Link);
-            return tar.append_link(&mut header, path, first);
-        }
+    if kind == Kind::File
+        && meta.nlink() > 1
+        && let Some(first) = links.get(&(meta.dev(), meta.ino()))
+    {
+        header.set_entry_type(EntryType::Link);
+        return tar.append_link(&mut header, path, first);
     }
     // What has vanished since is left out.
     let file = match kind {

@@ -22,6 +22,7 @@ use crate::layout::codec;
 
 /// What zeros become a hole from.
 const BLOCK: usize = 4096;
+const BLOCK_LENGTH: i64 = 4096;
 
 /// What was unpacked.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -166,7 +167,7 @@ fn write(path: &Path, content: &mut impl Read) -> io::Result<u64> {
         }
         for block in buffer[..filled].chunks(BLOCK) {
             if block.len() == BLOCK && block.iter().all(|&byte| byte == 0) {
-                file.seek(SeekFrom::Current(BLOCK as i64))?;
+                file.seek(SeekFrom::Current(BLOCK_LENGTH))?;
             } else {
                 file.write_all(block)?;
             }

@@ -1,6 +1,7 @@
 //! Cache mounts travel: what a step has left in one is there again on an empty machine, and nothing
 //! that no step uses.
 
+use std::fmt::Write as _;
 use std::process::Command;
 
 use crate::harness::{Builder, Generation, Machine, Run, on_buildkit};
@@ -33,7 +34,13 @@ fn machine(builder: Builder, dockerfile: &str) -> Machine {
 
 /// A job on a new machine, after an edit of the source.
 #[track_caller]
-fn job(machine: &Machine, source: &str, variables: &[(&str, &str)]) -> Run {
+fn job(machine: &Machine, source: &str, variables: &[(&str, &str)]) {
+    let _ = job_seen(machine, source, variables);
+}
+
+/// The same; gives what the build said.
+#[track_caller]
+fn job_seen(machine: &Machine, source: &str, variables: &[(&str, &str)]) -> Run {
     machine.replace();
     machine.project.write("src", source);
     machine.run(["restore"]).success();
@@ -58,35 +65,40 @@ fn what_a_step_left_in_a_mount_is_there_on_the_next_machine(builder: Builder) {
 }
 
 fn mounts_are_kept_apart_by_id_options_and_namespace(builder: Builder) {
-    let mounts = [
-        "target=/cache",
-        "target=/cache,id=other",
-        "target=/cache,id=other,uid=5,gid=6,mode=0750,sharing=locked",
-        "target=relative,sharing=private",
+    let mut mounts = vec![
+        ("target=/cache", "0:0:755"),
+        ("target=/cache,id=other", "0:0:755"),
+        ("target=/cache,id=other,uid=5,gid=6,mode=0750,sharing=locked", "5:6:750"),
     ];
+    // Docker 20.10 has identities of its own for these.
+    if builder.generation() != Generation::V20_10 {
+        mounts.push(("target=relative,sharing=private", "0:0:755"));
+        mounts.push(("target=/cache,id=$ID", "0:0:755"));
+    }
     let mut dockerfile =
         "FROM busybox:1 AS build\nARG ID=by-argument\nWORKDIR /w\nCOPY src /src\n".to_owned();
-    let step = |number: usize, mount: &str| {
-        format!(
+    for (number, (mount, _)) in mounts.iter().enumerate() {
+        let _ = write!(
+            dockerfile,
             "RUN --mount=type=cache,{mount} cd /cache 2>/dev/null || cd /w/relative; \
-             touch {number}-$(wc -l < /src) && ls | sort | tr '\\n' ' ' >> /seen && stat -c %u:%g:%a . >> /seen\n"
-        )
-    };
-    for (number, mount) in mounts.iter().enumerate() {
-        dockerfile += &step(number, mount);
+             touch {number}-$(wc -l < /src) && ls | sort | tr '\\n' ' ' >> /seen && \
+             stat -c %u:%g:%a . >> /seen\n"
+        );
     }
-    dockerfile += &step(4, "target=/cache,id=$ID");
     dockerfile += "FROM busybox:1\nCOPY --from=build /seen /seen\nCMD [\"cat\", \"/seen\"]\n";
     let machine = machine(builder, &dockerfile);
-    let of_team = |source: &str| {
+    let in_team = |source: &str| {
         machine_job(&machine, source, &["--build-arg", "BUILDKIT_CACHE_MOUNT_NS=team/a"]);
         output(&machine)
     };
-    let first = "0-0 0:0:755\n1-0 0:0:755\n2-0 5:6:750\n3-0 0:0:755\n4-0 0:0:755";
-    let second =
-        "0-0 0-1 0:0:755\n1-0 1-1 0:0:755\n2-0 2-1 5:6:750\n3-0 3-1 0:0:755\n4-0 4-1 0:0:755";
-    assert_eq!(of_team("x"), first);
-    assert_eq!(of_team("x\n"), second);
+    let seen = |files: &dyn Fn(usize) -> String| {
+        let lines =
+            mounts.iter().enumerate().map(|(n, (_, start))| format!("{} {start}", files(n)));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let first = seen(&|number| format!("{number}-0"));
+    assert_eq!(in_team("x"), first);
+    assert_eq!(in_team("x\n"), seen(&|number| format!("{number}-0 {number}-1")));
     // In another namespace all of them are empty.
     machine_job(&machine, "x", &[]);
     assert_eq!(output(&machine), first);
@@ -107,7 +119,7 @@ fn a_full_hit_moves_no_mount(builder: Builder) {
     let machine = machine(builder, COUNTING);
     job(&machine, "1", &[]);
     let before = machine.carried.files();
-    let run = job(&machine, "1", &[]);
+    let run = job_seen(&machine, "1", &[]);
     run.build_report().assert_all_cached();
     assert!(!run.stderr.contains("mounts:"), "{}", run.stderr);
     assert_eq!(machine.carried.files(), before);
@@ -120,7 +132,7 @@ const PARTLY: &str = "\
 FROM busybox:1 AS build
 COPY src /src
 RUN --mount=type=cache,target=/cache cd /cache; \
-  test -e large || { head -c 3000000 /dev/urandom > large; head -c 500000 /dev/urandom > unused; mkdir d; echo x > d/gone; }; \
+  test -e large || { head -c 3000000 /dev/urandom > large; head -c 1000000 /dev/urandom > unused; mkdir d; echo x > d/gone; }; \
   cat large d/gone > /dev/null 2>&1; cp /src small; test $(cat /src) != 2 || rm -r d; ls > /seen; md5sum large >> /seen
 FROM busybox:1
 COPY --from=build /seen /seen
@@ -133,19 +145,20 @@ fn an_edit_moves_what_has_changed_and_drops_what_is_unused(builder: Builder) {
     let variables = [("DOCKERCACHE_MOUNTS_UNUSED", "2")];
     job(&machine, "1", &variables);
     let (seen, first) = (output(&machine), size());
+    let seen = seen.strip_prefix("d\n").expect("a directory");
     let layers = || machine.carried.blobs().into_iter().filter(|(size, _)| *size > 400_000).count();
     job(&machine, "2", &variables);
-    assert_eq!(output(&machine), seen.replace("d\n", ""), "the mount is another one");
+    assert_eq!(output(&machine), seen, "the mount is another one");
     assert!(size() < first + 100_000, "an edit moved {} bytes", size() - first);
     job(&machine, "3", &variables);
     // Two builds have not used it: the mount is packed without it at last.
     job(&machine, "4", &variables);
-    assert_eq!(output(&machine), seen.replace("d\n", "").replace("unused\n", ""));
-    for generation in 5..25 {
+    assert_eq!(output(&machine), seen.replace("unused\n", ""));
+    for generation in 5..20 {
         job(&machine, &generation.to_string(), &variables);
     }
     assert!(output(&machine).ends_with(seen.lines().next_back().expect("a digest")));
-    assert!(size() < first, "{} bytes after 24 generations, {first} at first", size());
+    assert!(size() < first, "{} bytes after 19 generations, {first} at first", size());
     assert!(layers() <= 2);
 }
 
