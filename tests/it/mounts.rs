@@ -78,11 +78,11 @@ fn mounts_are_kept_apart_by_id_options_and_namespace(builder: Builder) {
     let mut dockerfile =
         "FROM busybox:1 AS build\nARG ID=by-argument\nWORKDIR /w\nCOPY src /src\n".to_owned();
     for (number, (mount, _)) in mounts.iter().enumerate() {
-        let _ = write!(
+        let _ = writeln!(
             dockerfile,
             "RUN --mount=type=cache,{mount} cd /cache 2>/dev/null || cd /w/relative; \
              touch {number}-$(wc -l < /src) && ls | sort | tr '\\n' ' ' >> /seen && \
-             stat -c %u:%g:%a . >> /seen\n"
+             stat -c %u:%g:%a . >> /seen"
         );
     }
     dockerfile += "FROM busybox:1\nCOPY --from=build /seen /seen\nCMD [\"cat\", \"/seen\"]\n";
