@@ -70,7 +70,7 @@ fn mounts_are_kept_apart_by_id_options_and_namespace(builder: Builder) {
         ("target=/cache,id=other", "0:0:755"),
         ("target=/cache,id=other,uid=5,gid=6,mode=0750,sharing=locked", "5:6:750"),
     ];
-    // Docker 20.10 has identities of its own for these.
+    // On Docker 20.10 these start empty, which docs/cache-mounts.md says.
     if builder.generation() != Generation::V20_10 {
         mounts.push(("target=relative,sharing=private", "0:0:755"));
         mounts.push(("target=/cache,id=$ID", "0:0:755"));
