@@ -34,6 +34,10 @@ Environment:
   DOCKERCACHE_VERIFY_KEY, DOCKERCACHE_SIGNING_KEY
                         use only signed caches, and sign them: see the threat model
   DOCKERCACHE_STRATEGY  overrules how the engine's cache is carried: see `restore --help`
+  DOCKERCACHE_MOUNTS    which cache mounts are carried: on (default), off, ids, or !ids
+  DOCKERCACHE_MOUNTS_UNUSED, DOCKERCACHE_MOUNTS_EACH, DOCKERCACHE_MOUNTS_ALL
+                        when unused files are dropped, and the sizes of mounts: see
+                        docs/cache-mounts.md
   DOCKER_HOST and all else that the docker client reads counts as for the client
 
 Results are printed on standard output, messages on standard error.
@@ -128,6 +132,12 @@ pub enum Verb {
     Circleci {
         /// Which step
         step: CircleciStep,
+    },
+    /// Fill or pack a cache mount, inside the engine
+    #[command(hide = true)]
+    InsideMount {
+        /// What to do, and within which bounds
+        words: Vec<String>,
     },
 }
 

@@ -4,7 +4,8 @@
 //! [`engine`] asks a Docker engine, [`layout`] writes an OCI image layout, and [`store`] keeps it,
 //! signed with what is in [`trust`].
 //! [`project`] brings the reading side together for one build and its [`builder`], and [`explain`]
-//! compares it with an archive; [`commands`] wire it all to the
+//! compares it with an archive; [`mounts`] carries what steps keep in cache mounts;
+//! [`commands`] wire it all to the
 //! command line in [`cli`].
 
 pub mod builder;
@@ -18,6 +19,7 @@ pub mod explain;
 mod job;
 pub mod key;
 pub mod layout;
+pub mod mounts;
 pub mod project;
 mod project_name;
 pub mod report;

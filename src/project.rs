@@ -16,6 +16,7 @@ use crate::engine::strategy::Strategy;
 use crate::key::{ContextQuery, StageDigest, Unanswered, digest_build};
 use crate::layout::archive::BaseAbout;
 use crate::layout::digest::Digest;
+use crate::mounts::found::CacheMounts;
 
 /// The time that a build gives to what it makes: a build argument, or a variable of the environment.
 const TIME: &str = "SOURCE_DATE_EPOCH";
@@ -51,6 +52,8 @@ pub struct Project {
     pub warnings: Vec<String>,
     /// A name for the project, if the user gives none: the context's directory.
     pub name: String,
+    /// The cache mounts of its steps.
+    pub(crate) cache_mounts: CacheMounts,
 }
 
 /// How much of a project is wanted.
@@ -114,6 +117,7 @@ impl Project {
         let dockerfile = Dockerfile::parse(&source, &path.display().to_string())?;
         let options = options(arguments, builder)?;
         let target_stage = target_stage(&dockerfile, &options);
+        let namespace = options.cache_namespace.clone();
         let planned = Planned::new(&dockerfile, options, builder)?;
         let context = BuildContext::open(&root, Some(&path))?;
         let mut contexts = Contexts {
@@ -141,6 +145,7 @@ impl Project {
             format!("the context `{address}` is part of the key by its address alone")
         }));
         let (named, targets) = dockerfile.with_names();
+        let cache_mounts = CacheMounts::of(&planned.graph, &stages, &namespace);
         Ok(Self {
             named,
             targets,
@@ -154,6 +159,7 @@ impl Project {
             files: contexts.files,
             warnings,
             name: name_of(&root),
+            cache_mounts,
         })
     }
 

@@ -26,6 +26,8 @@ use crate::job::journal::{Draft, Journal, State};
 use crate::job::offer::{self, Offer};
 use crate::job::{store, variable};
 use crate::layout::directory::Layout;
+use crate::mounts::carry::Carrier;
+use crate::mounts::policy::Settings;
 use crate::project::{Detail, Project};
 use crate::report::{Reporter, output};
 
@@ -109,6 +111,27 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
         .zip(project.as_ref())
         .map(|(about, project)| explain(about, arguments.image_name().as_deref(), project));
     let builder_cache = engine.builder_cache();
+    let carrier = project.as_ref().zip(draft.as_ref()).map(|(project, draft)| Carrier {
+        engine: &engine,
+        builder: choice.builder.as_deref(),
+        arguments: &arguments,
+        layout: &layout,
+        archive: &offer.archive,
+        mounts: &project.cache_mounts,
+        directory: offer::absolute(&layout.captures().join(format!("{}-mounts", draft.name()))),
+        settings: Settings::of_environment(&environment, reporter),
+        reporter,
+    });
+    let carrier = carrier.filter(|carrier| {
+        choice.strategy.is_buildkit()
+            && !arguments.has_several_platforms()
+            && !arguments.switch("check")
+            && carrier.is_of_use()
+    });
+    let noted = journal.as_ref().map(Journal::builds).unwrap_or_default();
+    let noted = noted.iter().filter(|build| build.engine == engine.facts.id);
+    let noted: Vec<_> = noted.flat_map(|build| build.mounts.iter().flatten()).collect();
+    let mut mounts = carrier.as_ref().map(|carrier| carrier.fill(&noted));
 
     let build =
         Build { engine: &engine, choice: &choice, arguments: &arguments, draft: draft.as_ref() };
@@ -126,6 +149,13 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
         finished = build.run(&[], &mut input)?;
     }
     summarise(&finished, explanation.as_ref(), reporter);
+    if let (Some(carrier), Some(mounts)) = (&carrier, &mut mounts)
+        && !process::is_told_to_end()
+    {
+        carrier.pack(mounts, &finished.steps);
+    }
+    // A build without mounts, or with none to be carried, is known to have none.
+    let mounts = mounts.or_else(|| project.as_ref().map(|_| Vec::new()));
     if let Err(error) = state.write() {
         reporter
             .warn(format!("the next command verifies the archive again: failed to write: {error}"));
@@ -147,6 +177,7 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
             offer: &offer.cache_from,
             builder_cache: builder_cache.as_ref(),
             compression: variable("DOCKERCACHE_COMPRESSION").and_then(|text| text.parse().ok()),
+            mounts,
         };
         if let Err(error) = capture::note(journal, draft, &layout, &done, reporter) {
             reporter.warn(format!("the build is not saved: {error}"));

@@ -202,6 +202,7 @@ impl Group {
                 offer: &self.offer.cache_from,
                 builder_cache: self.builder_cache.as_ref(),
                 compression: variable("DOCKERCACHE_COMPRESSION").and_then(|text| text.parse().ok()),
+                mounts: None,
             };
             let noted = self
                 .journal

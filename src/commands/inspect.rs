@@ -6,11 +6,12 @@ use serde::Serialize;
 
 use crate::cli::{Format, InspectArgs};
 use crate::exit::{Exit, Failure};
-use crate::layout::archive::{self, Archive, LayerBlob, Role, StageAbout, StepAbout};
+use crate::layout::archive::{self, Archive, LayerBlob, Role, StageAbout, StepAbout, StoredImage};
 use crate::layout::digest::Digest;
 use crate::layout::directory::Layout;
 use crate::layout::live;
 use crate::layout::oci::{History, ImageConfig, Index};
+use crate::mounts::layers::{self, MountAbout};
 use crate::report::{Reporter, bytes, count, output};
 
 /// The JSON form of the result.
@@ -24,6 +25,7 @@ struct Inspected {
     created: Option<String>,
     stages: Vec<StageRow>,
     cache: Option<CacheRow>,
+    mounts: Vec<MountRow>,
     blobs: Vec<BlobRow>,
     live: Total,
     dead: Total,
@@ -43,6 +45,26 @@ struct StageRow {
     /// What it starts from.
     #[serde(skip)]
     base: Option<String>,
+}
+
+/// A cache mount, as the last build that has used it left it.
+#[derive(Serialize)]
+struct MountRow {
+    id: String,
+    namespace: String,
+    platform: String,
+    image: Digest,
+    layers: usize,
+    /// Of the layers as they are stored.
+    bytes: u64,
+    files: u64,
+    unpacked_bytes: u64,
+    /// What that build has used, as far as that is known.
+    used_files: u64,
+    used_bytes: u64,
+    /// What that build has dropped.
+    dropped_files: u64,
+    dropped_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -169,6 +191,7 @@ fn look(layout: &Layout, index: Index) -> Result<Inspected, Failure> {
         created: archive.about.as_ref().map(|a| a.created.clone()),
         stages: stages.collect(),
         cache,
+        mounts: mounts(layout, &archive),
         blobs: Vec::new(),
         live: Total::default(),
         dead: Total::default(),
@@ -186,6 +209,24 @@ fn look(layout: &Layout, index: Index) -> Result<Inspected, Failure> {
         });
     }
     Ok(inspected)
+}
+
+fn mounts(layout: &Layout, archive: &Archive) -> Vec<MountRow> {
+    let row = |(image, about): (&StoredImage, MountAbout)| MountRow {
+        id: about.mount.id,
+        namespace: about.mount.namespace,
+        platform: about.mount.platform,
+        image: image.descriptor.digest.clone(),
+        layers: image.manifest.layers.len(),
+        bytes: image.manifest.layers.iter().map(|layer| layer.size).sum(),
+        files: about.packed.files,
+        unpacked_bytes: about.packed.bytes,
+        used_files: about.packed.used_files,
+        used_bytes: about.packed.used_bytes,
+        dropped_files: about.packed.dropped_files,
+        dropped_bytes: about.packed.dropped_bytes,
+    };
+    layers::mounts(layout, archive).map(row).collect()
 }
 
 /// Where a layer is from.
@@ -272,6 +313,24 @@ fn text(inspected: &Inspected) {
                 output::text(&format!("    {:>10}  layer {}", bytes(*size), digest.short()));
             }
         }
+    }
+    for mount in &inspected.mounts {
+        let of = match mount.namespace.as_str() {
+            "" => String::new(),
+            namespace => format!(" of {namespace}"),
+        };
+        output::text(&format!(
+            "  mount {}{of}: {}, {}; {} in {} files, of which {} in {} were used, and {} in {} dropped",
+            mount.id,
+            count(mount.layers, "layer"),
+            bytes(mount.bytes),
+            bytes(mount.unpacked_bytes),
+            mount.files,
+            bytes(mount.used_bytes),
+            mount.used_files,
+            bytes(mount.dropped_bytes),
+            mount.dropped_files
+        ));
     }
     output::text(&format!(
         "  live: {} blobs, {}; dead: {} blobs, {}",

@@ -19,6 +19,7 @@ use crate::engine::client::Client;
 use crate::engine::error::EngineError;
 use crate::engine::strategy;
 use crate::exit::{Exit, Failure};
+use crate::mounts::inside;
 
 /// Runs what was asked for.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
@@ -35,6 +36,10 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Verb::Prune(args) => prune::run(&args),
         Verb::Gc(args) => gc::run(&args),
         Verb::Circleci { step } => circleci::run(step),
+        Verb::InsideMount { words } => {
+            let ran = inside::run(&words).map_err(EngineError::io("write the report"));
+            ran.map(|()| Exit::Ok).map_err(Failure::from)
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::layout::directory::{Layout, LayoutError};
 use crate::layout::live;
 use crate::layout::oci::Index;
 use crate::layout::writer::Writer;
+use crate::mounts::carry::release;
 use crate::report::{Reporter, bytes};
 use crate::store::file;
 use outcome::Saved;
@@ -105,6 +106,10 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
             taken.warnings.iter().for_each(|warning| reporter.warn(warning));
             gate.why_unsigned(&state).into_iter().for_each(|reason| reporter.warn(reason));
             return Ok(None);
+        }
+        if let Subject::Builds(_, builds) = &subject {
+            let warnings = take::mounts(&taking, builds, &mut taken.archive)?;
+            taken.warnings.extend(warnings);
         }
         if let Some(store) = &store {
             store.adapt(&mut taken.archive, &writer)?;
@@ -192,6 +197,7 @@ fn settle(builds: Vec<NotedBuild>, engine: &Engine, reporter: Reporter) {
             continue;
         }
         take::release(engine, build.strategy, &build.captured);
+        release(build.mounts.as_deref().unwrap_or_default());
         if let Err(error) = build.mark_saved() {
             reporter.warn(format!("failed to note that `{}` is saved: {error}", build.name));
         }

@@ -327,7 +327,7 @@ fn add(
             (entry.tags, entry.digests) = (tags, digests);
         }
         Role::Stage if entry.role == Role::Step => entry.role = Role::Stage,
-        Role::Stage | Role::Step => {}
+        Role::Stage | Role::Step | Role::Mount => {}
     }
     entry.ends.extend(stage);
     if let Some(parent) = parent.filter(|p| !wanted.contains_key(p)) {

@@ -67,7 +67,8 @@ pub(crate) fn prepare(
     match needed_tags(engine, strategy) {
         None => Ok(whole()),
         Some(Tags::Stages | Tags::All) => {
-            load(engine, layout, archive.images.clone(), Tags::Stages, reporter)?;
+            let images = archive.images.iter().filter(|image| image.note.role != Role::Mount);
+            load(engine, layout, images.cloned().collect(), Tags::Stages, reporter)?;
             Ok(whole())
         }
         Some(Tags::None) => {

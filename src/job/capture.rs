@@ -26,6 +26,7 @@ use crate::layout::archive::{About, Archive, FORMAT, StageAbout};
 use crate::layout::codec::Compression;
 use crate::layout::digest::Digest;
 use crate::layout::directory::Layout;
+use crate::mounts::carry::NotedMount;
 use crate::project::Project;
 use crate::report::{Reporter, timestamp};
 
@@ -57,6 +58,8 @@ pub(crate) struct Built<'a> {
     pub(crate) builder_cache: Option<&'a BTreeSet<String>>,
     /// How new layers are compressed, if the user says so.
     pub(crate) compression: Option<Compression>,
+    /// Its cache mounts; none if nobody carried them.
+    pub(crate) mounts: Option<Vec<NotedMount>>,
 }
 
 /// Captures what is not in the archive, and notes the build.
@@ -119,6 +122,7 @@ pub(crate) fn note(
         captured,
         images,
         builder_cache: built.engine.builder_cache().unwrap_or_default(),
+        mounts: built.mounts.clone(),
         saved: false,
         place: PathBuf::new(),
     };

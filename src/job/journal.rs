@@ -20,6 +20,7 @@ use crate::engine::capture::Captured;
 use crate::engine::strategy::Strategy;
 use crate::layout::digest::Digest;
 use crate::layout::verify::Seen;
+use crate::mounts::carry::NotedMount;
 
 /// How long a store that did not answer is skipped.
 const AWAY: Duration = Duration::from_mins(5);
@@ -132,6 +133,9 @@ pub(crate) struct NotedBuild {
     /// build came from elsewhere.
     #[serde(default)]
     pub(crate) builder_cache: BTreeSet<String>,
+    /// Its cache mounts; none if they are not known, since nobody carried them.
+    #[serde(default)]
+    pub(crate) mounts: Option<Vec<NotedMount>>,
     /// Whether it has been saved since.
     #[serde(default)]
     pub(crate) saved: bool,

@@ -3,6 +3,7 @@
 //! `restore` and `build` both need it: every blob is verified, what is bad is taken out, and a
 //! cache that this engine can't use is not offered at all.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::gate::Gate;
@@ -20,6 +21,7 @@ use crate::layout::directory::{Layout, LayoutError};
 use crate::layout::live::{self, Reach};
 use crate::layout::oci::Index;
 use crate::layout::verify;
+use crate::mounts::collect::layers_of_mounts;
 use crate::report::{Reporter, bytes, count};
 
 /// A cache that may be offered, or why there is none.
@@ -236,8 +238,10 @@ fn reason_for_miss(
             "nothing that the builder could use is left in the archive".to_owned()
         });
     }
-    let has_zstd =
-        reach.blobs.values().any(|d| Codec::from_media_type(&d.media_type) == Some(Codec::Zstd));
+    let of_mounts: BTreeSet<_> = layers_of_mounts(archive).map(|layer| layer.blob).collect();
+    let has_zstd = reach.blobs.values().any(|d| {
+        Codec::from_media_type(&d.media_type) == Some(Codec::Zstd) && !of_mounts.contains(&d.digest)
+    });
     (has_zstd && !engine.facts.version.reads_zstd()).then(|| {
         format!(
             "the archive's layers are compressed with zstd, on which Docker {} fails; the next \

@@ -20,6 +20,7 @@ use crate::layout::live;
 use crate::layout::oci::Descriptor;
 use crate::layout::verify::BadBlob;
 use crate::layout::writer::Writer;
+use crate::mounts::collect::layers_of_mounts;
 use crate::project::Project;
 use crate::project_name::project_name;
 use crate::report::{Reporter, bytes, count};
@@ -396,8 +397,11 @@ fn wanted(
     let needed = (task.strategy == Strategy::BuildkitReplay && !projects.is_empty())
         .then(|| projects.iter().map(|project| needed_layers(archive, project)).collect())
         .and_then(|each: Option<Vec<_>>| Some(each?.into_iter().flatten().collect()));
-    let is_needed =
-        |l: &Descriptor| needed.as_ref().is_none_or(|n: &BTreeSet<_>| n.contains(&l.digest));
+    let of_mounts: BTreeSet<_> = layers_of_mounts(archive).map(|layer| layer.blob).collect();
+    let is_needed = |l: &Descriptor| {
+        let is_read = needed.as_ref().is_none_or(|n: &BTreeSet<_>| n.contains(&l.digest));
+        is_read || of_mounts.contains(&l.digest)
+    };
     let is_here = |l: &Descriptor| task.layout.blob_size(&l.digest) == Some(l.size);
     layers.into_iter().filter(|l| is_needed(l) && !is_here(l)).collect()
 }

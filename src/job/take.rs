@@ -12,7 +12,11 @@ use crate::layout::archive::{About, Archive, FORMAT, StageAbout};
 use crate::layout::builds;
 use crate::layout::carrier;
 use crate::layout::codec::Compression;
+use crate::layout::directory::LayoutError;
 use crate::layout::writer::Writer;
+use crate::mounts::carry::NotedMount;
+use crate::mounts::collect;
+use crate::mounts::policy::Settings;
 use crate::report::{Reporter, timestamp};
 
 /// From where, to where, and what was there before.
@@ -155,6 +159,32 @@ impl Taking<'_> {
         let compression = self.compression.unwrap_or_else(|| self.engine.compression());
         classic::Request { stages, images, about, failed: false, compression }
     }
+}
+
+/// Adds the cache mounts of these builds to the archive; gives what the user should know.
+pub(crate) fn mounts(
+    taking: &Taking<'_>,
+    builds: &[NotedBuild],
+    archive: &mut Archive,
+) -> Result<Vec<String>, LayoutError> {
+    let settings = Settings::of_environment(&|name| std::env::var(name).ok(), taking.reporter);
+    let mut noted: Vec<NotedMount> = Vec::new();
+    for build in builds {
+        for mount in build.mounts.iter().flatten() {
+            let mut mount = mount.clone();
+            // What is saved is in the archive, and nowhere else any more.
+            mount.packed = mount.packed.filter(|_| !build.saved);
+            let is_same = |known: &NotedMount| known.mount == mount.mount;
+            match noted.iter_mut().find(|known| is_same(known)) {
+                Some(known) if mount.packed.is_some() => *known = mount,
+                Some(_) => {}
+                None => noted.push(mount),
+            }
+        }
+    }
+    let keeps_others = taking.keep_others || builds.iter().any(|build| build.mounts.is_none());
+    let old = &taking.offer.archive;
+    collect::collect(taking.layout, archive, old, &noted, keeps_others, &settings)
 }
 
 /// Leaves nothing of what was captured where it was captured to.

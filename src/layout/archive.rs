@@ -144,6 +144,8 @@ pub enum Role {
     Base,
     /// An image between two instructions, which the classic builder finds by its parent.
     Step,
+    /// The content of a cache mount, which no builder is offered.
+    Mount,
 }
 
 /// What we note about an image beside its manifest.

@@ -100,6 +100,11 @@ pub fn write(
         renamed(&mut packed, &image.descriptor.digest, &written.descriptor.digest);
         let tags = tags_of(image, name, tags);
         tagged.manifests.extend(tags.iter().map(|tag| tagged_as(&written.descriptor, tag)));
+        if image.note.role == Role::Mount {
+            // Nothing that an engine should load.
+            packed.images.push(written);
+            continue;
+        }
         entries.push(SavedEntry {
             config: blob_name(&image.manifest.config.digest),
             repo_tags: Some(tags).filter(|t| !t.is_empty()),

@@ -37,6 +37,8 @@ mod kills;
 #[cfg(test)]
 mod lazy;
 #[cfg(test)]
+mod mounts;
+#[cfg(test)]
 mod output;
 #[cfg(test)]
 mod prediction;

@@ -182,6 +182,7 @@ fn capture_one(
         offer: &offer.cache_from,
         builder_cache: None,
         compression: args.compression,
+        mounts: None,
     };
     let draft = journal.begin()?;
     match capture::note(journal, draft, layout, &built, reporter) {
