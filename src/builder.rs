@@ -3,12 +3,12 @@
 use crate::context::ListForm;
 use crate::dockerfile::Image;
 use crate::engine::Engine;
-use crate::engine::bases::{self, BaseImage};
+use crate::engine::api::bases::{self, BaseImage};
+use crate::engine::api::connection::Connection;
+use crate::engine::api::facts::ImageStore;
 use crate::engine::client::Client;
-use crate::engine::connection::Connection;
-use crate::engine::facts::ImageStore;
+use crate::engine::client::version::Version;
 use crate::engine::strategy::Strategy;
-use crate::engine::version::Version;
 use crate::key::Rules;
 
 /// The builder that a project is read for.

@@ -7,6 +7,7 @@
 //! compares it with an archive; [`commands`] wire it all to the
 //! command line in [`cli`].
 
+pub mod build;
 pub mod builder;
 pub mod cli;
 pub mod commands;

@@ -6,8 +6,8 @@ use std::fs;
 use tempfile::TempDir;
 
 use super::environment;
+use crate::build::arguments::BuildArguments;
 use crate::cli::Builds;
-use crate::engine::arguments::BuildArguments;
 use crate::engine::bake::{self, PlannedTarget, Planner};
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;

@@ -8,9 +8,9 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::{builds, connect_to_choose, environment};
+use crate::build::arguments::{BuildArguments, ContextSource};
 use crate::builder::Builder;
 use crate::cli::{Format, KeyArgs};
-use crate::engine::arguments::{BuildArguments, ContextSource};
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
 use crate::engine::strategy::{self, Strategy};

@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use super::{builds, connect_to_choose, environment};
+use crate::build::arguments::BuildArguments;
 use crate::builder::Builder;
 use crate::cli::{Format, RestoreArgs};
-use crate::engine::arguments::BuildArguments;
 use crate::engine::client::Client;
 use crate::engine::strategy::{self, Choice, Strategy};
 use crate::exit::{Exit, Failure};

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::SaveArgs;
 use crate::engine::Engine;
-use crate::engine::capture::Taken;
 use crate::engine::client::Client;
 use crate::engine::strategy::Strategy;
+use crate::engine::strategy::capture::Taken;
 use crate::exit::{Exit, Failure};
 use crate::job::gate::Gate;
 use crate::job::journal::{self, Journal, NotedBuild};

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::arguments::BuildArguments;
 use super::client::Client;
 use super::error::EngineError;
+use crate::build::arguments::BuildArguments;
 
 #[derive(Deserialize)]
 struct Plan {
@@ -244,7 +244,7 @@ mod tests {
         let json = r#"{ "target": { "api": { "context": "api" } } }"#;
         let target = plan(json.as_bytes(), Some(&base)).unwrap().remove(0);
         let context = target.build.unwrap().context();
-        assert_eq!(context, super::super::arguments::ContextSource::Directory(base.join("api")));
+        assert_eq!(context, crate::build::arguments::ContextSource::Directory(base.join("api")));
         let words = |words: &[&str]| {
             let words: Vec<OsString> = words.iter().map(OsString::from).collect();
             directory_of_yaml(&words)

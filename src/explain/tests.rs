@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::{Cause, Change, Explanation, explain, needed_layers, notes};
+use crate::build::arguments::BuildArguments;
 use crate::builder::Builder;
-use crate::engine::arguments::BuildArguments;
 use crate::engine::strategy::Strategy;
 use crate::layout::archive::{About, Archive, ImageNote, Role, StoredImage};
 use crate::layout::codec::Codec;

@@ -15,9 +15,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::build_log::ClassicStep;
-use crate::engine::capture::Captured;
+use crate::build::build_log::ClassicStep;
 use crate::engine::strategy::Strategy;
+use crate::engine::strategy::capture::Captured;
 use crate::layout::digest::Digest;
 use crate::layout::verify::Seen;
 

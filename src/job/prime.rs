@@ -10,10 +10,10 @@ use std::ffi::OsString;
 use std::fs;
 
 use super::offer::Offer;
+use crate::build::arguments::BuildArguments;
 use crate::engine::Engine;
-use crate::engine::arguments::BuildArguments;
-use crate::engine::cached::Repetition;
 use crate::engine::error::EngineError;
+use crate::engine::strategy::cached::Repetition;
 use crate::key::StageDigest;
 use crate::project::Project;
 use crate::report::Reporter;

@@ -2,12 +2,12 @@
 
 use super::journal::NotedBuild;
 use super::offer::Offer;
+use crate::build::build_log::ClassicStep;
 use crate::engine::Engine;
-use crate::engine::build_log::ClassicStep;
-use crate::engine::capture::{Captured, CapturedStage, Source, Taken};
 use crate::engine::error::EngineError;
 use crate::engine::strategy::Strategy;
-use crate::engine::{classic, native, replay};
+use crate::engine::strategy::capture::{Captured, CapturedStage, Source, Taken};
+use crate::engine::strategy::{classic, native, replay};
 use crate::layout::archive::{About, Archive, FORMAT, StageAbout};
 use crate::layout::builds;
 use crate::layout::carrier;

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::build::arguments::BuildArguments;
 use crate::dockerfile::BuildOptions;
-use crate::engine::arguments::BuildArguments;
 
 /// Sets what the flags say in `options`, whose build arguments are known. Builders before Docker 23
 /// are not `modern`.

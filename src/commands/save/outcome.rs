@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use crate::cli::Format;
-use crate::engine::capture::Taken;
 use crate::engine::strategy::Strategy;
+use crate::engine::strategy::capture::Taken;
 use crate::layout::digest::Digest;
 use crate::report::{bytes, count, output};
 

@@ -12,8 +12,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::capture::{Captured, Request, Source, Taken, local_cache};
-use super::error::EngineError;
 use super::stages::{self, Destination};
+use crate::engine::error::EngineError;
 use crate::layout::archive::{
     About, Archive, StoredImage, read_cache, write_cache, write_stage_cache,
 };

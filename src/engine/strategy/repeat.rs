@@ -6,11 +6,11 @@ use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::Stdio;
 
-use super::Engine;
-use super::arguments::BuildArguments;
-use super::build_log::{ClassicLog, ClassicStep};
+use crate::build::arguments::BuildArguments;
+use crate::build::build_log::{ClassicLog, ClassicStep};
+use crate::engine::Engine;
 
-use super::error::EngineError;
+use crate::engine::error::EngineError;
 
 /// A network that no container can start in, and that the builder's cache doesn't look at: until the
 /// client is gone, a step might run.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::connection::Connection;
-use super::error::EngineError;
+use crate::engine::error::EngineError;
 use crate::layout::digest::{Digest, DigestError};
 
 /// An image of the engine.

@@ -3,8 +3,8 @@
 use bollard::models::SystemVersion;
 
 use super::connection::Connection;
-use super::error::EngineError;
-use super::version::Version;
+use crate::engine::client::version::Version;
+use crate::engine::error::EngineError;
 
 /// How an engine keeps images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

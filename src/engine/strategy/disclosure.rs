@@ -6,10 +6,10 @@
 
 use std::collections::BTreeSet;
 
-use super::Engine;
-use super::arguments::BuildArguments;
-use super::build_log::ClassicStep;
-use super::error::EngineError;
+use crate::build::arguments::BuildArguments;
+use crate::build::build_log::ClassicStep;
+use crate::engine::Engine;
+use crate::engine::error::EngineError;
 
 /// A value that is shorter occurs by chance.
 const TELLING: usize = 6;

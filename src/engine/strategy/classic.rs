@@ -8,13 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::Engine;
-use super::build_log::ClassicStep;
 use super::capture::{CapturedStage, Source, Taken};
-use super::error::EngineError;
-use super::images::{EngineImage, Images};
-use super::saved;
 use super::stages;
+use crate::build::build_log::ClassicStep;
+use crate::engine::Engine;
+use crate::engine::api::images::{EngineImage, Images};
+use crate::engine::api::saved;
+use crate::engine::error::EngineError;
 use crate::layout::archive::{
     About, Archive, ImageNote, Role, StageAbout, StoredImage, write_image,
 };
@@ -148,7 +148,7 @@ pub fn take_named(
 }
 
 /// Whether a user who says `name` means this tag.
-pub(super) fn is_tag_of(tag: &str, name: &str) -> bool {
+pub(crate) fn is_tag_of(tag: &str, name: &str) -> bool {
     let name = name.strip_prefix("docker.io/").unwrap_or(name);
     let name = name.strip_prefix("library/").unwrap_or(name);
     tag == name || tag.strip_suffix(":latest") == Some(name)
@@ -448,7 +448,7 @@ pub fn stages_in_log(steps: &[ClassicStep]) -> Vec<String> {
 
 /// Reads the images of a classic build's log, given as its text.
 pub fn images_in_log(name: &Path, log: &str) -> Result<Vec<ClassicStep>, EngineError> {
-    let mut parsed = super::build_log::ClassicLog::default();
+    let mut parsed = crate::build::build_log::ClassicLog::default();
     log.lines().for_each(|line| parsed.line(line));
     let steps = parsed.steps();
     if steps.is_empty() {

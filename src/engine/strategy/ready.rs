@@ -11,12 +11,12 @@ use std::path::Path;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::Engine;
+use super::Strategy;
 use super::capture::local_cache;
 use super::classic;
 use super::current::{Bases, Current, current};
-use super::error::EngineError;
-use super::strategy::Strategy;
+use crate::engine::Engine;
+use crate::engine::error::EngineError;
 use crate::layout::archive::{Archive, Role, StoredImage};
 use crate::layout::digest::Digest;
 use crate::layout::directory::Layout;
@@ -122,7 +122,7 @@ fn known_layers(images: &[StoredImage], present: &BTreeSet<String>) -> BTreeSet<
 }
 
 /// Loads images, unless the engine has all of them.
-pub(super) fn load(
+pub(crate) fn load(
     engine: &Engine,
     layout: &Layout,
     images: Vec<StoredImage>,

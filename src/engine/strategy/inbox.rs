@@ -30,9 +30,9 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
 
-use super::connection::{CHUNKS_AHEAD, ChannelReader, Connection};
-use super::error::EngineError;
-use super::saved::{self, Failure, SavedImage};
+use crate::engine::api::connection::{CHUNKS_AHEAD, ChannelReader, Connection};
+use crate::engine::api::saved::{self, Failure, SavedImage};
+use crate::engine::error::EngineError;
 use crate::layout::archive::LayerBlob;
 use crate::layout::codec::Compression;
 use crate::layout::digest::Digest;

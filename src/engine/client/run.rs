@@ -10,10 +10,10 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use super::build_log::{BuildkitLog, ClassicLog, ClassicStep, LoggedStep};
-use super::client::Client;
-use super::error::EngineError;
+use super::Client;
 use super::process::Running;
+use crate::build::build_log::{BuildkitLog, ClassicLog, ClassicStep, LoggedStep};
+use crate::engine::error::EngineError;
 
 /// Enough of a log's end to find the cause of a failure in.
 const TAIL_LINES: usize = 200;
@@ -148,13 +148,13 @@ pub fn plain(client: &Client, mut command: Command) -> Result<ExitStatus, Engine
 
 /// Where a builder writes its log.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stream {
+pub(crate) enum Stream {
     Stdout,
     Stderr,
 }
 
 /// How a client's run ended.
-pub(super) enum Ended {
+pub(crate) enum Ended {
     /// By itself, with the log's last lines.
     Itself(ExitStatus, Vec<String>),
     /// We had seen enough.
@@ -175,7 +175,7 @@ impl Ended {
 
 /// Runs a client and hands its log on, line by line, until `line` breaks off, or nothing comes for
 /// as long as `patience`.
-pub(super) fn run(
+pub(crate) fn run(
     client: &Client,
     mut command: Command,
     log: Stream,

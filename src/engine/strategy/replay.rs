@@ -10,12 +10,12 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-use super::Engine;
 use super::capture::{Captured, CapturedStage, Request, Source, Taken};
-use super::error::EngineError;
 use super::inbox::Inbox;
-use super::saved::{self, SavedImage};
 use super::stages::{self, Destination};
+use crate::engine::Engine;
+use crate::engine::api::saved::{self, SavedImage};
+use crate::engine::error::EngineError;
 use crate::layout::archive::{About, Archive, LayerBlob, StoredImage, write_cache};
 use crate::layout::carrier::write_carrier;
 use crate::layout::codec::{Codec, Compression};

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::build_log::{is_from, stage_of};
-use super::client::Client;
-use super::error::EngineError;
-use super::run::{self, Echo, Ended, Input, Stream};
+use crate::build::build_log::{is_from, stage_of};
+use crate::engine::client::Client;
+use crate::engine::client::run::{self, Echo, Ended, Input, Stream};
+use crate::engine::error::EngineError;
 
 /// How long a builder may say nothing before it is given up.
 const PATIENCE: Duration = Duration::from_mins(1);

@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::error::EngineError;
+use crate::engine::error::EngineError;
 use crate::layout::archive::LayerBlob;
 use crate::layout::codec::{self, Compression};
 use crate::layout::digest::{Digest, Hashing};
@@ -50,7 +50,7 @@ struct Contents {
 }
 
 /// Enough of a file to tell a tar from a document.
-pub(super) const TAR_BLOCK: u64 = 512;
+pub(crate) const TAR_BLOCK: u64 = 512;
 
 /// Reads a `docker save` stream. Layers in `known` are not taken again. `advance` is told of bytes as they pass.
 pub fn ingest(
@@ -79,7 +79,7 @@ pub fn ingest(
 }
 
 /// Which side failed.
-pub(super) enum Failure {
+pub(crate) enum Failure {
     Stream(io::Error),
     Engine(EngineError),
 }
@@ -145,7 +145,7 @@ fn read_entries(
 
 /// Whether a file that begins so is a document. A layer may begin with the name of a file, such
 /// as `[id].js`.
-pub(super) fn is_json(head: &[u8]) -> bool {
+pub(crate) fn is_json(head: &[u8]) -> bool {
     let is_tar = head.get(257..262) == Some(b"ustar");
     matches!(head.first(), Some(b'{' | b'[')) && !is_tar
 }
@@ -155,7 +155,7 @@ fn is_small_text(name: &str) -> bool {
 }
 
 /// Compresses a layer into the layout, however it was compressed before.
-pub(super) fn store_layer(
+pub(crate) fn store_layer(
     input: impl Read,
     layout: &Writer,
     compression: Compression,

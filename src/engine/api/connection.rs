@@ -34,8 +34,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::client::Client;
-use super::error::EngineError;
+use crate::engine::client::Client;
+use crate::engine::error::EngineError;
 
 /// An export or a load may take hours; bollard's clock runs until the response begins.
 const TRANSFER_TIMEOUT_SECONDS: u64 = 24 * 3600;
@@ -46,7 +46,7 @@ const USAGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The minor version of the API up to which the build cache is listed record by record unasked.
 const LISTS_BUILD_CACHE: usize = 44;
 /// Chunks that wait between the network and a reader; each has some tens of KiB.
-pub(super) const CHUNKS_AHEAD: usize = 64;
+pub(crate) const CHUNKS_AHEAD: usize = 64;
 
 /// How long the engine may say nothing while it pushes.
 const PUSH_IDLE: Duration = Duration::from_secs(30);
@@ -240,7 +240,7 @@ impl Connection {
     }
 
     /// What requests run on.
-    pub(super) fn runtime(&self) -> &Runtime {
+    pub(crate) fn runtime(&self) -> &Runtime {
         &self.runtime
     }
 
@@ -380,13 +380,13 @@ fn credentials(name: &str) -> Option<DockerCredentials> {
 }
 
 /// Reads what a task of the runtime sends.
-pub(super) struct ChannelReader {
+pub(crate) struct ChannelReader {
     receiver: mpsc::Receiver<io::Result<Bytes>>,
     chunk: Bytes,
 }
 
 impl ChannelReader {
-    pub(super) fn new(receiver: mpsc::Receiver<io::Result<Bytes>>) -> Self {
+    pub(crate) fn new(receiver: mpsc::Receiver<io::Result<Bytes>>) -> Self {
         Self { receiver, chunk: Bytes::new() }
     }
 }

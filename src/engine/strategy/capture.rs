@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Engine;
-use super::arguments::BuildArguments;
+use crate::build::arguments::BuildArguments;
+use crate::engine::Engine;
 use crate::layout::archive::{About, Archive, StageAbout};
 use crate::layout::codec::Compression;
 use crate::layout::oci::Descriptor;

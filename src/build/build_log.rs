@@ -192,7 +192,7 @@ fn is_fetch(line: &str) -> bool {
 
 /// The stage in a label such as `linux/amd64 build 2/4`, `build 2/4` or `2/4`, and the place in it;
 /// `None` for other labels, such as `internal`.
-pub(super) fn stage_of(label: &str) -> Option<(&str, u32)> {
+pub(crate) fn stage_of(label: &str) -> Option<(&str, u32)> {
     let (before, count) = label.rsplit_once(' ').unwrap_or(("", label));
     let (at, of) = count.split_once('/')?;
     of.parse::<u32>().ok()?;
@@ -293,7 +293,7 @@ impl ClassicLog {
     }
 }
 
-pub(super) fn is_from(text: &str) -> bool {
+pub(crate) fn is_from(text: &str) -> bool {
     text.get(..5).is_some_and(|t| t.eq_ignore_ascii_case("FROM "))
 }
 

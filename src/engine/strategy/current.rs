@@ -12,11 +12,11 @@ use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::Engine;
 use super::classic::is_tag_of;
-use super::error::EngineError;
 use super::ready;
 use crate::dockerfile::{Image, Platform};
+use crate::engine::Engine;
+use crate::engine::error::EngineError;
 use crate::layout::archive::{Archive, Role, StoredImage};
 use crate::layout::digest::Digest;
 use crate::layout::directory::Layout;

@@ -6,10 +6,10 @@
 use bollard::models::{ImageConfig, ImageInspect};
 use serde::Deserialize;
 
-use super::client::Client;
 use super::connection::Connection;
-use super::error::EngineError;
 use crate::dockerfile::{BaseConfig, Image, Platform};
+use crate::engine::client::Client;
+use crate::engine::error::EngineError;
 use crate::layout::digest::Digest;
 
 /// An external image that was found.

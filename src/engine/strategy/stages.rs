@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::cached::{Repeated, Repetition};
 use super::capture::{Captured, CapturedStage, Request, Source, Stage, Taken, Word};
-use super::error::EngineError;
+use crate::engine::error::EngineError;
 use crate::layout::archive::{About, Archive, Knowledge, StageAbout, StoredImage};
 use crate::layout::builds::with_parents;
 use crate::layout::digest::Digest;
@@ -20,7 +20,7 @@ use crate::layout::oci::Descriptor;
 use crate::report::Reporter;
 
 /// Where the cache of a stage goes as the stage is built again.
-pub(super) trait Destination {
+pub(crate) trait Destination {
     /// The arguments that say so for the stage with this number.
     fn words(&self, number: usize) -> Vec<OsString>;
     /// What has come of it.
@@ -29,7 +29,7 @@ pub(super) trait Destination {
 
 /// Captures the stages of `request`. One that can't be had is a missing one; only what concerns
 /// all of them is an error.
-pub(super) fn capture(
+pub(crate) fn capture(
     request: &Request<'_>,
     about: About,
     destination: &dyn Destination,
@@ -153,7 +153,7 @@ impl<'a> Files<'a> {
 /// Makes an archive of what was captured. `new` gives the image of a stage that was taken: none
 /// within if it has no layers to carry, none at all if it is not there any more. What can't be taken
 /// stays in the archive as it was in `old`.
-pub(super) fn take(
+pub(crate) fn take(
     layout: &Layout,
     captured: &Captured,
     old: &Archive,
@@ -219,7 +219,7 @@ pub(super) fn take(
 }
 
 /// Removes images whose records turned out to be of no use, and says so.
-pub(super) fn remove_damaged(taken: &mut Taken, damaged: &[(Digest, String)]) {
+pub(crate) fn remove_damaged(taken: &mut Taken, damaged: &[(Digest, String)]) {
     for (image, reason) in damaged {
         taken.archive.images.retain(|stored| stored.descriptor.digest != *image);
         let stages = taken.archive.about.iter_mut().flat_map(|about| &mut about.stages);
@@ -234,7 +234,7 @@ pub(super) fn remove_damaged(taken: &mut Taken, damaged: &[(Digest, String)]) {
 
 /// Keeps what the archive has of the same build besides, since not all of it could be replaced. What
 /// came from a build that failed is not kept twice.
-pub(super) fn keep_rest(captured: &[CapturedStage], old: &Archive, taken: &mut Taken) {
+pub(crate) fn keep_rest(captured: &[CapturedStage], old: &Archive, taken: &mut Taken) {
     let Some(build) = captured.first().map(|stage| &stage.about.build) else { return };
     let old_stages = old.about.iter().flat_map(|about| &about.stages);
     let good = old_stages.filter(|stage| stage.build == *build && !stage.of_failed);
