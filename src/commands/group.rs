@@ -8,14 +8,15 @@ use super::build::{self, Words};
 use super::builds::Named;
 use super::{connect_to_choose, environment};
 use crate::build::arguments::BuildArguments;
+use crate::build::bake::Planner;
 use crate::build::build_log::{LoggedStep, Outcome};
 use crate::builder::Builder;
 use crate::cli::BuildArgs;
 use crate::engine::Engine;
-use crate::engine::bake::{self, Planner};
 use crate::engine::client::Client;
 use crate::engine::client::process;
 use crate::engine::client::run::{self, Echo, Input};
+use crate::engine::client::targets::targets;
 use crate::engine::error::EngineError;
 use crate::engine::strategy::{self, Choice};
 use crate::exit::{Exit, Failure};
@@ -146,7 +147,7 @@ impl Group {
             Planner::Compose => BuildArguments::default(),
         };
         let choice = strategy::choose(&engine, &arguments.of_buildx(), &environment, None)?;
-        let named = Named::of(bake::targets(client, planner, words)?, reporter)?;
+        let named = Named::of(targets(client, planner, words)?, reporter)?;
         let builder = Builder::of(&engine, choice.strategy);
         let read = |arguments| Project::read(arguments, &builder, Detail::Files).ok();
         let all: Option<Vec<Project>> = named.builds.iter().map(read).collect();

@@ -7,6 +7,7 @@
 pub mod process;
 pub mod run;
 pub mod settings;
+pub(crate) mod targets;
 pub mod version;
 
 use std::ffi::OsStr;

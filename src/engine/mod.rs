@@ -4,7 +4,6 @@
 //! and [`strategy`] the ways to carry a build cache with both.
 
 pub mod api;
-pub mod bake;
 pub mod client;
 pub mod error;
 pub mod strategy;

@@ -10,9 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::client::Client;
-use super::error::EngineError;
-use crate::build::arguments::BuildArguments;
+use super::arguments::BuildArguments;
 
 #[derive(Deserialize)]
 struct Plan {
@@ -62,46 +60,20 @@ pub enum Planner {
     Compose,
 }
 
-/// Asks the client what a command with these words builds. `words` are those after `bake`, or after
-/// `compose`, with `build` among them.
-pub fn targets(
-    client: &Client,
-    planner: Planner,
-    words: &[OsString],
-) -> Result<Vec<PlannedTarget>, EngineError> {
-    let (command, base) = match planner {
-        Planner::Bake => (&["buildx", "bake"][..], directory_of_yaml(words)),
-        Planner::Compose => (&["compose"][..], None),
-    };
-    let output = client
-        .command(command)
-        .args(words)
-        .arg("--print")
-        .output()
-        .map_err(|e| client.no_client(e))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let reason = said.lines().rev().find(|line| !line.trim().is_empty());
-        let reason = reason.unwrap_or("it gave no reason").to_owned();
-        let command = command.join(" ");
-        return Err(EngineError::Usage(format!(
-            "`docker {command}` has nothing to build: {reason}"
-        )));
-    }
-    plan(&output.stdout, base.as_deref())
-}
-
 /// Where a compose file lies that bake is given: compose has its paths relative to that.
-fn directory_of_yaml(words: &[OsString]) -> Option<PathBuf> {
+pub(crate) fn directory_of_yaml(words: &[OsString]) -> Option<PathBuf> {
     let arguments = BuildArguments::parse(words.iter().cloned());
     let file = PathBuf::from(arguments.values("file").next()?);
     let is_yaml = file.extension().is_some_and(|kind| kind == "yml" || kind == "yaml");
     is_yaml.then(|| file.parent().map(Path::to_owned)).flatten()
 }
 
-fn plan(json: &[u8], base: Option<&Path>) -> Result<Vec<PlannedTarget>, EngineError> {
-    let plan: Plan = serde_json::from_slice(json)
-        .map_err(|e| EngineError::failed("read what would be built", e.to_string()))?;
+/// Reads what `--print` gives; paths may be relative to `base`.
+pub(crate) fn plan(
+    json: &[u8],
+    base: Option<&Path>,
+) -> Result<Vec<PlannedTarget>, serde_json::Error> {
+    let plan: Plan = serde_json::from_slice(json)?;
     let planned = |(name, mut target): (String, Target)| {
         target.resolve(base);
         PlannedTarget { build: target.arguments(&name), dockerfile: target.dockerfile_inline, name }
