@@ -9,7 +9,6 @@ use std::process::ExitStatus;
 use super::{connect_to_choose, environment};
 use crate::build::arguments::{BuildArguments, ContextSource};
 use crate::build::build_log::Outcome;
-use crate::builder::Builder;
 use crate::cli::BuildArgs;
 use crate::context::BuildContext;
 use crate::dockerfile::Image;
@@ -20,13 +19,14 @@ use crate::engine::client::run::{self, Echo, Finished, Input};
 use crate::engine::error::EngineError;
 use crate::engine::strategy::{self, Choice, Strategy};
 use crate::exit::{Exit, Failure};
-use crate::explain::{Explanation, explain};
 use crate::job::capture::{self, Built};
 use crate::job::journal::{Draft, Journal, State};
 use crate::job::offer::{self, Offer};
 use crate::job::{store, variable};
 use crate::layout::directory::Layout;
-use crate::project::{Detail, Project};
+use crate::predict::builder::Builder;
+use crate::predict::explain::{Explanation, explain};
+use crate::predict::project::{Detail, Project};
 use crate::report::{Reporter, output};
 
 /// The words of a build, and whether they are those of `docker buildx build`.

@@ -10,7 +10,6 @@ use super::{connect_to_choose, environment};
 use crate::build::arguments::BuildArguments;
 use crate::build::bake::Planner;
 use crate::build::build_log::{LoggedStep, Outcome};
-use crate::builder::Builder;
 use crate::cli::BuildArgs;
 use crate::engine::Engine;
 use crate::engine::client::Client;
@@ -26,7 +25,8 @@ use crate::job::offer::{self, Offer};
 use crate::job::prime::{Coming, prime};
 use crate::job::{store, variable};
 use crate::layout::directory::Layout;
-use crate::project::{Detail, Project};
+use crate::predict::builder::Builder;
+use crate::predict::project::{Detail, Project};
 use crate::report::Reporter;
 
 /// Flags of `docker compose` before its command that take a value in the next word.

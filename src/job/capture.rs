@@ -20,13 +20,13 @@ use crate::engine::strategy::capture::{Captured, CapturedStage, Request, Source,
 use crate::engine::strategy::disclosure::disclosures;
 use crate::engine::strategy::repeat::repeat;
 use crate::engine::strategy::{classic, native, replay};
-use crate::explain::notes;
-use crate::key::StageDigest;
 use crate::layout::archive::{About, Archive, FORMAT, StageAbout};
 use crate::layout::codec::Compression;
 use crate::layout::digest::Digest;
 use crate::layout::directory::Layout;
-use crate::project::Project;
+use crate::predict::StageDigest;
+use crate::predict::explain::notes;
+use crate::predict::project::Project;
 use crate::report::{Reporter, timestamp};
 
 /// A build that has run.

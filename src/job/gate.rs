@@ -8,9 +8,9 @@
 use std::path::Path;
 
 use super::journal::State;
+use super::project_name::project_name;
 use crate::engine::Engine;
 use crate::layout::oci::Index;
-use crate::project_name::project_name;
 use crate::trust::{Scope, Trust};
 
 /// The keys of this job, and whose caches they are for.

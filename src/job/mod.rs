@@ -12,6 +12,7 @@ pub(crate) mod gate;
 pub(crate) mod journal;
 pub(crate) mod offer;
 pub(crate) mod prime;
+pub(crate) mod project_name;
 pub(crate) mod store;
 pub(crate) mod take;
 

@@ -14,8 +14,8 @@ use crate::build::arguments::BuildArguments;
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
 use crate::engine::strategy::cached::Repetition;
-use crate::key::StageDigest;
-use crate::project::Project;
+use crate::predict::StageDigest;
+use crate::predict::project::Project;
 use crate::report::Reporter;
 
 /// A build to come, and its project.

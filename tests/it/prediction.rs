@@ -47,11 +47,11 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use builder::{Built, Place};
 use dockercache::build::arguments::BuildArguments;
-use dockercache::builder::Builder;
 use dockercache::dockerfile::Platform;
 use dockercache::engine::client::version::Version;
 use dockercache::engine::strategy::Strategy;
-use dockercache::project::{Detail, Project};
+use dockercache::predict::builder::Builder;
+use dockercache::predict::project::{Detail, Project};
 use generate::{BASES, Dialect, Generator};
 use scenario::Scenario;
 

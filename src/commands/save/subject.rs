@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use crate::build::arguments::BuildArguments;
 use crate::build::build_log::ClassicStep;
-use crate::builder::Builder;
 use crate::cli::SaveArgs;
 use crate::commands::{builds, environment};
 use crate::engine::Engine;
@@ -22,7 +21,8 @@ use crate::job::take::Taking;
 use crate::job::variable;
 use crate::layout::archive::Archive;
 use crate::layout::directory::Layout;
-use crate::project::{Detail, Project};
+use crate::predict::builder::Builder;
+use crate::predict::project::{Detail, Project};
 use crate::report::Reporter;
 
 /// What is saved.

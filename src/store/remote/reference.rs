@@ -4,8 +4,8 @@
 //! the cache of the nearest build: the same one, one with the same first stages, or the last one
 //! of the project. The names are good as tags of a registry and as names of objects.
 
-use crate::key::{Keys, key_field};
 use crate::layout::digest::Digest;
+use crate::predict::{Keys, key_field};
 
 /// Levels between the exact one and the project's: more cost requests and find little nearer.
 const BETWEEN: usize = 2;
@@ -52,7 +52,7 @@ pub fn project_of(name: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::KeyScope;
+    use crate::predict::KeyScope;
 
     #[test]
     fn names_are_good_as_tags_and_say_whose_they_are() {

@@ -165,7 +165,7 @@ pub fn key_field(field: &str) -> String {
 mod tests {
     use super::*;
     use crate::dockerfile::LineRange;
-    use crate::key::StepDigest;
+    use crate::predict::StepDigest;
     use proptest::prelude::*;
 
     fn stages(count: usize) -> Vec<StageDigest> {

@@ -6,12 +6,11 @@
 mod cause;
 mod compare;
 mod files;
-mod needed;
 mod notes;
 #[cfg(test)]
 mod tests;
 
 pub use cause::{Cause, Change};
+pub(super) use compare::shares_step;
 pub use compare::{ExplainedStage, ExplainedStep, Explanation, explain};
-pub use needed::needed_layers;
 pub use notes::notes;

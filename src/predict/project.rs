@@ -5,15 +5,15 @@ mod settings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use super::builder::{Builder, FoundBase};
+use super::{ContextQuery, StageDigest, Unanswered, digest_build};
 use crate::build::arguments::{BuildArguments, ContextSource, NamedSource};
-use crate::builder::{Builder, FoundBase};
 use crate::context::{self, BuildContext, ContextEntry, ContextError, ListForm};
 use crate::dockerfile::{
     Base, BuildGraph, BuildOptions, Dockerfile, DockerfileError, Image, NamedContext, PlannedStage,
     Platform, context_name,
 };
 use crate::engine::strategy::Strategy;
-use crate::key::{ContextQuery, StageDigest, Unanswered, digest_build};
 use crate::layout::archive::BaseAbout;
 use crate::layout::digest::Digest;
 

@@ -6,14 +6,15 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::{Cause, Change, Explanation, explain, needed_layers, notes};
+use super::{Cause, Change, Explanation, explain, notes};
 use crate::build::arguments::BuildArguments;
-use crate::builder::Builder;
 use crate::engine::strategy::Strategy;
 use crate::layout::archive::{About, Archive, ImageNote, Role, StoredImage};
 use crate::layout::codec::Codec;
 use crate::layout::oci::{CONFIG, Descriptor, MANIFEST, Manifest};
-use crate::project::{Detail, Project};
+use crate::predict::builder::Builder;
+use crate::predict::needed_layers;
+use crate::predict::project::{Detail, Project};
 
 const DOCKERFILE: &str = "\
 FROM base:1 AS build

@@ -1,5 +1,6 @@
 //! The builder that a project is read for: its rules, and what it knows of external images.
 
+use super::Rules;
 use crate::context::ListForm;
 use crate::dockerfile::Image;
 use crate::engine::Engine;
@@ -9,7 +10,6 @@ use crate::engine::api::facts::ImageStore;
 use crate::engine::client::Client;
 use crate::engine::client::version::Version;
 use crate::engine::strategy::Strategy;
-use crate::key::Rules;
 
 /// The builder that a project is read for.
 #[derive(Clone, Debug)]

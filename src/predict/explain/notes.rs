@@ -2,9 +2,9 @@
 
 use super::files;
 use crate::context::ContextEntry;
-use crate::key::StepDigest;
 use crate::layout::archive::{FileList, StageAbout, StepAbout};
-use crate::project::Project;
+use crate::predict::StepDigest;
+use crate::predict::project::Project;
 
 /// How much of an instruction's text is kept.
 const TEXT: usize = 100;

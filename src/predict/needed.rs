@@ -6,10 +6,10 @@
 
 use std::collections::BTreeSet;
 
-use super::compare::shares_step;
+use super::explain::shares_step;
+use super::project::Project;
 use crate::layout::archive::{About, Archive};
 use crate::layout::digest::Digest;
-use crate::project::Project;
 
 /// The layers that a build of `project` will read; `None` if all must be taken to be needed, since
 /// the archive does not say which stage they are of.

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::cause::{Cause, Change};
 use super::{files, notes};
-use crate::key::{StageDigest, StepDigest};
 use crate::layout::archive::{About, BaseAbout, StageAbout, StepAbout};
-use crate::project::Project;
+use crate::predict::project::Project;
+use crate::predict::{StageDigest, StepDigest};
 
 /// What will become of each step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -121,7 +121,7 @@ fn counterpart<'a>(
 }
 
 /// Whether a step of the stage is one that the archive tells of.
-pub(super) fn shares_step(about: &StageAbout, stage: &StageDigest) -> bool {
+pub(crate) fn shares_step(about: &StageAbout, stage: &StageDigest) -> bool {
     let mut steps = about.steps.iter().map(|step| step.digest.as_str());
     steps.any(|digest| stage.steps.iter().any(|s| s.is_layer && s.digest == digest))
 }
