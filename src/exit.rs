@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::engine::error::EngineError;
 use crate::job::journal::JournalError;
-use crate::layout::directory::LayoutError;
+use crate::oci::directory::LayoutError;
 use crate::store::remote::error::StoreError;
 use crate::store::remote::transfer::PushError;
 

@@ -2,10 +2,11 @@
 //!
 //! Data flows one way: [`dockerfile`] reads a Dockerfile, [`context`] digests what it sees,
 //! [`predict`] brings both together for one build and foretells what the builder will do,
-//! [`engine`] asks a Docker engine, [`layout`] writes an OCI image layout, and [`store`] keeps it,
-//! signed with what is in [`trust`].
+//! [`engine`] asks a Docker engine, [`archive`] keeps its cache in a layout of [`oci`], and [`store`]
+//! carries that elsewhere.
 //! [`commands`] wire it all to the command line in [`cli`].
 
+pub mod archive;
 pub mod build;
 pub mod cli;
 pub mod commands;
@@ -14,8 +15,7 @@ pub mod dockerfile;
 pub mod engine;
 pub mod exit;
 mod job;
-pub mod layout;
+pub mod oci;
 pub mod predict;
 pub mod report;
 pub mod store;
-pub mod trust;

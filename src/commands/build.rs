@@ -23,7 +23,7 @@ use crate::job::capture::{self, Built};
 use crate::job::journal::{Draft, Journal, State};
 use crate::job::offer::{self, Offer};
 use crate::job::{store, variable};
-use crate::layout::directory::Layout;
+use crate::oci::directory::Layout;
 use crate::predict::builder::Builder;
 use crate::predict::explain::{Explanation, explain};
 use crate::predict::project::{Detail, Project};

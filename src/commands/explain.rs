@@ -3,12 +3,12 @@
 use serde::Serialize;
 
 use super::{builds, connect_to_choose, environment};
+use crate::archive::Archive;
 use crate::cli::{ExplainArgs, Format};
 use crate::engine::client::Client;
 use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
-use crate::layout::archive::Archive;
-use crate::layout::directory::Layout;
+use crate::oci::directory::Layout;
 use crate::predict::builder::Builder;
 use crate::predict::explain::{Cause, Explanation, explain};
 use crate::predict::project::{Detail, Project};

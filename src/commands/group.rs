@@ -24,7 +24,7 @@ use crate::job::journal::Journal;
 use crate::job::offer::{self, Offer};
 use crate::job::prime::{Coming, prime};
 use crate::job::{store, variable};
-use crate::layout::directory::Layout;
+use crate::oci::directory::Layout;
 use crate::predict::builder::Builder;
 use crate::predict::project::{Detail, Project};
 use crate::report::Reporter;

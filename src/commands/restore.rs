@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{builds, connect_to_choose, environment};
+use crate::archive::file;
 use crate::build::arguments::BuildArguments;
 use crate::cli::{Format, RestoreArgs};
 use crate::engine::client::Client;
@@ -13,13 +14,12 @@ use crate::job::journal::Journal;
 use crate::job::offer::{self, Offer};
 use crate::job::prime::{Coming, prime};
 use crate::job::{locked, store};
-use crate::layout::directory::Layout;
+use crate::oci::directory::Layout;
 use crate::predict::builder::Builder;
 use crate::predict::explain::explain;
 use crate::predict::project::{Detail, Project};
 use crate::report::Reporter;
 use crate::report::output;
-use crate::store::file;
 
 /// The JSON form of the result.
 #[derive(Serialize)]

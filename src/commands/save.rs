@@ -5,6 +5,8 @@ mod subject;
 
 use std::path::{Path, PathBuf};
 
+use crate::archive::file;
+use crate::archive::{self, Archive};
 use crate::cli::SaveArgs;
 use crate::engine::Engine;
 use crate::engine::client::Client;
@@ -17,14 +19,12 @@ use crate::job::offer::{self, Offer};
 use crate::job::store::{self, Store};
 use crate::job::take::{self, Taking};
 use crate::job::{capture, commit, locked, variable};
-use crate::layout::archive::{self, Archive};
-use crate::layout::codec::{Codec, Compression};
-use crate::layout::directory::{Layout, LayoutError};
-use crate::layout::live;
-use crate::layout::oci::Index;
-use crate::layout::writer::Writer;
+use crate::oci::codec::{Codec, Compression};
+use crate::oci::directory::{Layout, LayoutError};
+use crate::oci::documents::Index;
+use crate::oci::live;
+use crate::oci::writer::Writer;
 use crate::report::{Reporter, bytes};
-use crate::store::file;
 use outcome::Saved;
 use subject::{Recipe, Subject};
 

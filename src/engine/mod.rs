@@ -15,7 +15,7 @@ use api::facts::Facts;
 use client::Client;
 use error::EngineError;
 
-use crate::layout::codec::{Codec, Compression};
+use crate::oci::codec::{Codec, Compression};
 
 /// A Docker engine that answers.
 pub struct Engine {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::journal::{Draft, Journal, NotedBuild};
+use crate::archive::{About, Archive, FORMAT, StageAbout};
 use crate::build::arguments::BuildArguments;
 use crate::build::build_log::{ClassicStep, LoggedStep, Outcome};
 use crate::engine::Engine;
@@ -20,10 +21,9 @@ use crate::engine::strategy::capture::{Captured, CapturedStage, Request, Source,
 use crate::engine::strategy::disclosure::disclosures;
 use crate::engine::strategy::repeat::repeat;
 use crate::engine::strategy::{classic, native, replay};
-use crate::layout::archive::{About, Archive, FORMAT, StageAbout};
-use crate::layout::codec::Compression;
-use crate::layout::digest::Digest;
-use crate::layout::directory::Layout;
+use crate::oci::codec::Compression;
+use crate::oci::digest::Digest;
+use crate::oci::directory::Layout;
 use crate::predict::StageDigest;
 use crate::predict::explain::notes;
 use crate::predict::project::Project;

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::build::build_log::ClassicStep;
 use crate::engine::strategy::Strategy;
 use crate::engine::strategy::capture::Captured;
-use crate::layout::digest::Digest;
-use crate::layout::verify::Seen;
+use crate::oci::digest::Digest;
+use crate::oci::verify::Seen;
 
 /// How long a store that did not answer is skipped.
 const AWAY: Duration = Duration::from_mins(5);

@@ -9,16 +9,17 @@ use super::gate::Gate;
 use super::journal::{RemoteCopy, State};
 use super::project_name::project_name;
 use super::variable;
+use crate::archive::trust::Trust;
+use crate::archive::{self, About, Archive, FORMAT, StageAbout};
 use crate::cli;
 use crate::engine::Engine;
 use crate::engine::strategy::Strategy;
 use crate::exit::Failure;
-use crate::layout::archive::{self, About, Archive, FORMAT, StageAbout};
-use crate::layout::directory::Layout;
-use crate::layout::live;
-use crate::layout::oci::Descriptor;
-use crate::layout::verify::BadBlob;
-use crate::layout::writer::Writer;
+use crate::oci::directory::Layout;
+use crate::oci::documents::Descriptor;
+use crate::oci::live;
+use crate::oci::verify::BadBlob;
+use crate::oci::writer::Writer;
 use crate::predict::needed_layers;
 use crate::predict::project::Project;
 use crate::predict::{KeyScope, Keys};
@@ -28,7 +29,6 @@ use crate::store::remote::error::StoreError;
 use crate::store::remote::reference::{RefName, ref_names};
 use crate::store::remote::transfer::{PushError, Remote, There, is_layer};
 use crate::store::remote::url::StoreUrl;
-use crate::trust::Trust;
 
 /// A cache that is older is saved again although nothing changed, so that it does not grow too
 /// old for a store that is cleaned by age.

@@ -2,17 +2,17 @@
 
 use super::journal::NotedBuild;
 use super::offer::Offer;
+use crate::archive::builds;
+use crate::archive::carrier;
+use crate::archive::{About, Archive, FORMAT, StageAbout};
 use crate::build::build_log::ClassicStep;
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
 use crate::engine::strategy::Strategy;
 use crate::engine::strategy::capture::{Captured, CapturedStage, Source, Taken};
 use crate::engine::strategy::{classic, native, replay};
-use crate::layout::archive::{About, Archive, FORMAT, StageAbout};
-use crate::layout::builds;
-use crate::layout::carrier;
-use crate::layout::codec::Compression;
-use crate::layout::writer::Writer;
+use crate::oci::codec::Compression;
+use crate::oci::writer::Writer;
 use crate::report::{Reporter, timestamp};
 
 /// From where, to where, and what was there before.

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use super::explain::shares_step;
 use super::project::Project;
-use crate::layout::archive::{About, Archive};
-use crate::layout::digest::Digest;
+use crate::archive::{About, Archive};
+use crate::oci::digest::Digest;
 
 /// The layers that a build of `project` will read; `None` if all must be taken to be needed, since
 /// the archive does not say which stage they are of.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::builder::{Builder, FoundBase};
 use super::{ContextQuery, StageDigest, Unanswered, digest_build};
+use crate::archive::BaseAbout;
 use crate::build::arguments::{BuildArguments, ContextSource, NamedSource};
 use crate::context::{self, BuildContext, ContextEntry, ContextError, ListForm};
 use crate::dockerfile::{
@@ -14,8 +15,7 @@ use crate::dockerfile::{
     Platform, context_name,
 };
 use crate::engine::strategy::Strategy;
-use crate::layout::archive::BaseAbout;
-use crate::layout::digest::Digest;
+use crate::oci::digest::Digest;
 
 /// The time that a build gives to what it makes: a build argument, or a variable of the environment.
 const TIME: &str = "SOURCE_DATE_EPOCH";

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::cli::Format;
 use crate::engine::strategy::Strategy;
 use crate::engine::strategy::capture::Taken;
-use crate::layout::digest::Digest;
+use crate::oci::digest::Digest;
 use crate::report::{bytes, count, output};
 
 /// The JSON form of the result.

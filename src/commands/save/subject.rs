@@ -3,6 +3,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use crate::archive::Archive;
 use crate::build::arguments::BuildArguments;
 use crate::build::build_log::ClassicStep;
 use crate::cli::SaveArgs;
@@ -19,8 +20,7 @@ use crate::job::journal::{Journal, NotedBuild, State};
 use crate::job::offer;
 use crate::job::take::Taking;
 use crate::job::variable;
-use crate::layout::archive::Archive;
-use crate::layout::directory::Layout;
+use crate::oci::directory::Layout;
 use crate::predict::builder::Builder;
 use crate::predict::project::{Detail, Project};
 use crate::report::Reporter;

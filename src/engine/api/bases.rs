@@ -10,7 +10,7 @@ use super::connection::Connection;
 use crate::dockerfile::{BaseConfig, Image, Platform};
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
-use crate::layout::digest::Digest;
+use crate::oci::digest::Digest;
 
 /// An external image that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]

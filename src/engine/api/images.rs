@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::connection::Connection;
 use crate::engine::error::EngineError;
-use crate::layout::digest::{Digest, DigestError};
+use crate::oci::digest::{Digest, DigestError};
 
 /// An image of the engine.
 #[derive(Clone, Debug)]

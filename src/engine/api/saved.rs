@@ -11,13 +11,13 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::archive::LayerBlob;
 use crate::engine::error::EngineError;
-use crate::layout::archive::LayerBlob;
-use crate::layout::codec::{self, Compression};
-use crate::layout::digest::{Digest, Hashing};
-use crate::layout::directory::{DOCUMENT_LIMIT, LayoutError};
-use crate::layout::oci::ImageConfig;
-use crate::layout::writer::Writer;
+use crate::oci::codec::{self, Compression};
+use crate::oci::digest::{Digest, Hashing};
+use crate::oci::directory::{DOCUMENT_LIMIT, LayoutError};
+use crate::oci::documents::ImageConfig;
+use crate::oci::writer::Writer;
 
 /// An image that has been read; its layers are blobs of the layout.
 #[derive(Debug)]
@@ -300,8 +300,8 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::layout::codec::Codec;
-    use crate::layout::directory::Layout;
+    use crate::oci::codec::Codec;
+    use crate::oci::directory::Layout;
 
     const CONFIG: &str = "config.json";
 

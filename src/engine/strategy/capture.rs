@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::archive::{About, Archive, StageAbout};
 use crate::build::arguments::BuildArguments;
 use crate::engine::Engine;
-use crate::layout::archive::{About, Archive, StageAbout};
-use crate::layout::codec::Compression;
-use crate::layout::oci::Descriptor;
+use crate::oci::codec::Compression;
+use crate::oci::documents::Descriptor;
 
 /// A stage whose cache is wanted.
 #[derive(Clone, Debug)]

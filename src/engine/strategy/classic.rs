@@ -10,19 +10,17 @@ use std::path::Path;
 
 use super::capture::{CapturedStage, Source, Taken};
 use super::stages;
+use crate::archive::builds::with_parents;
+use crate::archive::{About, Archive, ImageNote, Role, StageAbout, StoredImage, write_image};
 use crate::build::build_log::ClassicStep;
 use crate::engine::Engine;
 use crate::engine::api::images::{EngineImage, Images};
 use crate::engine::api::saved;
 use crate::engine::error::EngineError;
-use crate::layout::archive::{
-    About, Archive, ImageNote, Role, StageAbout, StoredImage, write_image,
-};
-use crate::layout::builds::with_parents;
-use crate::layout::codec::Compression;
-use crate::layout::digest::Digest;
-use crate::layout::oci::REF_NAME;
-use crate::layout::writer::Writer;
+use crate::oci::codec::Compression;
+use crate::oci::digest::Digest;
+use crate::oci::documents::REF_NAME;
+use crate::oci::writer::Writer;
 use crate::report::Reporter;
 
 /// An image of the engine that belongs to the cache.

@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use super::classic::is_tag_of;
 use super::ready;
+use crate::archive::tarball::Tags;
+use crate::archive::{Archive, Role, StoredImage};
 use crate::dockerfile::{Image, Platform};
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
-use crate::layout::archive::{Archive, Role, StoredImage};
-use crate::layout::digest::Digest;
-use crate::layout::directory::Layout;
-use crate::layout::tarball::Tags;
+use crate::oci::digest::Digest;
+use crate::oci::directory::Layout;
 use crate::report::Reporter;
 
 /// How long a registry may take to say what is behind a name.
@@ -159,7 +159,8 @@ fn in_archive(engine: &Engine, archive: &Archive) -> Result<(Now, Vec<String>), 
         match check(engine, base)? {
             Ok(()) => {
                 let layers = base.manifest.layers.iter();
-                let layers = layers.filter_map(|l| l.annotation(crate::layout::oci::UNCOMPRESSED));
+                let layers =
+                    layers.filter_map(|l| l.annotation(crate::oci::documents::UNCOMPRESSED));
                 now.insert(of(base).clone(), layers.map(str::to_owned).collect());
             }
             Err(reason) => reasons.push(reason),
@@ -320,7 +321,7 @@ fn pull(engine: &Engine, image: &Image) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::archive::{ImageNote, LayerBlob, write_image};
+    use crate::archive::{ImageNote, LayerBlob, write_image};
 
     /// An image with this note; `seed` tells its layers.
     fn image(archive: &mut Archive, note: ImageNote, seeds: &[&str]) -> Digest {

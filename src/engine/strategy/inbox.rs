@@ -30,15 +30,15 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
 
+use crate::archive::LayerBlob;
 use crate::engine::api::connection::{CHUNKS_AHEAD, ChannelReader, Connection};
 use crate::engine::api::saved::{self, Failure, SavedImage};
 use crate::engine::error::EngineError;
-use crate::layout::archive::LayerBlob;
-use crate::layout::codec::Compression;
-use crate::layout::digest::Digest;
-use crate::layout::directory::DOCUMENT_LIMIT;
-use crate::layout::oci::ImageConfig;
-use crate::layout::writer::Writer;
+use crate::oci::codec::Compression;
+use crate::oci::digest::Digest;
+use crate::oci::directory::DOCUMENT_LIMIT;
+use crate::oci::documents::ImageConfig;
+use crate::oci::writer::Writer;
 
 /// An inbox that engines can push to, until it is dropped.
 pub struct Inbox {

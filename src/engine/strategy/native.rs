@@ -13,14 +13,12 @@ use std::path::{Path, PathBuf};
 
 use super::capture::{Captured, Request, Source, Taken, local_cache};
 use super::stages::{self, Destination};
+use crate::archive::{About, Archive, StoredImage, read_cache, write_cache, write_stage_cache};
 use crate::engine::error::EngineError;
-use crate::layout::archive::{
-    About, Archive, StoredImage, read_cache, write_cache, write_stage_cache,
-};
-use crate::layout::codec::Compression;
-use crate::layout::directory::{Layout, LayoutError};
-use crate::layout::oci::Descriptor;
-use crate::layout::writer::Writer;
+use crate::oci::codec::Compression;
+use crate::oci::directory::{Layout, LayoutError};
+use crate::oci::documents::Descriptor;
+use crate::oci::writer::Writer;
 use crate::report::Reporter;
 
 /// Lets the builder export each stage that the archive in `layout` does not have.

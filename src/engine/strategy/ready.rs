@@ -15,13 +15,13 @@ use super::Strategy;
 use super::capture::local_cache;
 use super::classic;
 use super::current::{Bases, Current, current};
+use crate::archive::tarball::{self, Packing, Tags, stage_tag};
+use crate::archive::{Archive, Role, StoredImage};
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
-use crate::layout::archive::{Archive, Role, StoredImage};
-use crate::layout::digest::Digest;
-use crate::layout::directory::Layout;
-use crate::layout::oci::{Index, REF_NAME, UNCOMPRESSED};
-use crate::layout::tarball::{self, Packing, Tags, stage_tag};
+use crate::oci::digest::Digest;
+use crate::oci::directory::Layout;
+use crate::oci::documents::{Index, REF_NAME, UNCOMPRESSED};
 use crate::report::Reporter;
 
 /// What `--cache-from` must name; `dir` is the archive's directory.
@@ -148,7 +148,7 @@ pub(crate) fn load(
         let loaded = engine.connection.load(chunks);
         match writer.join() {
             // A bad layer ends the tar early, and the engine can only say that it ended.
-            Ok(Err(error @ crate::layout::directory::LayoutError::Damaged { .. })) => {
+            Ok(Err(error @ crate::oci::directory::LayoutError::Damaged { .. })) => {
                 Err(error.into())
             }
             Ok(Err(error)) if loaded.is_ok() => Err(error.into()),
@@ -178,7 +178,7 @@ impl Write for ChannelWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::archive::{ImageNote, LayerBlob, write_image};
+    use crate::archive::{ImageNote, LayerBlob, write_image};
 
     fn image(layers: &[&str]) -> StoredImage {
         let layer = |name: &&str| LayerBlob {

@@ -13,14 +13,14 @@ use std::ffi::OsString;
 use super::capture::{Captured, CapturedStage, Request, Source, Taken};
 use super::inbox::Inbox;
 use super::stages::{self, Destination};
+use crate::archive::carrier::write_carrier;
+use crate::archive::{About, Archive, LayerBlob, StoredImage, write_cache};
 use crate::engine::Engine;
 use crate::engine::api::saved::{self, SavedImage};
 use crate::engine::error::EngineError;
-use crate::layout::archive::{About, Archive, LayerBlob, StoredImage, write_cache};
-use crate::layout::carrier::write_carrier;
-use crate::layout::codec::{Codec, Compression};
-use crate::layout::digest::Digest;
-use crate::layout::writer::Writer;
+use crate::oci::codec::{Codec, Compression};
+use crate::oci::digest::Digest;
+use crate::oci::writer::Writer;
 use crate::report::Reporter;
 
 /// How much a push may bring besides twice what is thought to be new (a layer is longer than its

@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 
 use super::cached::{Repeated, Repetition};
 use super::capture::{Captured, CapturedStage, Request, Source, Stage, Taken, Word};
+use crate::archive::builds::with_parents;
+use crate::archive::{About, Archive, Knowledge, StageAbout, StoredImage};
 use crate::engine::error::EngineError;
-use crate::layout::archive::{About, Archive, Knowledge, StageAbout, StoredImage};
-use crate::layout::builds::with_parents;
-use crate::layout::digest::Digest;
-use crate::layout::directory::Layout;
-use crate::layout::oci::Descriptor;
+use crate::oci::digest::Digest;
+use crate::oci::directory::Layout;
+use crate::oci::documents::Descriptor;
 use crate::report::Reporter;
 
 /// Where the cache of a stage goes as the stage is built again.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::cause::{Cause, Change};
 use super::{files, notes};
-use crate::layout::archive::{About, BaseAbout, StageAbout, StepAbout};
+use crate::archive::{About, BaseAbout, StageAbout, StepAbout};
 use crate::predict::project::Project;
 use crate::predict::{StageDigest, StepDigest};
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use sha2::{Digest as _, Sha256};
 
 use super::cause::{Cause, Change};
+use crate::archive::FileList;
 use crate::context::{ContextEntry, EntryKind};
-use crate::layout::archive::FileList;
 
 /// The most files that are listed for one step. An archive must stay small.
 const MOST_FILES: usize = 200;

@@ -1,8 +1,8 @@
 //! What an archive notes of a project, so that a later one can be compared with it.
 
 use super::files;
+use crate::archive::{FileList, StageAbout, StepAbout};
 use crate::context::ContextEntry;
-use crate::layout::archive::{FileList, StageAbout, StepAbout};
 use crate::predict::StepDigest;
 use crate::predict::project::Project;
 

@@ -7,11 +7,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::{Cause, Change, Explanation, explain, notes};
+use crate::archive::{About, Archive, ImageNote, Role, StoredImage};
 use crate::build::arguments::BuildArguments;
 use crate::engine::strategy::Strategy;
-use crate::layout::archive::{About, Archive, ImageNote, Role, StoredImage};
-use crate::layout::codec::Codec;
-use crate::layout::oci::{CONFIG, Descriptor, MANIFEST, Manifest};
+use crate::oci::codec::Codec;
+use crate::oci::documents::{CONFIG, Descriptor, MANIFEST, Manifest};
 use crate::predict::builder::Builder;
 use crate::predict::needed_layers;
 use crate::predict::project::{Detail, Project};

@@ -16,9 +16,9 @@ use super::error::StoreError;
 use super::reference::project_of;
 use super::transfer::{AT_ONCE, Remote, between, in_parallel};
 use super::{Note, Shelf, Shelved};
-use crate::layout::archive::About;
-use crate::layout::digest::Digest;
-use crate::layout::oci::{self, Descriptor, Index};
+use crate::archive::About;
+use crate::oci::digest::Digest;
+use crate::oci::documents::{self, Descriptor, Index};
 
 /// What may stay.
 #[derive(Clone, Copy, Debug)]
@@ -191,7 +191,7 @@ impl Remote {
                 continue;
             }
             let children = match self.document(&descriptor) {
-                Ok(bytes) => oci::children(&descriptor, &bytes).unwrap_or_default(),
+                Ok(bytes) => documents::children(&descriptor, &bytes).unwrap_or_default(),
                 Err(StoreError::Missing { .. } | StoreError::Damaged { .. }) => Vec::new(),
                 Err(error) => return Err(error),
             };

@@ -24,8 +24,8 @@ use tokio::task::JoinHandle;
 
 use super::transfer::{PushError, Remote, between};
 use super::{Note, Shelf, error::StoreError};
-use crate::layout::digest::Digest;
-use crate::layout::oci::Descriptor;
+use crate::oci::digest::Digest;
+use crate::oci::documents::Descriptor;
 
 /// The beginning of the notes that say that a collector is at work.
 pub(super) const COLLECTOR: &str = "collector-";

@@ -30,8 +30,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
-use crate::layout::digest::Digest;
-use crate::layout::oci::Descriptor;
+use crate::oci::digest::Digest;
+use crate::oci::documents::Descriptor;
 use environment::Environment;
 use error::StoreError;
 use object::Object;

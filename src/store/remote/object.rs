@@ -23,9 +23,9 @@ use super::retry::{self, Failure, Kind, one_line, retrying};
 use super::tls::use_ring;
 use super::url::StoreUrl;
 use super::{Answer, Note, RemoteStore, Shelf, Shelved};
-use crate::layout::digest::Digest;
-use crate::layout::directory::DOCUMENT_LIMIT;
-use crate::layout::oci::Descriptor;
+use crate::oci::digest::Digest;
+use crate::oci::directory::DOCUMENT_LIMIT;
+use crate::oci::documents::Descriptor;
 
 /// The size of a part of an upload, and of the largest upload that has no parts.
 const PART: u64 = 8 << 20;

@@ -4,7 +4,7 @@
 //! the cache of the nearest build: the same one, one with the same first stages, or the last one
 //! of the project. The names are good as tags of a registry and as names of objects.
 
-use crate::layout::digest::Digest;
+use crate::oci::digest::Digest;
 use crate::predict::{Keys, key_field};
 
 /// Levels between the exact one and the project's: more cost requests and find little nearer.

@@ -39,8 +39,8 @@ use super::retry::{self, Failure, IDLE, Kind, Pace, in_time, retrying};
 use super::tls::use_ring;
 use super::url::StoreUrl;
 use super::{Answer, RemoteStore};
-use crate::layout::directory::DOCUMENT_LIMIT;
-use crate::layout::oci::{DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST};
+use crate::oci::directory::DOCUMENT_LIMIT;
+use crate::oci::documents::{DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST};
 use answers::{failure, said};
 use connection::{Connection, Request, greet};
 

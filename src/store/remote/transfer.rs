@@ -19,12 +19,12 @@ use super::error::StoreError;
 use super::reference::RefName;
 
 use super::{RemoteStore, url::StoreUrl};
-use crate::layout::digest::Digest;
-use crate::layout::directory::{DOCUMENT_LIMIT, Layout, LayoutError};
-use crate::layout::live;
-use crate::layout::oci::{Descriptor, Index};
-use crate::layout::writer::Writer;
-use crate::trust::{Scope, Trust};
+use crate::archive::trust::{Scope, Trust};
+use crate::oci::digest::Digest;
+use crate::oci::directory::{DOCUMENT_LIMIT, Layout, LayoutError};
+use crate::oci::documents::{Descriptor, Index};
+use crate::oci::live;
+use crate::oci::writer::Writer;
 
 /// Requests at a time: enough to hide a store's answering time.
 pub(super) const AT_ONCE: usize = 6;

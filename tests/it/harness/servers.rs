@@ -15,7 +15,7 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
 use std::thread;
 
-use dockercache::layout::oci::Descriptor;
+use dockercache::oci::documents::Descriptor;
 use dockercache::store::remote::environment::Environment;
 use dockercache::store::remote::{self, RemoteStore, error::StoreError};
 use futures_util::TryStreamExt as _;

@@ -7,11 +7,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use dockercache::layout::oci::{CONFIG, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST};
-use dockercache::layout::oci::{Manifest, UNCOMPRESSED};
+use dockercache::archive::trust::Trust;
+use dockercache::oci::documents::{CONFIG, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST};
+use dockercache::oci::documents::{Manifest, UNCOMPRESSED};
 use dockercache::store::remote::error::StoreError;
 use dockercache::store::remote::{self, RemoteStore, Shelf};
-use dockercache::trust::Trust;
 use futures_util::{StreamExt as _, TryStreamExt as _, future};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;

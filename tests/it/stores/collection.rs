@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use dockercache::layout::digest::Digest;
+use dockercache::oci::digest::Digest;
 use dockercache::store::remote::collect::Policy;
 use dockercache::store::remote::commit::Terms;
 use dockercache::store::remote::transfer::Remote;

@@ -8,12 +8,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dockercache::layout::oci::Descriptor;
+use dockercache::archive::trust::Trust;
+use dockercache::oci::documents::Descriptor;
 use dockercache::store::remote::RemoteStore;
 use dockercache::store::remote::environment::Environment;
 use dockercache::store::remote::error::StoreError;
 use dockercache::store::remote::transfer::PushError;
-use dockercache::trust::Trust;
 use tokio::runtime::Runtime;
 
 use super::archives::{Archive, anyone, assert_whole, fetch, find, reference, remote_at};

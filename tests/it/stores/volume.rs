@@ -5,8 +5,8 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use dockercache::layout::digest::Hashing;
-use dockercache::layout::oci::Descriptor;
+use dockercache::oci::digest::Hashing;
+use dockercache::oci::documents::Descriptor;
 use dockercache::store::remote::collect::Policy;
 use dockercache::store::remote::environment::Environment;
 use dockercache::store::remote::transfer::Remote;

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::DOCUMENTS;
 use super::answers::failure;
-use crate::layout::directory::DOCUMENT_LIMIT;
+use crate::oci::directory::DOCUMENT_LIMIT;
 use crate::store::remote::retry::{self, CONNECT, Failure, IDLE, Kind, in_time};
 
 /// What we call ourselves.

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::{Digest, Hashing};
 use super::directory::Layout;
+use super::documents::Descriptor;
 use super::live::Reach;
-use super::oci::Descriptor;
 
 /// A blob that must not be offered.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -88,14 +88,14 @@ fn name_of(kind: FileType) -> &'static str {
 }
 
 /// What there is under a name, if it is not what should be there; links are not followed.
-pub(super) fn other_than(path: &Path, is_right: fn(&FileType) -> bool) -> Option<&'static str> {
+pub(crate) fn other_than(path: &Path, is_right: fn(&FileType) -> bool) -> Option<&'static str> {
     let kind = fs::symlink_metadata(path).ok()?.file_type();
     (!is_right(&kind)).then(|| name_of(kind))
 }
 
 /// Gives something that is not ours another name in the same directory, whatever it is. It is
 /// neither followed nor deleted.
-pub(super) fn move_aside(path: &Path) -> io::Result<()> {
+pub(crate) fn move_aside(path: &Path) -> io::Result<()> {
     let names = (0..1000).map(|number| {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".not-ours-{number}"));

@@ -5,23 +5,31 @@
 //! manifest is derived: it merges the inline records of the stage images. So what is live is
 //! decided by the images alone, and a stage that goes takes its records and layers along.
 
+pub mod builds;
+pub mod carrier;
+pub mod file;
+mod named;
+pub mod records;
+pub mod tarball;
+pub mod trust;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::digest::Digest;
-use super::directory::{Layout, LayoutError};
-use super::json::{self, Budget};
-use super::live::{self, Reach};
-use super::oci::{
+use crate::oci::digest::Digest;
+use crate::oci::directory::{Layout, LayoutError};
+use crate::oci::documents::{
     self, CACHE_CONFIG, CREATED_AT, Descriptor, ImageConfig, Index, Manifest, Platform, REF_NAME,
     UNCOMPRESSED,
 };
-use super::records::{CacheConfig, CacheLayer, CacheRecord, Fitted, IMPORT_LIMIT, RecordGraph};
-use super::verify::BadBlob;
-use super::writer::Writer;
+use crate::oci::json::{self, Budget};
+use crate::oci::live::{self, Reach};
+use crate::oci::verify::BadBlob;
+use crate::oci::writer::Writer;
+use records::{CacheConfig, CacheLayer, CacheRecord, Fitted, IMPORT_LIMIT, RecordGraph};
 
 /// The version of the annotations below. A reader refuses a newer one as a miss.
 pub const FORMAT: u32 = 1;
@@ -389,8 +397,8 @@ pub fn write_image(
     let mut history = config.layer_history();
     let manifest = Manifest {
         schema_version: 2,
-        media_type: Some(oci::MANIFEST.to_owned()),
-        config: Descriptor::of(oci::CONFIG, config_bytes),
+        media_type: Some(documents::MANIFEST.to_owned()),
+        config: Descriptor::of(documents::CONFIG, config_bytes),
         layers: layers
             .iter()
             .map(|l| l.descriptor(history.next().and_then(|h| h.created.as_deref())))
@@ -398,7 +406,7 @@ pub fn write_image(
     };
     let bytes = to_json(&manifest);
     sink.put(&bytes)?;
-    let mut descriptor = Descriptor::of(oci::MANIFEST, &bytes);
+    let mut descriptor = Descriptor::of(documents::MANIFEST, &bytes);
     descriptor.platform = Some(Platform {
         architecture: config.architecture.clone(),
         os: config.os.clone(),
@@ -422,13 +430,13 @@ pub fn write_stage_cache(
     let in_order = config.layers.iter().filter(|layer| listed.insert(&layer.blob));
     let manifest = Manifest {
         schema_version: 2,
-        media_type: Some(oci::MANIFEST.to_owned()),
+        media_type: Some(documents::MANIFEST.to_owned()),
         config: Descriptor::of(CACHE_CONFIG, &bytes),
         layers: in_order.filter_map(|layer| layers.get(&layer.blob).cloned()).collect(),
     };
     let bytes = to_json(&manifest);
     sink.put(&bytes)?;
-    let descriptor = Descriptor::of(oci::MANIFEST, &bytes);
+    let descriptor = Descriptor::of(documents::MANIFEST, &bytes);
     let note = ImageNote::of(Role::Stage);
     let image = StoredImage { descriptor, manifest, note: note.clone() };
     Ok(image.noted(ref_name, note))
@@ -579,7 +587,7 @@ pub fn write_records(
     let manifest = to_json(&Index::new(manifests));
     sink.put(&bytes)?;
     sink.put(&manifest)?;
-    let entry = cache_entry(&Descriptor::of(oci::INDEX, &manifest));
+    let entry = cache_entry(&Descriptor::of(documents::INDEX, &manifest));
     Ok(Some((entry, wanted - config.steps())))
 }
 
@@ -624,10 +632,10 @@ pub fn cache_as_image(layout: &Writer, cache: &Descriptor) -> Result<Descriptor,
     let (mut configs, layers): (Vec<_>, Vec<_>) =
         parts.into_iter().partition(|d| d.media_type == CACHE_CONFIG);
     let Some(config) = configs.pop() else { return Ok(cache.clone()) };
-    let media_type = Some(oci::MANIFEST.to_owned());
+    let media_type = Some(documents::MANIFEST.to_owned());
     let bytes = to_json(&Manifest { schema_version: 2, media_type, config, layers });
     layout.put(&bytes)?;
-    Ok(cache_entry(&Descriptor::of(oci::MANIFEST, &bytes)))
+    Ok(cache_entry(&Descriptor::of(documents::MANIFEST, &bytes)))
 }
 
 /// Writes a cache manifest that promises only results whose layers are `present`; `None` if
@@ -698,9 +706,9 @@ fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::records::CacheResult;
     use super::*;
-    use crate::layout::codec::Codec;
-    use crate::layout::records::CacheResult;
+    use crate::oci::codec::Codec;
 
     /// A stage image of one layer, made at `created`.
     fn image(layout: &Writer, name: &str, layer: &LayerBlob, created: &str) -> StoredImage {

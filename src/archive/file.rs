@@ -6,13 +6,13 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
-use crate::layout::archive::Archive;
-use crate::layout::codec::{self, Codec};
-use crate::layout::directory::{Layout, LayoutError};
-use crate::layout::oci::Index;
-use crate::layout::regular;
-use crate::layout::tarball::{self, Packing, Tags};
-use crate::layout::writer::{Writer, world_readable};
+use super::Archive;
+use super::tarball::{self, Packing, Tags};
+use crate::oci::codec::{self, Codec};
+use crate::oci::directory::{Layout, LayoutError};
+use crate::oci::documents::Index;
+use crate::oci::regular;
+use crate::oci::writer::{Writer, world_readable};
 
 /// The compression that a file's name asks for; `None` if it is not one of ours.
 pub fn codec_of(path: &Path) -> Option<Codec> {

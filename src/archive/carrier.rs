@@ -6,12 +6,12 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::archive::{Archive, DocumentSink, ImageNote, LayerBlob, Role, StoredImage, write_image};
-use super::digest::Digest;
-use super::directory::LayoutError;
-use super::json;
-use super::oci::REF_NAME;
-use super::writer::Writer;
+use super::{Archive, DocumentSink, ImageNote, LayerBlob, Role, StoredImage, write_image};
+use crate::oci::digest::Digest;
+use crate::oci::directory::LayoutError;
+use crate::oci::documents::REF_NAME;
+use crate::oci::json;
+use crate::oci::writer::Writer;
 
 /// An image config without settings. A builder compares times as text.
 #[derive(Deserialize, Serialize)]
@@ -96,11 +96,11 @@ pub fn strip(writer: &Writer, archive: &mut Archive) -> Result<(), LayoutError> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::archive::{About, StageAbout};
-    use super::super::codec::Codec;
-    use super::super::directory::Layout;
-    use super::super::oci::CREATED_AT;
     use super::*;
+    use crate::archive::{About, StageAbout};
+    use crate::oci::codec::Codec;
+    use crate::oci::directory::Layout;
+    use crate::oci::documents::CREATED_AT;
 
     const CANARY: &str = "canary-7f3a";
 
@@ -183,7 +183,7 @@ mod tests {
         let mut archive = Archive { about: Some(about), images: vec![old], ..Archive::default() };
         strip(&writer, &mut archive).unwrap();
         writer.commit(&archive.to_index()).unwrap();
-        super::super::live::sweep(&writer).unwrap();
+        crate::oci::live::sweep(&writer).unwrap();
         assert_no_canary(&layout);
         let stages = &archive.about.as_ref().unwrap().stages;
         let image = archive.stage_image(&stages[0]).unwrap();

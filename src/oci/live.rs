@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::digest::Digest;
 use super::directory::{Layout, LayoutError};
+use super::documents::{self, Descriptor, Index, Parts};
 use super::json::Budget;
-use super::oci::{self, Descriptor, Index, Parts};
 use super::writer::Writer;
 
 /// The blobs that an index reaches.
@@ -68,7 +68,7 @@ pub fn reach(layout: &Layout, index: &Index) -> Reach {
 fn parts(layout: &Layout, descriptor: &Descriptor, budget: &mut Budget) -> Result<Parts, String> {
     let bytes = layout.document(descriptor).map_err(|e| e.to_string())?;
     budget.take(&bytes)?;
-    oci::parts(descriptor, &bytes).map_err(|e| layout.no_document(descriptor, &e).to_string())
+    documents::parts(descriptor, &bytes).map_err(|e| layout.no_document(descriptor, &e).to_string())
 }
 
 impl Reach {
@@ -118,8 +118,8 @@ pub fn sweep(layout: &Writer) -> Result<Pruned, LayoutError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::oci::{CONFIG, MANIFEST};
     use super::*;
+    use crate::oci::documents::{CONFIG, MANIFEST};
 
     /// Writes a document that names a layer, and gives its descriptor.
     fn document(writer: &Writer, media_type: &str, parts: &serde_json::Value) -> Descriptor {
@@ -139,8 +139,8 @@ mod tests {
             (artifact, serde_json::json!({ "blobs": [layer] })),
             (unknown, serde_json::json!({ "layers": [layer] })),
             (MANIFEST, both),
-            (oci::INDEX, serde_json::json!({ "manifests": [], "layers": [layer] })),
-            (oci::INDEX, serde_json::json!({ "manifests": [layer] })),
+            (documents::INDEX, serde_json::json!({ "manifests": [], "layers": [layer] })),
+            (documents::INDEX, serde_json::json!({ "manifests": [layer] })),
         ] {
             let dir = tempfile::tempdir().unwrap();
             let writer = Layout::at(dir.path()).lock().unwrap();

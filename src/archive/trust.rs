@@ -12,8 +12,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 
-use crate::layout::digest::Digest;
-use crate::layout::oci::Index;
+use crate::oci::digest::Digest;
+use crate::oci::documents::Index;
 
 /// The variable with the private key.
 pub const SIGNING_KEY: &str = "DOCKERCACHE_SIGNING_KEY";
@@ -186,7 +186,7 @@ fn message(index: &Index) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::oci::{Descriptor, MANIFEST};
+    use crate::oci::documents::{Descriptor, MANIFEST};
 
     fn key(byte: u8) -> String {
         BASE64_STANDARD.encode([byte; KEY_LENGTH])

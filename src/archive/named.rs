@@ -5,16 +5,16 @@
 
 use std::collections::BTreeMap;
 
-use super::digest::Digest;
-use super::directory::Layout;
-use super::json::Budget;
-use super::oci::{self, Descriptor};
+use crate::oci::digest::Digest;
+use crate::oci::directory::Layout;
+use crate::oci::documents::{self, Descriptor};
+use crate::oci::json::Budget;
 
 /// How many bytes may come before what names them: the configs of some thousand images.
 const UNNAMED_LIMIT: u64 = 64 << 20;
 
 /// What has been named so far.
-pub(super) struct Named<'a> {
+pub(crate) struct Named<'a> {
     layout: &'a Layout,
     sizes: BTreeMap<Digest, u64>,
     /// Manifests and indexes that have been named and are not here yet.
@@ -24,13 +24,13 @@ pub(super) struct Named<'a> {
 }
 
 impl<'a> Named<'a> {
-    pub(super) fn new(layout: &'a Layout) -> Self {
+    pub(crate) fn new(layout: &'a Layout) -> Self {
         let (sizes, awaited) = (BTreeMap::new(), BTreeMap::new());
         Self { layout, sizes, awaited, budget: Budget::default(), unnamed: 0 }
     }
 
     /// Takes note of what names these blobs, and of what they name in turn, as far as it is here.
-    pub(super) fn name(&mut self, descriptors: Vec<Descriptor>) -> Result<(), String> {
+    pub(crate) fn name(&mut self, descriptors: Vec<Descriptor>) -> Result<(), String> {
         let mut queue = descriptors;
         while let Some(descriptor) = queue.pop() {
             let digest = descriptor.digest.clone();
@@ -54,11 +54,11 @@ impl<'a> Named<'a> {
         bytes: &[u8],
     ) -> Result<Vec<Descriptor>, String> {
         self.budget.take(bytes)?;
-        Ok(oci::children(descriptor, bytes).unwrap_or_default())
+        Ok(documents::children(descriptor, bytes).unwrap_or_default())
     }
 
     /// Whether a blob of this size may be written; why not.
-    pub(super) fn admit(&mut self, digest: &Digest, size: u64, limit: u64) -> Result<(), String> {
+    pub(crate) fn admit(&mut self, digest: &Digest, size: u64, limit: u64) -> Result<(), String> {
         match self.sizes.get(digest) {
             Some(promised) if *promised == size => return Ok(()),
             Some(promised) => {
@@ -74,7 +74,7 @@ impl<'a> Named<'a> {
     }
 
     /// A blob has been written.
-    pub(super) fn arrived(&mut self, digest: &Digest) -> Result<(), String> {
+    pub(crate) fn arrived(&mut self, digest: &Digest) -> Result<(), String> {
         let Some(descriptor) = self.awaited.remove(digest) else { return Ok(()) };
         match self.layout.document(&descriptor) {
             Ok(bytes) => {

@@ -5,14 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::archive::{
+use super::records::RecordGraph;
+use super::{
     About, Archive, Role, StageAbout, StoredImage, read_cache, write_cache, write_records,
 };
-use super::digest::Digest;
-use super::directory::LayoutError;
-use super::oci::{Descriptor, REF_NAME};
-use super::records::RecordGraph;
-use super::writer::Writer;
+use crate::oci::digest::Digest;
+use crate::oci::directory::LayoutError;
+use crate::oci::documents::{Descriptor, REF_NAME};
+use crate::oci::writer::Writer;
 
 /// Builds that have been joined.
 #[derive(Debug)]
@@ -149,9 +149,9 @@ pub fn known(taken: &[Archive], archive: &Archive) -> Archive {
 
 #[cfg(test)]
 mod tests {
-    use super::super::archive::{ImageNote, write_image};
-    use super::super::directory::Layout;
     use super::*;
+    use crate::archive::{ImageNote, write_image};
+    use crate::oci::directory::Layout;
 
     /// A build of two stages; what is in an image is told by `content`.
     fn build(layout: &Writer, name: &str, stages: [(&str, &str); 2]) -> Archive {

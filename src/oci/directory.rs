@@ -12,15 +12,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::digest::Digest;
+use super::documents::{self, Descriptor, Index};
 use super::json;
-use super::oci::{self, Descriptor, Index};
 use super::regular::{self, OpenError};
 
 /// The largest JSON document that we read. Real ones stay below 1 MiB.
 pub const DOCUMENT_LIMIT: u64 = 8 << 20;
 
 /// See [`Layout::captures`].
-pub(super) const CAPTURES: &str = ".dockercache-captures";
+pub(crate) const CAPTURES: &str = ".dockercache-captures";
 
 /// Why a layout can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -99,11 +99,11 @@ impl Layout {
         self.root.join(CAPTURES)
     }
 
-    pub(super) fn blobs(&self) -> PathBuf {
+    pub(crate) fn blobs(&self) -> PathBuf {
         self.root.join("blobs/sha256")
     }
 
-    pub(super) fn damaged(&self, reason: impl Into<String>) -> LayoutError {
+    pub(crate) fn damaged(&self, reason: impl Into<String>) -> LayoutError {
         LayoutError::Damaged { path: self.root.clone(), reason: reason.into() }
     }
 
@@ -176,11 +176,11 @@ impl Layout {
 
     /// Reads what a manifest or an index points at.
     pub fn children(&self, descriptor: &Descriptor) -> Result<Vec<Descriptor>, LayoutError> {
-        oci::children(descriptor, &self.document(descriptor)?)
+        documents::children(descriptor, &self.document(descriptor)?)
             .map_err(|e| self.no_document(descriptor, &e))
     }
 
-    pub(super) fn no_document(
+    pub(crate) fn no_document(
         &self,
         descriptor: &Descriptor,
         error: &serde_json::Error,

@@ -15,7 +15,7 @@ use tempfile::{NamedTempFile, TempDir};
 
 use super::digest::{Digest, Hashing};
 use super::directory::{CAPTURES, Layout, LayoutError};
-use super::oci::Index;
+use super::documents::Index;
 use super::regular::{self, OpenError};
 
 /// Held by the one process that writes.
@@ -217,7 +217,7 @@ impl Layout {
 
     /// Adds a document without the lock. Under its digest it harms nobody, and the next sweep
     /// removes it.
-    pub(super) fn add_document(&self, bytes: &[u8]) -> Result<(), LayoutError> {
+    pub(crate) fn add_document(&self, bytes: &[u8]) -> Result<(), LayoutError> {
         let digest = Digest::of(bytes);
         if self.blob_size(&digest) == Some(bytes.len() as u64) {
             return Ok(());
@@ -487,7 +487,7 @@ mod tests {
             let passwd = fs::metadata("/etc/passwd").unwrap().modified().unwrap();
 
             assert!(matches!(layout.index(), Err(LayoutError::Damaged { .. })), "{kind}");
-            let descriptor = super::super::oci::Descriptor::of("", b"{}");
+            let descriptor = crate::oci::documents::Descriptor::of("", b"{}");
             assert!(layout.document(&descriptor).is_err() && layout.open_blob(&digest).is_err());
             let writer = layout.lock().unwrap();
             writer.put(b"{}").unwrap();

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::digest::Digest;
+use crate::oci::digest::Digest;
 
 /// Importers refuse a larger config or manifest.
 pub const IMPORT_LIMIT: usize = 1 << 20;

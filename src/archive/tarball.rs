@@ -12,19 +12,19 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::archive::{
+use super::named::Named;
+use super::records::{CacheConfig, RecordGraph};
+use super::{
     Archive, LayerBlob, Role, StoredImage, read_cache, write_image, write_records,
     write_stage_cache,
 };
-use super::codec::{self, Codec};
-use super::digest::{Digest, Hashing};
-use super::directory::{DOCUMENT_LIMIT, Layout, LayoutError};
-use super::json;
-use super::live;
-use super::named::Named;
-use super::oci::{Descriptor, Index, REF_NAME, UNCOMPRESSED};
-use super::records::{CacheConfig, RecordGraph};
-use super::writer::Writer;
+use crate::oci::codec::{self, Codec};
+use crate::oci::digest::{Digest, Hashing};
+use crate::oci::directory::{DOCUMENT_LIMIT, Layout, LayoutError};
+use crate::oci::documents::{Descriptor, Index, REF_NAME, UNCOMPRESSED};
+use crate::oci::json;
+use crate::oci::live;
+use crate::oci::writer::Writer;
 
 /// The archive's own `index.json`, in the tar.
 const OWN_INDEX: &str = "dockercache.json";
@@ -162,7 +162,7 @@ fn unpacked(
     let mut plain = BTreeMap::new();
     for (blob, descriptor) in &descriptors {
         let layer = uncompressed(layout, descriptor, layers)?;
-        let created = descriptor.annotation(super::oci::CREATED_AT);
+        let created = descriptor.annotation(crate::oci::documents::CREATED_AT);
         plain.insert(blob.clone(), layer.descriptor(created));
     }
     for layer in &mut config.layers {
@@ -424,7 +424,7 @@ mod tests {
 
     #[test]
     fn containerd_is_told_the_name_that_docker_means_by_a_tag() {
-        let image = Descriptor::of(super::super::oci::MANIFEST, b"{}");
+        let image = Descriptor::of(crate::oci::documents::MANIFEST, b"{}");
         for (tag, name) in [
             ("app:1", "docker.io/library/app:1"),
             ("team/app:1", "docker.io/team/app:1"),

@@ -81,7 +81,7 @@ impl Descriptor {
 
     /// Whether nothing can hang on the blob where an index lists it: a cache manifest in the form of
     /// an index lists layers and the records.
-    pub(super) fn is_leaf(&self) -> bool {
+    pub(crate) fn is_leaf(&self) -> bool {
         self.media_type == CACHE_CONFIG
             || self.media_type.contains(".layer.")
             || self.media_type.contains(".diff.")
@@ -100,17 +100,17 @@ pub fn children(document: &Descriptor, bytes: &[u8]) -> serde_json::Result<Vec<D
 
 /// What a manifest or an index consists of.
 #[derive(Debug)]
-pub(super) struct Parts {
-    pub(super) descriptors: Vec<Descriptor>,
+pub(crate) struct Parts {
+    pub(crate) descriptors: Vec<Descriptor>,
     /// The manifest that it refers to, which need not be there.
-    pub(super) subject: Option<Descriptor>,
+    pub(crate) subject: Option<Descriptor>,
     /// Whether nothing else in it can point at a blob.
-    pub(super) is_understood: bool,
+    pub(crate) is_understood: bool,
 }
 
 /// Reads what a manifest or an index consists of. Which of both it is, its media type's name decides:
 /// buildx writes either as a cache manifest.
-pub(super) fn parts(document: &Descriptor, bytes: &[u8]) -> serde_json::Result<Parts> {
+pub(crate) fn parts(document: &Descriptor, bytes: &[u8]) -> serde_json::Result<Parts> {
     #[derive(Deserialize)]
     struct Document {
         config: Option<Descriptor>,
