@@ -24,11 +24,11 @@ use crate::predict::needed_layers;
 use crate::predict::project::Project;
 use crate::predict::{KeyScope, Keys};
 use crate::report::{Reporter, bytes, count};
-use crate::store::remote::environment::Environment;
-use crate::store::remote::error::StoreError;
-use crate::store::remote::reference::{RefName, ref_names};
-use crate::store::remote::transfer::{PushError, Remote, There, is_layer};
-use crate::store::remote::url::StoreUrl;
+use crate::store::error::StoreError;
+use crate::store::refs::{RefName, ref_names};
+use crate::store::transfer::{PushError, Remote, There, is_layer};
+use crate::store::url::StoreUrl;
+use crate::store::variables::Variables;
 
 /// A cache that is older is saved again although nothing changed, so that it does not grow too
 /// old for a store that is cleaned by age.
@@ -89,7 +89,7 @@ fn named(options: &cli::Store, state: &State) -> Result<Option<Store>, Failure> 
         Failure::usage(format!("the store of --store or DOCKERCACHE_STORE: {why}"))
     })?;
     let patience = patience()?;
-    let remote = Remote::open(&url, &Environment::of_process()).map_err(Failure::from)?;
+    let remote = Remote::open(&url, &Variables::of_process()).map_err(Failure::from)?;
     let is_away = state.is_away(&url.to_string());
     if !is_away {
         remote.greet_ahead();

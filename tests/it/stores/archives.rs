@@ -10,8 +10,8 @@ use dockercache::oci::directory::Layout;
 use dockercache::oci::documents::{Descriptor, Index};
 use dockercache::oci::live;
 use dockercache::oci::writer::Writer;
-use dockercache::store::remote::reference::RefName;
-use dockercache::store::remote::transfer::{PushError, Pushed, Remote, There, is_layer};
+use dockercache::store::refs::RefName;
+use dockercache::store::transfer::{PushError, Pushed, Remote, There, is_layer};
 use tempfile::TempDir;
 
 use crate::harness::{PASSWORD, Server};

@@ -4,9 +4,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use dockercache::oci::digest::Digest;
-use dockercache::store::remote::collect::Policy;
-use dockercache::store::remote::commit::Terms;
-use dockercache::store::remote::transfer::Remote;
+use dockercache::store::collect::Policy;
+use dockercache::store::notes::Terms;
+use dockercache::store::transfer::Remote;
 
 use tokio::runtime::Runtime;
 

@@ -1,6 +1,6 @@
 //! Removes refs that are too old or too much, and then blobs that no ref reaches.
 //!
-//! See [`super::commit`] for what keeps savers and collectors apart.
+//! See [`super::notes`] for what keeps savers and collectors apart.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,9 +11,9 @@ use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::commit::{COLLECTOR, CONDEMNED, Plan, SAVER, unique};
 use super::error::StoreError;
-use super::reference::project_of;
+use super::notes::{COLLECTOR, CONDEMNED, Plan, SAVER, unique};
+use super::refs::project_of;
 use super::transfer::{AT_ONCE, Remote, between, in_parallel};
 use super::{Note, Shelf, Shelved};
 use crate::archive::About;
@@ -50,7 +50,7 @@ pub struct Collected {
 
 /// Refs that are read between two looks at the clock.
 const AT_A_TIME: usize = 16;
-/// Blobs that are condemned and removed at once: all must be gone within [`super::commit::Terms`].
+/// Blobs that are condemned and removed at once: all must be gone within [`super::notes::Terms`].
 const AT_A_REMOVAL: usize = 300;
 /// The same for caches, each of which has some refs.
 const CACHES_AT_A_REMOVAL: usize = 10;

@@ -32,12 +32,12 @@ use tokio::time::{Instant, timeout};
 
 use super::credentials::Credentials;
 use super::docker::{self, Login};
-use super::environment::Environment;
 use super::error::{StoreError, absent_as_none, unread};
 use super::pieces::pieces;
 use super::retry::{self, Failure, IDLE, Kind, Pace, in_time, retrying};
 use super::tls::use_ring;
 use super::url::StoreUrl;
+use super::variables::Variables;
 use super::{Answer, RemoteStore};
 use crate::oci::directory::DOCUMENT_LIMIT;
 use crate::oci::documents::{DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST};
@@ -74,7 +74,7 @@ pub struct Registry {
 
 impl Registry {
     /// Makes ready to speak to the registry that `url` names. Nothing is sent yet.
-    pub fn open(url: &StoreUrl, environment: &Environment) -> Result<Self, StoreError> {
+    pub fn open(url: &StoreUrl, environment: &Variables) -> Result<Self, StoreError> {
         use_ring();
         let StoreUrl::Registry { host, repository, .. } = url else {
             unreachable!("`{url}` is no registry");

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use object_store::aws::AmazonS3ConfigKey;
 
-use super::environment::Environment;
+use super::variables::Variables;
 
 /// What of a profile is used.
 const KEYS: [(&str, AmazonS3ConfigKey); 5] = [
@@ -37,7 +37,7 @@ pub(crate) struct Profile {
 }
 
 /// Reads the profile that `AWS_PROFILE` names, or the default one. The error is for a message.
-pub(crate) fn profile(environment: &Environment) -> Result<Profile, String> {
+pub(crate) fn profile(environment: &Variables) -> Result<Profile, String> {
     let chosen = environment.get("AWS_PROFILE");
     let name = chosen.unwrap_or("default");
     let mut values = BTreeMap::new();

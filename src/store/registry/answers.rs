@@ -5,10 +5,10 @@ use std::io;
 use oci_client::errors::{OciDistributionError, OciEnvelope, OciErrorCode};
 use serde_json::Value;
 
-use crate::store::remote::retry::{self, Failure, Kind};
+use crate::store::retry::{self, Failure, Kind};
 
 /// What the library's error means for the next attempt.
-pub(super) fn failure(error: OciDistributionError) -> Failure {
+pub(crate) fn failure(error: OciDistributionError) -> Failure {
     use OciDistributionError as Oci;
     match error {
         Oci::RequestError(error) => Failure::connection(&error),
@@ -28,7 +28,7 @@ pub(super) fn failure(error: OciDistributionError) -> Failure {
 }
 
 /// What a registry said with a status, as the specification has it or else in its own words.
-pub(super) fn said(code: u16, message: &str) -> Failure {
+pub(crate) fn said(code: u16, message: &str) -> Failure {
     match serde_json::from_str(message) {
         Ok(envelope) => refused(code, &envelope),
         Err(_) => Failure::status(code, message),

@@ -16,12 +16,12 @@ use object_store::{
 };
 
 use super::bucket::{self, Bucket};
-use super::environment::Environment;
 use super::error::{StoreError, absent_as_none, unread};
 use super::pieces::pieces;
 use super::retry::{self, Failure, Kind, one_line, retrying};
 use super::tls::use_ring;
 use super::url::StoreUrl;
+use super::variables::Variables;
 use super::{Answer, Note, RemoteStore, Shelf, Shelved};
 use crate::oci::digest::Digest;
 use crate::oci::directory::DOCUMENT_LIMIT;
@@ -45,7 +45,7 @@ pub struct Object {
 
 impl Object {
     /// Makes ready to speak to the bucket that `url` names. Nothing is sent yet.
-    pub fn open(url: &StoreUrl, environment: &Environment) -> Result<Self, StoreError> {
+    pub fn open(url: &StoreUrl, environment: &Variables) -> Result<Self, StoreError> {
         use_ring();
         let StoreUrl::Object { scheme, bucket, prefix } = url else {
             unreachable!("`{url}` is no bucket");

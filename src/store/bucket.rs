@@ -11,9 +11,9 @@ use reqwest::Certificate;
 
 use super::connector::Connector;
 use super::credentials::Credentials;
-use super::environment::Environment;
 use super::profile::profile;
 use super::retry::{self, CONNECT, FIRST_PAUSE, Failure, IDLE, Kind, LONGEST_PAUSE, PATIENCE};
+use super::variables::Variables;
 
 /// How long one request of an upload may take, at most 8 MiB of it: while a body is sent, the
 /// library does not tell slow from idle.
@@ -31,7 +31,7 @@ pub(crate) struct Bucket {
 }
 
 /// Makes the clients. Nothing is sent yet.
-pub(crate) fn open(scheme: &str, name: &str, environment: &Environment) -> Result<Bucket, Failure> {
+pub(crate) fn open(scheme: &str, name: &str, environment: &Variables) -> Result<Bucket, Failure> {
     let reads = [(ClientConfigKey::Timeout, EVER), (ClientConfigKey::ReadTimeout, IDLE)];
     let writes = [(ClientConfigKey::Timeout, UPLOAD)];
     let open = match scheme {
@@ -50,7 +50,7 @@ type Limits<'a> = &'a [(ClientConfigKey, Duration)];
 
 fn s3(
     name: &str,
-    environment: &Environment,
+    environment: &Variables,
     reads: Limits<'_>,
     writes: Limits<'_>,
 ) -> Result<Bucket, Failure> {
@@ -91,7 +91,7 @@ fn s3(
 
 fn google(
     name: &str,
-    environment: &Environment,
+    environment: &Variables,
     limits: Limits<'_>,
 ) -> Result<Arc<dyn ObjectStore>, Failure> {
     let mut builder = GoogleCloudStorageBuilder::new()
@@ -116,7 +116,7 @@ fn google(
 
 fn azure(
     name: &str,
-    environment: &Environment,
+    environment: &Variables,
     limits: Limits<'_>,
 ) -> Result<Arc<dyn ObjectStore>, Failure> {
     let mut builder = MicrosoftAzureBuilder::new()
@@ -142,7 +142,7 @@ fn azure(
 
 /// The variables that the library knows, by their prefix.
 fn settings<'a, K: std::str::FromStr>(
-    environment: &'a Environment,
+    environment: &'a Variables,
     prefix: &'a str,
 ) -> impl Iterator<Item = (K, &'a str)> {
     let ours = environment.iter().filter(move |(name, _)| name.starts_with(prefix));
@@ -188,7 +188,7 @@ fn built<S: ObjectStore>(built: object_store::Result<S>) -> Result<Arc<dyn Objec
 /// The variable allows others.
 fn is_plain_here(
     endpoint: Option<String>,
-    environment: &Environment,
+    environment: &Variables,
     variable: &str,
 ) -> Result<bool, Failure> {
     let endpoint = endpoint.unwrap_or_default();
@@ -237,7 +237,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let empty = file.path().to_str().unwrap();
         for (bundle, words) in [(empty, "there is no certificate"), ("/absent", "No such file")] {
-            let environment = Environment::from_iter([("AWS_CA_BUNDLE", bundle)]);
+            let environment = Variables::from_iter([("AWS_CA_BUNDLE", bundle)]);
             let reason = open("s3", "bucket", &environment).map(drop).unwrap_err().reason;
             assert!(reason.contains(bundle) && reason.contains(words), "{reason}");
         }

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::StreamExt as _;
 use tokio::runtime::Runtime;
 
-use super::commit::{self, Terms};
-use super::environment::Environment;
 use super::error::StoreError;
-use super::reference::RefName;
+use super::notes::{self, Terms};
+use super::refs::RefName;
+use super::variables::Variables;
 
 use super::{RemoteStore, url::StoreUrl};
 use crate::archive::trust::{Scope, Trust};
@@ -27,7 +27,7 @@ use crate::oci::live;
 use crate::oci::writer::Writer;
 
 /// Requests at a time: enough to hide a store's answering time.
-pub(super) const AT_ONCE: usize = 6;
+pub(crate) const AT_ONCE: usize = 6;
 /// Uploads at a time: each has some tens of MiB in memory.
 const UPLOADS: usize = 3;
 /// How often a blob whose stream breaks off is continued from where it stood.
@@ -110,7 +110,7 @@ pub enum PushError {
 
 impl Remote {
     /// Opens a store; nothing is asked of it yet.
-    pub fn open(url: &StoreUrl, environment: &Environment) -> Result<Self, StoreError> {
+    pub fn open(url: &StoreUrl, environment: &Variables) -> Result<Self, StoreError> {
         Self::new(super::open(url, environment)?)
     }
 
@@ -165,16 +165,16 @@ impl Remote {
         self.runtime().spawn(async move { store.greet().await });
     }
 
-    pub(super) fn store(&self) -> &dyn RemoteStore {
+    pub(crate) fn store(&self) -> &dyn RemoteStore {
         &*self.store
     }
 
     /// The store, for a task of its own.
-    pub(super) fn shared(&self) -> Arc<dyn RemoteStore> {
+    pub(crate) fn shared(&self) -> Arc<dyn RemoteStore> {
         Arc::clone(&self.store)
     }
 
-    pub(super) fn spawn(
+    pub(crate) fn spawn(
         &self,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> tokio::task::JoinHandle<()> {
@@ -185,7 +185,7 @@ impl Remote {
         self.runtime.as_ref().unwrap_or_else(|| unreachable!("the store is in use"))
     }
 
-    pub(super) fn wait<T>(
+    pub(crate) fn wait<T>(
         &self,
         future: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
@@ -294,7 +294,7 @@ impl Remote {
     }
 
     /// Reads a document whole.
-    pub(super) fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, StoreError> {
+    pub(crate) fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, StoreError> {
         if descriptor.size > DOCUMENT_LIMIT {
             return Err(self.damaged(descriptor, "it is too large for a document"));
         }
@@ -451,7 +451,7 @@ impl Remote {
         let bytes = serde_json::to_vec(index).unwrap_or_default();
         let names: Vec<&str> = refs.iter().map(|r| r.name.as_str()).collect();
         let mut pushed = Pushed::default();
-        commit::commit(self, &names, &blobs, &bytes, &mut || {
+        notes::commit(self, &names, &blobs, &bytes, &mut || {
             let upload =
                 |blobs: &[&Descriptor]| self.upload_missing(layout, blobs, there.damaged, advance);
             let (count, size) = match upload(&asked) {
@@ -536,7 +536,7 @@ pub fn is_layer(descriptor: &Descriptor) -> bool {
 }
 
 /// Does something for each item, several at a time; the first error ends it.
-pub(super) fn in_parallel<'a, T: Sync, E: Send>(
+pub(crate) fn in_parallel<'a, T: Sync, E: Send>(
     at_once: usize,
     items: &'a [T],
     work: impl Fn(&'a T) -> Result<(), E> + Sync,
@@ -571,6 +571,6 @@ pub(super) fn in_parallel<'a, T: Sync, E: Send>(
 }
 
 /// Time that has passed between two times of one clock; none if the clock went back.
-pub(super) fn between(earlier: SystemTime, later: SystemTime) -> Duration {
+pub(crate) fn between(earlier: SystemTime, later: SystemTime) -> Duration {
     later.duration_since(earlier).unwrap_or_default()
 }

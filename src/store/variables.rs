@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 /// A snapshot of the variables, so that no store reads them behind another's back.
 #[derive(Clone, Default)]
-pub struct Environment(BTreeMap<String, String>);
+pub struct Variables(BTreeMap<String, String>);
 
-impl Environment {
+impl Variables {
     /// The variables of this process. What is no UTF-8 names no store.
     pub fn of_process() -> Self {
         let text = |text: std::ffi::OsString| text.into_string().ok();
@@ -31,7 +31,7 @@ impl Environment {
     }
 }
 
-impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
+impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Variables {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
         Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
     }

@@ -28,11 +28,11 @@ use crate::oci::digest::Digest;
 use crate::oci::documents::Descriptor;
 
 /// The beginning of the notes that say that a collector is at work.
-pub(super) const COLLECTOR: &str = "collector-";
+pub(crate) const COLLECTOR: &str = "collector-";
 /// The beginning of the notes in which collectors condemn.
-pub(super) const CONDEMNED: &str = "condemned-";
+pub(crate) const CONDEMNED: &str = "condemned-";
 /// The beginning of savers' notes.
-pub(super) const SAVER: &str = "saver-";
+pub(crate) const SAVER: &str = "saver-";
 /// How coarse a store's clock may be.
 const TICK: Duration = Duration::from_secs(2);
 
@@ -68,16 +68,16 @@ const ATTEMPTS: usize = 4;
 
 /// What a saver is about to need, or what a collector is about to remove.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     /// The refs that it writes.
-    pub(super) refs: BTreeSet<String>,
+    pub(crate) refs: BTreeSet<String>,
     /// The blobs that its index reaches.
-    pub(super) blobs: BTreeSet<Digest>,
+    pub(crate) blobs: BTreeSet<Digest>,
 }
 
 impl Plan {
     /// What a note says. What can't be read is no plan of ours.
-    pub(super) fn of(note: &Note) -> Option<Self> {
+    pub(crate) fn of(note: &Note) -> Option<Self> {
         serde_json::from_slice(&note.text).ok()
     }
 
@@ -85,13 +85,13 @@ impl Plan {
         !self.refs.is_disjoint(&other.refs) || !self.blobs.is_disjoint(&other.blobs)
     }
 
-    pub(super) fn to_json(&self) -> Vec<u8> {
+    pub(crate) fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
 }
 
 /// Writes the refs after `complete` has seen to it that nothing is missing. It may be called again.
-pub(super) fn commit(
+pub(crate) fn commit(
     remote: &Remote,
     refs: &[&str],
     blobs: &[Descriptor],
@@ -258,7 +258,7 @@ fn write(remote: &Remote, refs: &[&str], index: &[u8]) -> Result<(), PushError> 
 }
 
 /// A name that no other process chooses.
-pub(super) fn unique() -> String {
+pub(crate) fn unique() -> String {
     use std::hash::{BuildHasher as _, RandomState};
     let random = || RandomState::new().hash_one(std::process::id());
     format!("{:016x}{:016x}", random(), random())

@@ -8,7 +8,7 @@ use docker_credential::{CredentialRetrievalError, DockerCredential, get_credenti
 use oci_client::client::{Certificate, CertificateEncoding};
 use oci_client::secrets::RegistryAuth;
 
-use super::environment::Environment;
+use super::variables::Variables;
 
 /// How Docker's own registry is called in a configuration.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
@@ -22,7 +22,7 @@ pub(crate) struct Login {
 }
 
 /// Finds the credentials. The error is for a message.
-pub(crate) fn login(host: &str, environment: &Environment) -> Result<Login, String> {
+pub(crate) fn login(host: &str, environment: &Variables) -> Result<Login, String> {
     let anonymous = || Login {
         auth: RegistryAuth::Anonymous,
         name: format!("without credentials: the docker client has none for `{host}`"),
@@ -61,7 +61,7 @@ pub(crate) fn login(host: &str, environment: &Environment) -> Result<Login, Stri
 }
 
 /// The certificates of authorities that docker trusts for this registry, apart from the system's.
-pub(crate) fn authorities(host: &str, environment: &Environment) -> Vec<Certificate> {
+pub(crate) fn authorities(host: &str, environment: &Variables) -> Vec<Certificate> {
     let own = environment.path("DOCKER_CONFIG", ".docker").map(|path| path.join("certs.d"));
     own.into_iter()
         .chain([PathBuf::from("/etc/docker/certs.d")])
@@ -82,7 +82,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("config.json"), config).unwrap();
         let path = directory.path().to_str().unwrap();
-        login("registry.example.com:5000", &Environment::from_iter([("DOCKER_CONFIG", path)]))
+        login("registry.example.com:5000", &Variables::from_iter([("DOCKER_CONFIG", path)]))
     }
 
     #[test]

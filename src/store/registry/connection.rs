@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::DOCUMENTS;
 use super::answers::failure;
 use crate::oci::directory::DOCUMENT_LIMIT;
-use crate::store::remote::retry::{self, CONNECT, Failure, IDLE, Kind, in_time};
+use crate::store::retry::{self, CONNECT, Failure, IDLE, Kind, in_time};
 
 /// What we call ourselves.
 const AGENT: &str = concat!("dockercache/", env!("CARGO_PKG_VERSION"));
@@ -31,8 +31,8 @@ const AGENT: &str = concat!("dockercache/", env!("CARGO_PKG_VERSION"));
 const TOKEN: Duration = Duration::from_secs(45);
 
 /// A registry that has answered.
-pub(super) struct Connection {
-    pub(super) client: Client,
+pub(crate) struct Connection {
+    pub(crate) client: Client,
     requests: reqwest::Client,
     /// `https://HOST/v2`
     base: String,
@@ -43,14 +43,14 @@ pub(super) struct Connection {
 
 /// A request of our own: what the library lacks, and whatever reads, since it would read answers of
 /// any size into memory.
-pub(super) struct Request<'a> {
-    pub(super) method: Method,
+pub(crate) struct Request<'a> {
+    pub(crate) method: Method,
     /// The first byte of the answer to ask for.
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
     /// Below the registry's `/v2/`, with a query if need be.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// The requests that one token is good for have this in common.
-    pub(super) purpose: &'a str,
+    pub(crate) purpose: &'a str,
 }
 
 /// What a registry wants a token for, and from whom.
@@ -67,7 +67,7 @@ struct Token {
 }
 
 /// Makes ready to send requests of our own, to whatever host.
-pub(super) fn requests(authorities: &[Certificate]) -> Result<reqwest::Client, Failure> {
+pub(crate) fn requests(authorities: &[Certificate]) -> Result<reqwest::Client, Failure> {
     let certificates = authorities
         .iter()
         .map(|authority| reqwest::Certificate::from_pem(&authority.data))
@@ -84,7 +84,7 @@ pub(super) fn requests(authorities: &[Certificate]) -> Result<reqwest::Client, F
 }
 
 /// Asks whether a registry answers in this way.
-pub(super) async fn greet(
+pub(crate) async fn greet(
     requests: &reqwest::Client,
     scheme: &str,
     host: &str,
@@ -100,7 +100,7 @@ fn base(scheme: &str, host: &str) -> String {
 
 impl Connection {
     /// Makes ready to speak to a registry. Nothing is sent yet.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         requests: reqwest::Client,
         scheme: &str,
         host: &str,
@@ -124,7 +124,7 @@ impl Connection {
     }
 
     /// Gets a new token for the library.
-    pub(super) async fn renew(
+    pub(crate) async fn renew(
         &self,
         reference: &Reference,
         operation: RegistryOperation,
@@ -134,7 +134,7 @@ impl Connection {
     }
 
     /// Sends a request; a registry that wants a token for it gets one.
-    pub(super) async fn send(&self, request: Request<'_>) -> Result<Response, Failure> {
+    pub(crate) async fn send(&self, request: Request<'_>) -> Result<Response, Failure> {
         let Request { method, offset, path, purpose } = request;
         let attempt = |token: Option<String>| {
             let url = format!("{}/{path}", self.base);
@@ -187,7 +187,7 @@ async fn sent(request: RequestBuilder) -> Result<Response, Failure> {
 }
 
 /// The bytes of an answer, as they come.
-pub(super) fn pieces(answer: Response) -> BoxStream<'static, Result<Bytes, Failure>> {
+pub(crate) fn pieces(answer: Response) -> BoxStream<'static, Result<Bytes, Failure>> {
     let next = |mut answer: Response| async {
         let piece = answer.chunk().await.map_err(|error| Failure::connection(&error))?;
         Ok(piece.map(|piece| (piece, answer)))
@@ -196,7 +196,7 @@ pub(super) fn pieces(answer: Response) -> BoxStream<'static, Result<Bytes, Failu
 }
 
 /// An answer that is a token, a list, or a message.
-pub(super) async fn text(answer: Response) -> Result<Vec<u8>, Failure> {
+pub(crate) async fn text(answer: Response) -> Result<Vec<u8>, Failure> {
     retry::whole(pieces(answer), DOCUMENT_LIMIT).await
 }
 
