@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use crate::engine::error::EngineError;
 use crate::job::journal::JournalError;
 use crate::oci::directory::LayoutError;
+use crate::store::error::PushError;
 use crate::store::error::StoreError;
-use crate::store::transfer::PushError;
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

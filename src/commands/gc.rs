@@ -6,7 +6,7 @@ use crate::cli::{Format, GcArgs};
 use crate::exit::{Exit, Failure};
 use crate::report::{Reporter, bytes, output};
 use crate::store::collect::Policy;
-use crate::store::transfer::Remote;
+use crate::store::remote::Remote;
 use crate::store::url::StoreUrl;
 use crate::store::variables::Variables;
 

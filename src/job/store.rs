@@ -24,9 +24,12 @@ use crate::predict::needed_layers;
 use crate::predict::project::Project;
 use crate::predict::{KeyScope, Keys};
 use crate::report::{Reporter, bytes, count};
+use crate::store::error::PushError;
 use crate::store::error::StoreError;
+use crate::store::fetch::is_layer;
+use crate::store::push::There;
 use crate::store::refs::{RefName, ref_names};
-use crate::store::transfer::{PushError, Remote, There, is_layer};
+use crate::store::remote::Remote;
 use crate::store::url::StoreUrl;
 use crate::store::variables::Variables;
 

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::error::StoreError;
 use super::notes::{COLLECTOR, CONDEMNED, Plan, SAVER, unique};
 use super::refs::project_of;
-use super::transfer::{AT_ONCE, Remote, between, in_parallel};
+use super::remote::{AT_ONCE, Remote, between, in_parallel};
 use super::{Note, Shelf, Shelved};
 use crate::archive::About;
 use crate::oci::digest::Digest;
@@ -50,7 +50,7 @@ pub struct Collected {
 
 /// Refs that are read between two looks at the clock.
 const AT_A_TIME: usize = 16;
-/// Blobs that are condemned and removed at once: all must be gone within [`super::notes::Terms`].
+/// Blobs that are condemned and removed at once: all must be gone within [`super::remote::Terms`].
 const AT_A_REMOVAL: usize = 300;
 /// The same for caches, each of which has some refs.
 const CACHES_AT_A_REMOVAL: usize = 10;

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::oci::directory::LayoutError;
+
 /// Why a store did not do what was asked. No message holds credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -55,6 +57,17 @@ pub enum StoreError {
         /// The cause.
         source: std::io::Error,
     },
+}
+
+/// Why an archive was not pushed.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The directory.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
 }
 
 /// Takes what is not there for no error.

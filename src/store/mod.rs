@@ -11,15 +11,17 @@ mod connector;
 mod credentials;
 mod docker;
 pub mod error;
+pub mod fetch;
 pub mod notes;
 pub mod object;
 mod pieces;
 mod profile;
+pub mod push;
 pub mod refs;
 pub mod registry;
+pub mod remote;
 mod retry;
 mod tls;
-pub mod transfer;
 pub mod url;
 pub mod variables;
 

@@ -22,8 +22,9 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
-use super::transfer::{PushError, Remote, between};
-use super::{Note, Shelf, error::StoreError};
+use super::error::{PushError, StoreError};
+use super::remote::{Remote, between};
+use super::{Note, Shelf};
 use crate::oci::digest::Digest;
 use crate::oci::documents::Descriptor;
 
@@ -35,33 +36,6 @@ pub(crate) const CONDEMNED: &str = "condemned-";
 pub(crate) const SAVER: &str = "saver-";
 /// How coarse a store's clock may be.
 const TICK: Duration = Duration::from_secs(2);
-
-/// How long savers and collectors rely on what they have told each other.
-#[derive(Clone, Copy, Debug)]
-pub struct Terms {
-    /// For how long after it was last written a collector's note says that it is at work.
-    pub collector: Duration,
-    /// How old a saver lets its note become. Must be far below the grace, so that no collector takes
-    /// the note for that of a dead process.
-    pub saver: Duration,
-    /// For how long after it was condemned a blob may still be removed. The longest time for which
-    /// a saver waits, if it needs the blob.
-    pub removal: Duration,
-}
-
-impl Default for Terms {
-    fn default() -> Self {
-        let [collector, saver, removal] = [120, 20, 15].map(Duration::from_secs);
-        Self { collector, saver, removal }
-    }
-}
-
-impl Terms {
-    /// The shortest grace that is safe.
-    pub fn shortest_grace(&self) -> Duration {
-        self.saver * 3
-    }
-}
 
 /// How often a saver begins again because its note could not be kept fresh.
 const ATTEMPTS: usize = 4;

@@ -10,8 +10,11 @@ use dockercache::oci::directory::Layout;
 use dockercache::oci::documents::{Descriptor, Index};
 use dockercache::oci::live;
 use dockercache::oci::writer::Writer;
+use dockercache::store::error::PushError;
+use dockercache::store::fetch::is_layer;
+use dockercache::store::push::{Pushed, There};
 use dockercache::store::refs::RefName;
-use dockercache::store::transfer::{PushError, Pushed, Remote, There, is_layer};
+use dockercache::store::remote::Remote;
 use tempfile::TempDir;
 
 use crate::harness::{PASSWORD, Server};

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use dockercache::oci::digest::Digest;
 use dockercache::store::collect::Policy;
-use dockercache::store::notes::Terms;
-use dockercache::store::transfer::Remote;
+use dockercache::store::remote::Remote;
+use dockercache::store::remote::Terms;
 
 use tokio::runtime::Runtime;
 

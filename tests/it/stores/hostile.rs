@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use dockercache::archive::trust::Trust;
 use dockercache::oci::documents::Descriptor;
 use dockercache::store::RemoteStore;
+use dockercache::store::error::PushError;
 use dockercache::store::error::StoreError;
-use dockercache::store::transfer::PushError;
 use dockercache::store::variables::Variables;
 use tokio::runtime::Runtime;
 

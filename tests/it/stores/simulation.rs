@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dockercache::store::collect::Policy;
-use dockercache::store::notes::Terms;
-use dockercache::store::transfer::Remote;
+use dockercache::store::remote::Remote;
+use dockercache::store::remote::Terms;
 use dockercache::store::variables::Variables;
 use dockercache::store::{self, RemoteStore};
 

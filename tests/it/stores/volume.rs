@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use dockercache::oci::digest::Hashing;
 use dockercache::oci::documents::Descriptor;
 use dockercache::store::collect::Policy;
-use dockercache::store::transfer::Remote;
+use dockercache::store::remote::Remote;
 use dockercache::store::variables::Variables;
 use dockercache::store::{self, RemoteStore};
 use futures_util::StreamExt as _;
