@@ -8,8 +8,8 @@ use clap::error::ErrorKind;
 use clap::{Arg, Args, Command, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::engine::strategy::Strategy;
-use crate::key::MaxAge;
-use crate::layout::codec::Compression;
+use crate::oci::codec::Compression;
+use crate::predict::MaxAge;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use crate::engine::error::EngineError;
 use crate::job::journal::JournalError;
-use crate::layout::directory::LayoutError;
-use crate::store::remote::error::StoreError;
-use crate::store::remote::transfer::PushError;
+use crate::oci::directory::LayoutError;
+use crate::store::error::PushError;
+use crate::store::error::StoreError;
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
             return u8::try_from(error.exit_code()).unwrap_or(2).into();
         }
     };
-    dockercache::engine::process::pass_signals_on();
+    dockercache::engine::client::process::pass_signals_on();
     match commands::run(cli) {
         Ok(exit) => match output::failure() {
             Some(kind) => {

@@ -7,28 +7,28 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use super::{connect_to_choose, environment};
-use crate::builder::Builder;
+use crate::build::arguments::{BuildArguments, ContextSource};
+use crate::build::build_log::Outcome;
 use crate::cli::BuildArgs;
 use crate::context::BuildContext;
 use crate::dockerfile::Image;
 use crate::engine::Engine;
-use crate::engine::arguments::{BuildArguments, ContextSource};
-use crate::engine::build_log::Outcome;
 use crate::engine::client::Client;
+use crate::engine::client::process;
+use crate::engine::client::run::{self, Echo, Finished, Input};
 use crate::engine::error::EngineError;
-use crate::engine::process;
-use crate::engine::run::{self, Echo, Finished, Input};
 use crate::engine::strategy::{self, Choice, Strategy};
 use crate::exit::{Exit, Failure};
-use crate::explain::{Explanation, explain};
 use crate::job::capture::{self, Built};
 use crate::job::journal::{Draft, Journal, State};
 use crate::job::offer::{self, Offer};
 use crate::job::{store, variable};
-use crate::layout::directory::Layout;
 use crate::mounts::carry::Carrier;
 use crate::mounts::policy::Settings;
-use crate::project::{Detail, Project};
+use crate::oci::directory::Layout;
+use crate::predict::builder::Builder;
+use crate::predict::explain::{Explanation, explain};
+use crate::predict::project::{Detail, Project};
 use crate::report::{Reporter, output};
 
 /// The words of a build, and whether they are those of `docker buildx build`.

@@ -6,10 +6,11 @@ use std::fs;
 use tempfile::TempDir;
 
 use super::environment;
+use crate::build::arguments::BuildArguments;
+use crate::build::bake::{PlannedTarget, Planner};
 use crate::cli::Builds;
-use crate::engine::arguments::BuildArguments;
-use crate::engine::bake::{self, PlannedTarget, Planner};
 use crate::engine::client::Client;
+use crate::engine::client::targets::targets;
 use crate::engine::error::EngineError;
 use crate::exit::Failure;
 use crate::report::Reporter;
@@ -61,13 +62,12 @@ pub(super) fn named(
     reporter: Reporter,
 ) -> Result<Named, Failure> {
     if builds.bake {
-        let targets = bake::targets(client, Planner::Bake, &builds.arguments)?;
-        return Named::of(targets, reporter);
+        return Named::of(targets(client, Planner::Bake, &builds.arguments)?, reporter);
     }
     if builds.compose {
         let mut words = vec![OsString::from("build")];
         words.extend(builds.arguments.iter().cloned());
-        return Named::of(bake::targets(client, Planner::Compose, &words)?, reporter);
+        return Named::of(targets(client, Planner::Compose, &words)?, reporter);
     }
     if builds.arguments.is_empty() {
         return Ok(Named::default());

@@ -3,15 +3,15 @@
 use serde::Serialize;
 
 use super::{builds, connect_to_choose, environment};
-use crate::builder::Builder;
+use crate::archive::Archive;
 use crate::cli::{ExplainArgs, Format};
 use crate::engine::client::Client;
 use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
-use crate::explain::{Cause, Explanation, explain};
-use crate::layout::archive::Archive;
-use crate::layout::directory::Layout;
-use crate::project::{Detail, Project};
+use crate::oci::directory::Layout;
+use crate::predict::builder::Builder;
+use crate::predict::explain::{Cause, Explanation, explain};
+use crate::predict::project::{Detail, Project};
 use crate::report::{Reporter, output};
 
 /// The JSON form of the result.

@@ -5,10 +5,10 @@ use serde::Serialize;
 use crate::cli::{Format, GcArgs};
 use crate::exit::{Exit, Failure};
 use crate::report::{Reporter, bytes, output};
-use crate::store::remote::collect::Policy;
-use crate::store::remote::environment::Environment;
-use crate::store::remote::transfer::Remote;
-use crate::store::remote::url::StoreUrl;
+use crate::store::collect::Policy;
+use crate::store::remote::Remote;
+use crate::store::url::StoreUrl;
+use crate::store::variables::Variables;
 
 /// The JSON form of the result.
 #[derive(Serialize)]
@@ -32,7 +32,7 @@ pub(super) fn run(args: &GcArgs) -> Result<Exit, Failure> {
         max_size: args.max_size.map(|size| size.as_u64()),
         dry_run: args.dry_run,
     };
-    let remote = Remote::open(&url, &Environment::of_process())?;
+    let remote = Remote::open(&url, &Variables::of_process())?;
     if policy.grace < remote.terms().shortest_grace() {
         return Err(Failure::usage("--grace must be at least 1m: savers rely on it"));
     }

@@ -7,16 +7,16 @@ use std::process::Command;
 use super::build::{self, Words};
 use super::builds::Named;
 use super::{connect_to_choose, environment};
-use crate::builder::Builder;
+use crate::build::arguments::BuildArguments;
+use crate::build::bake::Planner;
+use crate::build::build_log::{LoggedStep, Outcome};
 use crate::cli::BuildArgs;
 use crate::engine::Engine;
-use crate::engine::arguments::BuildArguments;
-use crate::engine::bake::{self, Planner};
-use crate::engine::build_log::{LoggedStep, Outcome};
 use crate::engine::client::Client;
+use crate::engine::client::process;
+use crate::engine::client::run::{self, Echo, Input};
+use crate::engine::client::targets::targets;
 use crate::engine::error::EngineError;
-use crate::engine::process;
-use crate::engine::run::{self, Echo, Input};
 use crate::engine::strategy::{self, Choice};
 use crate::exit::{Exit, Failure};
 use crate::job::capture::{self, Built};
@@ -24,8 +24,9 @@ use crate::job::journal::Journal;
 use crate::job::offer::{self, Offer};
 use crate::job::prime::{Coming, prime};
 use crate::job::{store, variable};
-use crate::layout::directory::Layout;
-use crate::project::{Detail, Project};
+use crate::oci::directory::Layout;
+use crate::predict::builder::Builder;
+use crate::predict::project::{Detail, Project};
 use crate::report::Reporter;
 
 /// Flags of `docker compose` before its command that take a value in the next word.
@@ -146,7 +147,7 @@ impl Group {
             Planner::Compose => BuildArguments::default(),
         };
         let choice = strategy::choose(&engine, &arguments.of_buildx(), &environment, None)?;
-        let named = Named::of(bake::targets(client, planner, words)?, reporter)?;
+        let named = Named::of(targets(client, planner, words)?, reporter)?;
         let builder = Builder::of(&engine, choice.strategy);
         let read = |arguments| Project::read(arguments, &builder, Detail::Files).ok();
         let all: Option<Vec<Project>> = named.builds.iter().map(read).collect();

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use crate::archive::{self, Archive, LayerBlob, Role, StageAbout, StepAbout, StoredImage};
 use crate::cli::{Format, InspectArgs};
 use crate::exit::{Exit, Failure};
-use crate::layout::archive::{self, Archive, LayerBlob, Role, StageAbout, StepAbout, StoredImage};
-use crate::layout::digest::Digest;
-use crate::layout::directory::Layout;
-use crate::layout::live;
-use crate::layout::oci::{History, ImageConfig, Index};
 use crate::mounts::layers::{self, MountAbout};
+use crate::oci::digest::Digest;
+use crate::oci::directory::Layout;
+use crate::oci::documents::{History, ImageConfig, Index};
+use crate::oci::live;
 use crate::report::{Reporter, bytes, count, output};
 
 /// The JSON form of the result.
@@ -350,7 +350,7 @@ mod tests {
             text: (*text).to_owned(),
             digest: String::new(),
             parts: Vec::new(),
-            files: crate::layout::archive::FileList::default(),
+            files: crate::archive::FileList::default(),
         };
         StageAbout {
             name: "build".to_owned(),

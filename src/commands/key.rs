@@ -8,16 +8,16 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::{builds, connect_to_choose, environment};
-use crate::builder::Builder;
+use crate::build::arguments::{BuildArguments, ContextSource};
 use crate::cli::{Format, KeyArgs};
-use crate::engine::arguments::{BuildArguments, ContextSource};
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
 use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
-use crate::key::{KeyScope, Keys, StageDigest};
-use crate::project::{Detail, Project};
-use crate::project_name::project_name;
+use crate::job::project_name::project_name;
+use crate::predict::builder::Builder;
+use crate::predict::project::{Detail, Project};
+use crate::predict::{KeyScope, Keys, StageDigest};
 use crate::report::{Reporter, output};
 
 /// Level files that always exist, so that a key made of checksums never misses one.

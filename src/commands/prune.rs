@@ -5,8 +5,8 @@ use serde::Serialize;
 use crate::cli::{Format, PruneArgs};
 use crate::exit::{Exit, Failure};
 use crate::job::locked;
-use crate::layout::directory::Layout;
-use crate::layout::live;
+use crate::oci::directory::Layout;
+use crate::oci::live;
 use crate::report::{Reporter, bytes, count, output};
 
 /// The JSON form of the result.

@@ -3,23 +3,23 @@
 use serde::Serialize;
 
 use super::{builds, connect_to_choose, environment};
-use crate::builder::Builder;
+use crate::archive::file;
+use crate::build::arguments::BuildArguments;
 use crate::cli::{Format, RestoreArgs};
-use crate::engine::arguments::BuildArguments;
 use crate::engine::client::Client;
 use crate::engine::strategy::{self, Choice, Strategy};
 use crate::exit::{Exit, Failure};
-use crate::explain::explain;
 use crate::job::capture;
 use crate::job::journal::Journal;
 use crate::job::offer::{self, Offer};
 use crate::job::prime::{Coming, prime};
 use crate::job::{locked, store};
-use crate::layout::directory::Layout;
-use crate::project::{Detail, Project};
+use crate::oci::directory::Layout;
+use crate::predict::builder::Builder;
+use crate::predict::explain::explain;
+use crate::predict::project::{Detail, Project};
 use crate::report::Reporter;
 use crate::report::output;
-use crate::store::file;
 
 /// The JSON form of the result.
 #[derive(Serialize)]

@@ -5,11 +5,13 @@ mod subject;
 
 use std::path::{Path, PathBuf};
 
+use crate::archive::file;
+use crate::archive::{self, Archive};
 use crate::cli::SaveArgs;
 use crate::engine::Engine;
-use crate::engine::capture::Taken;
 use crate::engine::client::Client;
 use crate::engine::strategy::Strategy;
+use crate::engine::strategy::capture::Taken;
 use crate::exit::{Exit, Failure};
 use crate::job::gate::Gate;
 use crate::job::journal::{self, Journal, NotedBuild};
@@ -17,15 +19,13 @@ use crate::job::offer::{self, Offer};
 use crate::job::store::{self, Store};
 use crate::job::take::{self, Taking};
 use crate::job::{capture, commit, locked, variable};
-use crate::layout::archive::{self, Archive};
-use crate::layout::codec::{Codec, Compression};
-use crate::layout::directory::{Layout, LayoutError};
-use crate::layout::live;
-use crate::layout::oci::Index;
-use crate::layout::writer::Writer;
 use crate::mounts::carry::release;
+use crate::oci::codec::{Codec, Compression};
+use crate::oci::directory::{Layout, LayoutError};
+use crate::oci::documents::Index;
+use crate::oci::live;
+use crate::oci::writer::Writer;
 use crate::report::{Reporter, bytes};
-use crate::store::file;
 use outcome::Saved;
 use subject::{Recipe, Subject};
 

@@ -4,6 +4,12 @@
 //! to a socket of this machine or to its buildx plugin, goes there directly: each start of it takes
 //! a while.
 
+pub mod process;
+pub mod run;
+pub mod settings;
+pub(crate) mod targets;
+pub mod version;
+
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,8 +18,8 @@ use std::sync::{Arc, OnceLock};
 use serde::Deserialize;
 
 use super::error::EngineError;
-use super::settings::Settings;
-use super::version::Version;
+use settings::Settings;
+use version::Version;
 
 /// By this variable a plugin knows that the client has started it, and which: docker/cli,
 /// `cli-plugins/metadata`.

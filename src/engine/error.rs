@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::layout::directory::LayoutError;
+use crate::oci::directory::LayoutError;
 
 /// Why an engine did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

@@ -1,43 +1,21 @@
 //! What a Docker engine can do, and how its build cache is taken out and put back.
 //!
-//! Knows no CI. [`client`] and [`connection`] reach the engine, [`facts`] says what it is,
-//! [`strategy`] chooses among [`native`], [`replay`] and [`classic`], and [`run`] builds.
+//! Knows no CI. [`client`] is the user's own `docker` command, [`api`] what the engine itself answers,
+//! and [`strategy`] the ways to carry a build cache with both.
 
-pub mod arguments;
-pub mod bake;
-pub mod bases;
-pub mod build_log;
-pub mod cached;
-pub mod capture;
-pub mod classic;
+pub mod api;
 pub mod client;
-pub mod connection;
-pub(crate) mod current;
-pub(crate) mod disclosure;
 pub mod error;
-pub mod facts;
-pub mod images;
-pub mod inbox;
-pub mod native;
-pub mod process;
-pub mod ready;
-pub(crate) mod repeat;
-pub mod replay;
-pub mod run;
-pub mod saved;
-pub mod settings;
-pub mod stages;
 pub mod strategy;
-pub mod version;
 
 use std::collections::BTreeSet;
 
+use api::connection::Connection;
+use api::facts::Facts;
 use client::Client;
-use connection::Connection;
 use error::EngineError;
-use facts::Facts;
 
-use crate::layout::codec::{Codec, Compression};
+use crate::oci::codec::{Codec, Compression};
 
 /// A Docker engine that answers.
 pub struct Engine {

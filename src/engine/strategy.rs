@@ -1,5 +1,17 @@
 //! Which of the ways to carry a build cache an engine allows.
 
+pub mod cached;
+pub mod capture;
+pub mod classic;
+pub(crate) mod current;
+pub(crate) mod disclosure;
+pub mod inbox;
+pub mod native;
+pub mod ready;
+pub(crate) mod repeat;
+pub mod replay;
+pub mod stages;
+
 use std::fmt;
 use std::str::FromStr;
 use std::thread;
@@ -7,11 +19,11 @@ use std::thread;
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
-use super::arguments::BuildArguments;
+use super::api::facts::{Facts, ImageStore};
 use super::client::Client;
+use super::client::settings::Config;
 use super::error::EngineError;
-use super::facts::{Facts, ImageStore};
-use super::settings::Config;
+use crate::build::arguments::BuildArguments;
 
 /// How a build's cache is taken out of an engine and put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -224,8 +236,8 @@ fn driver_of(inspected: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::client::version::Version;
     use crate::engine::client::{Info, Plugin};
-    use crate::engine::version::Version;
 
     fn chosen(
         (client, buildx, store): (u32, bool, ImageStore),

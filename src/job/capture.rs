@@ -11,23 +11,23 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::journal::{Draft, Journal, NotedBuild};
+use crate::archive::{About, Archive, FORMAT, StageAbout};
+use crate::build::arguments::BuildArguments;
+use crate::build::build_log::{ClassicStep, LoggedStep, Outcome};
 use crate::engine::Engine;
-use crate::engine::arguments::BuildArguments;
-use crate::engine::build_log::{ClassicStep, LoggedStep, Outcome};
-use crate::engine::capture::{Captured, CapturedStage, Request, Source, Stage, Word};
-use crate::engine::disclosure::disclosures;
 use crate::engine::error::EngineError;
-use crate::engine::repeat::repeat;
 use crate::engine::strategy::Strategy;
-use crate::engine::{classic, native, replay};
-use crate::explain::notes;
-use crate::key::StageDigest;
-use crate::layout::archive::{About, Archive, FORMAT, StageAbout};
-use crate::layout::codec::Compression;
-use crate::layout::digest::Digest;
-use crate::layout::directory::Layout;
+use crate::engine::strategy::capture::{Captured, CapturedStage, Request, Source, Stage, Word};
+use crate::engine::strategy::disclosure::disclosures;
+use crate::engine::strategy::repeat::repeat;
+use crate::engine::strategy::{classic, native, replay};
 use crate::mounts::carry::NotedMount;
-use crate::project::Project;
+use crate::oci::codec::Compression;
+use crate::oci::digest::Digest;
+use crate::oci::directory::Layout;
+use crate::predict::StageDigest;
+use crate::predict::explain::notes;
+use crate::predict::project::Project;
 use crate::report::{Reporter, timestamp};
 
 /// A build that has run.

@@ -2,10 +2,10 @@
 
 use super::gate::Gate;
 use super::journal::State;
-use crate::layout::archive::Archive;
-use crate::layout::directory::LayoutError;
-use crate::layout::writer::Writer;
-use crate::trust;
+use crate::archive::Archive;
+use crate::archive::trust;
+use crate::oci::directory::LayoutError;
+use crate::oci::writer::Writer;
 
 /// Swaps `index.json`, if anything is different from before, or if it shall have a new time. Says
 /// whether anything is different.

@@ -8,10 +8,10 @@
 use std::path::Path;
 
 use super::journal::State;
+use super::project_name::project_name;
+use crate::archive::trust::{Scope, Trust};
 use crate::engine::Engine;
-use crate::layout::oci::Index;
-use crate::project_name::project_name;
-use crate::trust::{Scope, Trust};
+use crate::oci::documents::Index;
 
 /// The keys of this job, and whose caches they are for.
 pub(crate) struct Gate {

@@ -15,12 +15,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::build_log::ClassicStep;
-use crate::engine::capture::Captured;
+use crate::build::build_log::ClassicStep;
 use crate::engine::strategy::Strategy;
-use crate::layout::digest::Digest;
-use crate::layout::verify::Seen;
+use crate::engine::strategy::capture::Captured;
 use crate::mounts::carry::NotedMount;
+use crate::oci::digest::Digest;
+use crate::oci::verify::Seen;
 
 /// How long a store that did not answer is skipped.
 const AWAY: Duration = Duration::from_mins(5);

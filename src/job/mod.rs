@@ -12,11 +12,12 @@ pub(crate) mod gate;
 pub(crate) mod journal;
 pub(crate) mod offer;
 pub(crate) mod prime;
+pub(crate) mod project_name;
 pub(crate) mod store;
 pub(crate) mod take;
 
-use crate::layout::directory::{Layout, LayoutError};
-use crate::layout::writer::{PATIENCE, Writer};
+use crate::oci::directory::{Layout, LayoutError};
+use crate::oci::writer::{PATIENCE, Writer};
 use crate::report::Reporter;
 
 /// Takes the write lock; if another process holds it, says for whom we wait.

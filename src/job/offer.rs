@@ -8,20 +8,20 @@ use std::path::Path;
 
 use super::gate::Gate;
 use super::journal::{RemoteCopy, State};
+use crate::archive::{self, Archive};
 use crate::dockerfile::Image;
 use crate::engine::Engine;
-use crate::engine::current::Bases;
 use crate::engine::error::EngineError;
-use crate::engine::ready::Ready;
 use crate::engine::strategy::Strategy;
-use crate::engine::{capture, ready};
-use crate::layout::archive::{self, Archive};
-use crate::layout::codec::Codec;
-use crate::layout::directory::{Layout, LayoutError};
-use crate::layout::live::{self, Reach};
-use crate::layout::oci::Index;
-use crate::layout::verify;
+use crate::engine::strategy::current::Bases;
+use crate::engine::strategy::ready::Ready;
+use crate::engine::strategy::{capture, ready};
 use crate::mounts::collect::layers_of_mounts;
+use crate::oci::codec::Codec;
+use crate::oci::directory::{Layout, LayoutError};
+use crate::oci::documents::Index;
+use crate::oci::live::{self, Reach};
+use crate::oci::verify;
 use crate::report::{Reporter, bytes, count};
 
 /// A cache that may be offered, or why there is none.

@@ -10,12 +10,12 @@ use std::ffi::OsString;
 use std::fs;
 
 use super::offer::Offer;
+use crate::build::arguments::BuildArguments;
 use crate::engine::Engine;
-use crate::engine::arguments::BuildArguments;
-use crate::engine::cached::Repetition;
 use crate::engine::error::EngineError;
-use crate::key::StageDigest;
-use crate::project::Project;
+use crate::engine::strategy::cached::Repetition;
+use crate::predict::StageDigest;
+use crate::predict::project::Project;
 use crate::report::Reporter;
 
 /// A build to come, and its project.

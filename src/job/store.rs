@@ -7,29 +7,32 @@ use std::time::{Duration, SystemTime};
 
 use super::gate::Gate;
 use super::journal::{RemoteCopy, State};
+use super::project_name::project_name;
 use super::variable;
+use crate::archive::trust::Trust;
+use crate::archive::{self, About, Archive, FORMAT, StageAbout};
 use crate::cli;
 use crate::engine::Engine;
 use crate::engine::strategy::Strategy;
 use crate::exit::Failure;
-use crate::explain::needed_layers;
-use crate::key::{KeyScope, Keys};
-use crate::layout::archive::{self, About, Archive, FORMAT, StageAbout};
-use crate::layout::directory::Layout;
-use crate::layout::live;
-use crate::layout::oci::Descriptor;
-use crate::layout::verify::BadBlob;
-use crate::layout::writer::Writer;
 use crate::mounts::collect::layers_of_mounts;
-use crate::project::Project;
-use crate::project_name::project_name;
+use crate::oci::directory::Layout;
+use crate::oci::documents::Descriptor;
+use crate::oci::live;
+use crate::oci::verify::BadBlob;
+use crate::oci::writer::Writer;
+use crate::predict::needed_layers;
+use crate::predict::project::Project;
+use crate::predict::{KeyScope, Keys};
 use crate::report::{Reporter, bytes, count};
-use crate::store::remote::environment::Environment;
-use crate::store::remote::error::StoreError;
-use crate::store::remote::reference::{RefName, ref_names};
-use crate::store::remote::transfer::{PushError, Remote, There, is_layer};
-use crate::store::remote::url::StoreUrl;
-use crate::trust::Trust;
+use crate::store::error::PushError;
+use crate::store::error::StoreError;
+use crate::store::fetch::is_layer;
+use crate::store::push::There;
+use crate::store::refs::{RefName, ref_names};
+use crate::store::remote::Remote;
+use crate::store::url::StoreUrl;
+use crate::store::variables::Variables;
 
 /// A cache that is older is saved again although nothing changed, so that it does not grow too
 /// old for a store that is cleaned by age.
@@ -90,7 +93,7 @@ fn named(options: &cli::Store, state: &State) -> Result<Option<Store>, Failure> 
         Failure::usage(format!("the store of --store or DOCKERCACHE_STORE: {why}"))
     })?;
     let patience = patience()?;
-    let remote = Remote::open(&url, &Environment::of_process()).map_err(Failure::from)?;
+    let remote = Remote::open(&url, &Variables::of_process()).map_err(Failure::from)?;
     let is_away = state.is_away(&url.to_string());
     if !is_away {
         remote.greet_ahead();

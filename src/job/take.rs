@@ -2,21 +2,21 @@
 
 use super::journal::NotedBuild;
 use super::offer::Offer;
+use crate::archive::builds;
+use crate::archive::carrier;
+use crate::archive::{About, Archive, FORMAT, StageAbout};
+use crate::build::build_log::ClassicStep;
 use crate::engine::Engine;
-use crate::engine::build_log::ClassicStep;
-use crate::engine::capture::{Captured, CapturedStage, Source, Taken};
 use crate::engine::error::EngineError;
 use crate::engine::strategy::Strategy;
-use crate::engine::{classic, native, replay};
-use crate::layout::archive::{About, Archive, FORMAT, StageAbout};
-use crate::layout::builds;
-use crate::layout::carrier;
-use crate::layout::codec::Compression;
-use crate::layout::directory::LayoutError;
-use crate::layout::writer::Writer;
+use crate::engine::strategy::capture::{Captured, CapturedStage, Source, Taken};
+use crate::engine::strategy::{classic, native, replay};
 use crate::mounts::carry::NotedMount;
 use crate::mounts::collect;
 use crate::mounts::policy::Settings;
+use crate::oci::codec::Compression;
+use crate::oci::directory::LayoutError;
+use crate::oci::writer::Writer;
 use crate::report::{Reporter, timestamp};
 
 /// From where, to where, and what was there before.

@@ -19,14 +19,14 @@ use super::layers::{self, MountAbout};
 use super::pack::Packed;
 use super::policy::{Bounds, Settings};
 use super::program;
+use crate::archive::{Archive, LayerBlob, StoredImage};
+use crate::build::arguments::BuildArguments;
+use crate::build::build_log::{LoggedStep, Outcome};
 use crate::engine::Engine;
-use crate::engine::arguments::BuildArguments;
-use crate::engine::build_log::{LoggedStep, Outcome};
+use crate::engine::client::run::{self, Echo, Input};
 use crate::engine::error::EngineError;
-use crate::engine::run::{self, Echo, Input};
-use crate::layout::archive::{Archive, LayerBlob, StoredImage};
-use crate::layout::digest::Digest;
-use crate::layout::directory::Layout;
+use crate::oci::digest::Digest;
+use crate::oci::directory::Layout;
 use crate::report::{Reporter, bytes, count};
 
 /// The hidden verb that runs [`inside`].

@@ -4,9 +4,9 @@ use super::carry::NotedMount;
 use super::found::CacheMount;
 use super::layers;
 use super::policy::{Choice, Settings};
-use crate::layout::archive::{Archive, LayerBlob, Role, StoredImage};
-use crate::layout::directory::LayoutError;
-use crate::layout::writer::Writer;
+use crate::archive::{Archive, LayerBlob, Role, StoredImage};
+use crate::oci::directory::LayoutError;
+use crate::oci::writer::Writer;
 use crate::report::bytes;
 
 /// Adds the mounts of the job's builds to `archive`: what was packed, on top of what `old` has. A mount

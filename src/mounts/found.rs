@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::dockerfile::{Action, BuildGraph, Mount, MountKind};
-use crate::key::StageDigest;
-use crate::layout::digest::Digest;
+use crate::oci::digest::Digest;
+use crate::predict::StageDigest;
 
 /// The owner and the mode that a mount starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -127,7 +127,7 @@ impl CacheMounts {
 mod tests {
     use super::*;
     use crate::dockerfile::{BuildOptions, Dockerfile};
-    use crate::key::{Rules, digest_build};
+    use crate::predict::{Rules, digest_build};
 
     fn mounts(source: &str, namespace: &str) -> CacheMounts {
         let options =

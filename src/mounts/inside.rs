@@ -16,7 +16,7 @@ use super::listing::{self, Listing};
 use super::pack::{self, Packed};
 use super::policy::Bounds;
 use super::unpack::{self, Unpacked};
-use crate::layout::codec::Codec;
+use crate::oci::codec::Codec;
 
 /// Where the mount is, what the client sent, and where it finds the results.
 pub(crate) const MOUNT: &str = "/mount";
@@ -186,7 +186,7 @@ mod tests {
 
     use super::super::listing::{Kind, UNREAD, walk};
     use super::*;
-    use crate::layout::codec;
+    use crate::oci::codec;
 
     const ENOUGH: Bounds = Bounds { builds: 2, bytes: u64::MAX, layers: 0, stored: 0 };
 

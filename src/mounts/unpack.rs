@@ -18,7 +18,7 @@ use tar::EntryType;
 
 use super::listing::UNREAD;
 use super::pack::{OPAQUE, WHITEOUT, XATTR};
-use crate::layout::codec;
+use crate::oci::codec;
 
 /// What zeros become a hole from.
 const BLOCK: usize = 4096;

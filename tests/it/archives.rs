@@ -6,8 +6,8 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Command;
 
-use dockercache::layout::codec::{Codec, decoder};
-use dockercache::layout::digest::Digest;
+use dockercache::oci::codec::{Codec, decoder};
+use dockercache::oci::digest::Digest;
 use tar::{EntryType, Header};
 use tempfile::TempDir;
 

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use dockercache::layout::digest::Digest;
+use dockercache::oci::digest::Digest;
 
 use crate::harness::{Builder, Generation, Image, Machine, busybox_tree, on_buildkit};
 

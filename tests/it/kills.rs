@@ -152,9 +152,9 @@ fn assert_all_blobs_are_good(carried: &Carried) {
     let copy = carried.file("looked-at");
     let _ = std::fs::remove_dir_all(&copy);
     carried.copy_to(&copy);
-    let layout = dockercache::layout::directory::Layout::at(&copy);
-    let reach = dockercache::layout::archive::reach(&layout).expect("an index");
+    let layout = dockercache::oci::directory::Layout::at(&copy);
+    let reach = dockercache::archive::reach(&layout).expect("an index");
     assert!(reach.blobs.len() > 4, "{reach:?}");
-    let bad = dockercache::layout::verify::verify(&layout, &reach, |_| false, &|_| {});
+    let bad = dockercache::oci::verify::verify(&layout, &reach, |_| false, &|_| {});
     assert_eq!(bad, [], "{reach:?}");
 }

@@ -46,12 +46,12 @@ use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use builder::{Built, Place};
-use dockercache::builder::Builder;
+use dockercache::build::arguments::BuildArguments;
 use dockercache::dockerfile::Platform;
-use dockercache::engine::arguments::BuildArguments;
+use dockercache::engine::client::version::Version;
 use dockercache::engine::strategy::Strategy;
-use dockercache::engine::version::Version;
-use dockercache::project::{Detail, Project};
+use dockercache::predict::builder::Builder;
+use dockercache::predict::project::{Detail, Project};
 use generate::{BASES, Dialect, Generator};
 use scenario::Scenario;
 

@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use crate::cli::Format;
-use crate::engine::capture::Taken;
 use crate::engine::strategy::Strategy;
-use crate::layout::digest::Digest;
+use crate::engine::strategy::capture::Taken;
+use crate::oci::digest::Digest;
 use crate::report::{bytes, count, output};
 
 /// The JSON form of the result.

@@ -3,16 +3,16 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use crate::builder::Builder;
+use crate::archive::Archive;
+use crate::build::arguments::BuildArguments;
+use crate::build::build_log::ClassicStep;
 use crate::cli::SaveArgs;
 use crate::commands::{builds, environment};
 use crate::engine::Engine;
-use crate::engine::arguments::BuildArguments;
-use crate::engine::build_log::ClassicStep;
-use crate::engine::capture::{Source, Taken};
-use crate::engine::classic;
+use crate::engine::api::facts::ImageStore;
 use crate::engine::error::EngineError;
-use crate::engine::facts::ImageStore;
+use crate::engine::strategy::capture::{Source, Taken};
+use crate::engine::strategy::classic;
 use crate::engine::strategy::{self, Choice, Strategy};
 use crate::exit::{Exit, Failure};
 use crate::job::capture::{self, Built};
@@ -20,9 +20,9 @@ use crate::job::journal::{Journal, NotedBuild, State};
 use crate::job::offer;
 use crate::job::take::Taking;
 use crate::job::variable;
-use crate::layout::archive::Archive;
-use crate::layout::directory::Layout;
-use crate::project::{Detail, Project};
+use crate::oci::directory::Layout;
+use crate::predict::builder::Builder;
+use crate::predict::project::{Detail, Project};
 use crate::report::Reporter;
 
 /// What is saved.

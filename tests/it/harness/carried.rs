@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use dockercache::layout::digest::Digest;
+use dockercache::oci::digest::Digest;
 use tempfile::TempDir;
 use walkdir::WalkDir;
 

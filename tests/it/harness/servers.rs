@@ -15,9 +15,10 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
 use std::thread;
 
-use dockercache::layout::oci::Descriptor;
-use dockercache::store::remote::environment::Environment;
-use dockercache::store::remote::{self, RemoteStore, error::StoreError};
+use dockercache::oci::documents::Descriptor;
+use dockercache::store::error::StoreError;
+use dockercache::store::variables::Variables;
+use dockercache::store::{self, RemoteStore};
 use futures_util::TryStreamExt as _;
 use tokio::runtime::Runtime;
 
@@ -57,8 +58,8 @@ pub(crate) trait Server: Send + Sync {
     /// Opens the store at `address`.
     fn open_at(&self, address: &str, password: &str) -> Result<Box<dyn RemoteStore>, StoreError> {
         let url = self.url(address).parse().expect("a URL");
-        let environment: Environment = self.variables(address, password).into_iter().collect();
-        remote::open(&url, &environment)
+        let environment: Variables = self.variables(address, password).into_iter().collect();
+        store::open(&url, &environment)
     }
 
     /// Opens the store.

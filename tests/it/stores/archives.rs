@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use dockercache::layout::archive::{ImageNote, LayerBlob, Role, write_image};
-use dockercache::layout::digest::Digest;
-use dockercache::layout::directory::Layout;
-use dockercache::layout::live;
-use dockercache::layout::oci::{Descriptor, Index};
-use dockercache::layout::writer::Writer;
-use dockercache::store::remote::reference::RefName;
-use dockercache::store::remote::transfer::{PushError, Pushed, Remote, There, is_layer};
-use dockercache::trust::{Scope, Trust};
+use dockercache::archive::trust::{Scope, Trust};
+use dockercache::archive::{ImageNote, LayerBlob, Role, write_image};
+use dockercache::oci::digest::Digest;
+use dockercache::oci::directory::Layout;
+use dockercache::oci::documents::{Descriptor, Index};
+use dockercache::oci::live;
+use dockercache::oci::writer::Writer;
+use dockercache::store::error::PushError;
+use dockercache::store::fetch::is_layer;
+use dockercache::store::push::{Pushed, There};
+use dockercache::store::refs::RefName;
+use dockercache::store::remote::Remote;
 use tempfile::TempDir;
 
 use crate::harness::{PASSWORD, Server};

@@ -7,11 +7,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use dockercache::layout::oci::{CONFIG, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST};
-use dockercache::layout::oci::{Manifest, UNCOMPRESSED};
-use dockercache::store::remote::error::StoreError;
-use dockercache::store::remote::{self, RemoteStore, Shelf};
-use dockercache::trust::Trust;
+use dockercache::archive::trust::Trust;
+use dockercache::oci::documents::{CONFIG, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST};
+use dockercache::oci::documents::{Manifest, UNCOMPRESSED};
+use dockercache::store::error::StoreError;
+use dockercache::store::{self, RemoteStore, Shelf};
 use futures_util::{StreamExt as _, TryStreamExt as _, future};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
@@ -329,7 +329,7 @@ fn a_container_of_azure_s_is_a_store() {
 fn absent(server: &dyn Server) -> Box<dyn RemoteStore> {
     let url = server.url(server.address()).replace("cache-bucket", "other-bucket");
     let environment = server.variables(server.address(), PASSWORD).into_iter().collect();
-    remote::open(&url.parse().unwrap(), &environment).unwrap()
+    store::open(&url.parse().unwrap(), &environment).unwrap()
 }
 
 fn assert_says_absent(error: &StoreError) {

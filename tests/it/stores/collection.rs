@@ -3,10 +3,10 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use dockercache::layout::digest::Digest;
-use dockercache::store::remote::collect::Policy;
-use dockercache::store::remote::commit::Terms;
-use dockercache::store::remote::transfer::Remote;
+use dockercache::oci::digest::Digest;
+use dockercache::store::collect::Policy;
+use dockercache::store::remote::Remote;
+use dockercache::store::remote::Terms;
 
 use tokio::runtime::Runtime;
 

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use dockercache::store::remote::error::StoreError;
-use dockercache::store::remote::transfer::PushError;
+use dockercache::store::error::PushError;
+use dockercache::store::error::StoreError;
 
 use super::archives::{Archive, assert_whole, find, remote_at};
 use super::faults::{Fault, Proxy};

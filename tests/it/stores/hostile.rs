@@ -8,12 +8,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dockercache::layout::oci::Descriptor;
-use dockercache::store::remote::RemoteStore;
-use dockercache::store::remote::environment::Environment;
-use dockercache::store::remote::error::StoreError;
-use dockercache::store::remote::transfer::PushError;
-use dockercache::trust::Trust;
+use dockercache::archive::trust::Trust;
+use dockercache::oci::documents::Descriptor;
+use dockercache::store::RemoteStore;
+use dockercache::store::error::PushError;
+use dockercache::store::error::StoreError;
+use dockercache::store::variables::Variables;
 use tokio::runtime::Runtime;
 
 use super::archives::{Archive, anyone, assert_whole, fetch, find, reference, remote_at};
@@ -153,8 +153,8 @@ fn another_host_gets_no_credentials() {
             let url = server.url(proxy.address()).parse().expect("a URL");
             let mut variables = server.variables(proxy.address(), PASSWORD);
             variables.push(("AWS_SESSION_TOKEN", "the token of a session".to_owned()));
-            let environment: Environment = variables.into_iter().collect();
-            let store = dockercache::store::remote::open(&url, &environment).expect("a store");
+            let environment: Variables = variables.into_iter().collect();
+            let store = dockercache::store::open(&url, &environment).expect("a store");
             exchange(&*store);
             for request in requests.try_iter() {
                 let request = request.to_ascii_lowercase();

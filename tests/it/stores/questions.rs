@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dockercache::store::remote::commit::Terms;
+use dockercache::store::remote::Terms;
 
 use super::archives::{Archive, find, remote_at};
 use super::faults::{Fault, Proxy};

@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use dockercache::store::remote::collect::Policy;
-use dockercache::store::remote::commit::Terms;
-use dockercache::store::remote::environment::Environment;
-use dockercache::store::remote::transfer::Remote;
-use dockercache::store::remote::{self, RemoteStore};
+use dockercache::store::collect::Policy;
+use dockercache::store::remote::Remote;
+use dockercache::store::remote::Terms;
+use dockercache::store::variables::Variables;
+use dockercache::store::{self, RemoteStore};
 
 use super::archives::{Archive, Random, fetch, find};
 use crate::harness::{PASSWORD, RegistryServer, RegistrySettings, S3Server, S3Settings, Server};
@@ -160,8 +160,8 @@ fn process() {
     let mut words = told.splitn(3, ' ');
     let mut word = || words.next().expect("a role, a seed and a URL");
     let (role, seed, url) = (word(), word(), word().parse().expect("a URL"));
-    let environment = Environment::of_process();
-    let remote = opened(remote::open(&url, &environment).expect("an opened store"));
+    let environment = Variables::of_process();
+    let remote = opened(store::open(&url, &environment).expect("an opened store"));
     let mut random = Random(seed.parse::<u64>().expect("a number") ^ u64::from(std::process::id()));
     loop {
         match role {

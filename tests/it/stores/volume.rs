@@ -5,12 +5,12 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use dockercache::layout::digest::Hashing;
-use dockercache::layout::oci::Descriptor;
-use dockercache::store::remote::collect::Policy;
-use dockercache::store::remote::environment::Environment;
-use dockercache::store::remote::transfer::Remote;
-use dockercache::store::remote::{self, RemoteStore};
+use dockercache::oci::digest::Hashing;
+use dockercache::oci::documents::Descriptor;
+use dockercache::store::collect::Policy;
+use dockercache::store::remote::Remote;
+use dockercache::store::variables::Variables;
+use dockercache::store::{self, RemoteStore};
 use futures_util::StreamExt as _;
 use tempfile::NamedTempFile;
 use tokio::runtime::Runtime;
@@ -47,7 +47,7 @@ fn a_hundred_thousand_blobs_are_collected_in_little_memory() {
 /// The store, if this process is a client.
 fn client() -> Option<Box<dyn RemoteStore>> {
     let url = std::env::var(CLIENT_OF).ok()?.parse().expect("a URL");
-    Some(remote::open(&url, &Environment::of_process()).expect("an opened store"))
+    Some(store::open(&url, &Variables::of_process()).expect("an opened store"))
 }
 
 /// Runs a test as the client of a server.

@@ -12,7 +12,7 @@ use s3s::dto::{
 use s3s::{S3, S3Request, S3Response, S3Result};
 use s3s_fs::FileSystem;
 
-use dockercache::layout::digest::Digest;
+use dockercache::oci::digest::Digest;
 
 /// Where blobs are listed.
 const BLOBS: &str = "team/app/blobs/sha256/";

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use dockercache::store::remote::registry::Registry;
+use dockercache::store::registry::Registry;
 use serde_json::json;
 
 use super::certificate::{Certified, certify};

@@ -1,0 +1,37 @@
+//! Asks the user's client what a command that builds several images would build.
+
+use std::ffi::OsString;
+
+use super::Client;
+use crate::build::bake::{self, PlannedTarget, Planner};
+use crate::engine::error::EngineError;
+
+/// Asks the client what a command with these words builds. `words` are those after `bake`, or after
+/// `compose`, with `build` among them.
+pub(crate) fn targets(
+    client: &Client,
+    planner: Planner,
+    words: &[OsString],
+) -> Result<Vec<PlannedTarget>, EngineError> {
+    let (command, base) = match planner {
+        Planner::Bake => (&["buildx", "bake"][..], bake::directory_of_yaml(words)),
+        Planner::Compose => (&["compose"][..], None),
+    };
+    let output = client
+        .command(command)
+        .args(words)
+        .arg("--print")
+        .output()
+        .map_err(|e| client.no_client(e))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let reason = said.lines().rev().find(|line| !line.trim().is_empty());
+        let reason = reason.unwrap_or("it gave no reason").to_owned();
+        let command = command.join(" ");
+        return Err(EngineError::Usage(format!(
+            "`docker {command}` has nothing to build: {reason}"
+        )));
+    }
+    bake::plan(&output.stdout, base.as_deref())
+        .map_err(|e| EngineError::failed("read what would be built", e))
+}

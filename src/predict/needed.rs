@@ -1,0 +1,50 @@
+//! What a build will read of an archive, foretold.
+//!
+//! A builder that finds a stage whole needs its result, and nothing of the stages that it is made
+//! from. It builds on what it finds of a stage that has changed, and then reads the stages that
+//! this one copies from or starts from. What is not foretold runs again: it costs time, no more.
+
+use std::collections::BTreeSet;
+
+use super::explain::shares_step;
+use super::project::Project;
+use crate::archive::{About, Archive};
+use crate::oci::digest::Digest;
+
+/// The layers that a build of `project` will read; `None` if all must be taken to be needed, since
+/// the archive does not say which stage they are of.
+pub fn needed_layers(archive: &Archive, project: &Project) -> Option<BTreeSet<Digest>> {
+    let about = archive.about.as_ref()?;
+    if about.stages.iter().all(|stage| stage.image.is_none())
+        || differs_in_knowledge(about, project)
+    {
+        return None;
+    }
+    let mut read: BTreeSet<usize> =
+        project.stages.last().map(|target| target.index).into_iter().collect();
+    let mut layers = BTreeSet::new();
+    for (stage, dependencies) in project.stages.iter().zip(&project.dependencies).rev() {
+        if !read.contains(&stage.index) {
+            continue;
+        }
+        if about.stages.iter().all(|old| old.digest != stage.digest) {
+            read.extend(dependencies);
+        }
+        let of_use =
+            about.stages.iter().filter(|old| old.digest == stage.digest || shares_step(old, stage));
+        for image in of_use.filter_map(|old| old.image.as_ref()) {
+            let stored = archive.images.iter().filter(|i| i.descriptor.digest == *image);
+            layers.extend(stored.flat_map(|i| &i.manifest.layers).map(|l| l.digest.clone()));
+        }
+    }
+    Some(layers)
+}
+
+/// Whether a base was known when the archive was written and isn't now, or the other way round: digests
+/// then differ, though the builder may find all the same.
+fn differs_in_knowledge(about: &About, project: &Project) -> bool {
+    let old: Vec<_> = about.stages.iter().filter_map(|stage| stage.base.as_ref()).collect();
+    project.bases.iter().any(|base| {
+        old.iter().any(|o| o.name == base.name && o.identity.is_some() != base.identity.is_some())
+    })
+}
