@@ -50,9 +50,9 @@ Exit codes:
 
 /// Docker layer caching for CI machines that start with an empty engine.
 ///
-/// Keeps the build cache of every stage of a Dockerfile in one directory, which your CI's cache
-/// carries from job to job, and drops whatever the last job no longer uses. Your Dockerfile,
-/// your image and your tags stay as they are.
+/// Keeps the build cache of every stage of a Dockerfile in one directory. Your CI's cache carries
+/// it from job to job, and each save removes what the last job no longer uses. Your Dockerfile,
+/// your image and your tags do not change.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
@@ -64,70 +64,72 @@ pub struct Cli {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Build as `docker build` does, with the restored cache
+    /// Run `docker build` with the restored cache
     ///
-    /// Takes the arguments of `docker build` and `docker buildx build` and adds --cache-from.
-    /// The image and its tags are those of your own build. A cache that is missing, damaged or
-    /// of no use to this engine is left out, and the build runs without it. All arguments are the
-    /// build's: the directory comes from `DOCKERCACHE_DIR` alone. Ends with the build's exit code.
+    /// Takes the arguments of `docker build` and `docker buildx build` and adds --cache-from. The
+    /// image and its tags are those of your own build. If the cache is missing, corrupt or of no
+    /// use to this engine, the build runs without it. All arguments are the build's: set the
+    /// directory with `DOCKERCACHE_DIR`. Exits with the build's exit code.
     Build(BuildArgs),
-    /// Build as `docker buildx build` or `docker buildx bake` does, with the restored cache
+    /// Run `docker buildx build` or `bake` with the restored cache
     ///
-    /// As `build`, for the builder that `docker buildx use` has selected. Only `build` and `bake` are
-    /// known here.
+    /// Like `build`, on the builder that `docker buildx use` has selected. Other commands of buildx
+    /// are refused.
     Buildx(BuildArgs),
-    /// Build as `docker compose build` or `up --build` does, with the restored cache
+    /// Run `docker compose build` or `up --build` with the cache
     ///
-    /// Takes the arguments of `docker compose`; what builds nothing goes to it as it is.
+    /// Takes the arguments of `docker compose`. Commands that build nothing are passed on
+    /// unchanged.
     Compose(BuildArgs),
-    /// Print a directory with a `docker` that sends builds through dockercache
+    /// Print a directory with a `docker` that uses the cache
     ///
-    /// Put it first in the path (`export PATH="$(dockercache shim):$PATH"`), and `docker build`,
+    /// Put it first in the path: `export PATH="$(dockercache shim):$PATH"`. Then `docker build`,
     /// `docker buildx build`, `docker buildx bake`, `docker compose build` and `docker compose up
-    /// --build` have the cache, whoever calls them.
+    /// --build` use the cache, whoever calls them.
     Shim,
-    /// Write the cache of the job's builds into the directory
+    /// Save the cache of the job's builds
     ///
     /// Saves each `dockercache build` with this directory since `restore`, and the plain `docker
-    /// build` that has run with the arguments given here. Takes the stages that changed from the
-    /// engine, keeps the others, and deletes what none of these builds uses: so comes once, after
-    /// the last build. A kill at any moment leaves the old archive or the new one.
+    /// build` that ran with the arguments given here. Takes the changed stages from the engine,
+    /// keeps the others, and deletes what none of these builds uses. So run it once, after the last
+    /// build. A kill at any moment leaves the old archive or the new one.
     Save(SaveArgs),
-    /// Check the directory and make its cache ready for a build
+    /// Restore the cache for the next build
     ///
-    /// Verifies every blob, leaves out what is damaged, and loads images where the classic
-    /// builder needs them. Prints the flags that a plain `docker buildx build` (or, with the
-    /// classic builder, `docker build`) needs to use the cache; nothing if it needs none, or on a
-    /// miss. `dockercache build` adds them by itself.
+    /// Verifies every blob, skips corrupt ones, and loads images if the classic builder needs them.
+    /// Prints the flags with which a plain `docker buildx build` (or, with the classic builder,
+    /// `docker build`) uses the cache; nothing if it needs none, or on a miss. `dockercache build`
+    /// adds these flags itself.
     ///
-    /// With the arguments of the build to come, it also says in two lines how much of the build is
-    /// in the archive, and what has changed first.
+    /// With the arguments of the next build, it also reports how much of that build is in the
+    /// archive, and the first change.
     Restore(RestoreArgs),
-    /// Print cache keys, known before the build, most exact first
+    /// Print cache keys before the build, most exact first
     ///
-    /// Each key is a prefix of the one before it: a CI cache that matches by prefix falls back to
-    /// the archive with which most stages are shared. They are made from the Dockerfile, the
-    /// files of the context that it uses, and the kind of engine. The builder alone decides what
-    /// is a hit: a wrong key costs time, never correctness.
+    /// Each key is a prefix of the one before it, so a CI cache that matches by prefix falls back
+    /// to the archive that shares the most stages. Keys depend on the Dockerfile, the context's
+    /// files that it uses, and the kind of engine. Only the builder decides what is a hit: a wrong
+    /// key costs time, never correctness.
     Key(KeyArgs),
-    /// Say which steps of a build are in the archive, and what has changed for the others
+    /// Explain which steps of a build will miss, and why
     ///
-    /// Compares the project as it is now with the one that was saved: the first changed file,
-    /// argument, instruction or base of each step. Reads no layer and runs no build.
+    /// Compares the project with the saved one, and names the first changed file, argument,
+    /// instruction or base of each step. Reads no layers and runs no build.
     Explain(ExplainArgs),
-    /// Show what is in the directory: stages, layers, sizes, what is shared and what is dead
+    /// Show the archive's stages, layers, sizes and dead blobs
     Inspect(InspectArgs),
-    /// Delete what an OCI image layout no longer uses; also works on a buildx local cache
+    /// Delete blobs that an OCI image layout no longer uses
     ///
-    /// `save` does this by itself. What goes are blobs that `index.json` no longer reaches:
-    /// `docker buildx build --cache-to type=local` adds to its directory and deletes nothing.
+    /// `save` does this itself. Also works on a local cache that buildx wrote: `docker buildx build
+    /// --cache-to type=local` adds to its directory and deletes nothing. Removes every blob that
+    /// `index.json` does not reach.
     Prune(PruneArgs),
-    /// Delete what a store no longer needs: old caches, and blobs that no cache reaches
+    /// Delete old caches and dead blobs from a store
     ///
-    /// Jobs may save and restore meanwhile. In a registry only tags are removed: it collects blobs
-    /// by itself.
+    /// Jobs may save and restore meanwhile. In a registry, only tags are removed: it collects blobs
+    /// itself.
     Gc(GcArgs),
-    /// Run a step of the CircleCI orb, whose parameters are in `PARAM_…` variables
+    /// Run a step of the CircleCI orb (parameters: `PARAM_…`)
     #[command(hide = true)]
     Circleci {
         /// Which step
@@ -144,7 +146,7 @@ pub enum Verb {
 /// The steps of the CircleCI orb.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum CircleciStep {
-    /// Become the helper that the other steps run
+    /// Install this program for the other steps
     Install,
     /// Write the key files
     Keys,
@@ -174,14 +176,14 @@ pub struct Directory {
 /// A store beyond this machine.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Store {
-    /// Keep the archive in a store that jobs, branches and CI systems share, too
+    /// Also keep the archive in a store that jobs share
     ///
-    /// `registry://HOST/REPOSITORY[:TAG]`, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`,
-    /// or `az://CONTAINER/PREFIX`. Only what is missing is moved. Credentials are
-    /// those of the docker client for a registry, and those of the cloud's own tools else.
+    /// `registry://HOST/REPOSITORY[:TAG]`, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, or
+    /// `az://CONTAINER/PREFIX`. Only missing blobs move. A registry uses the docker client's
+    /// credentials, a bucket those of the cloud's own tools.
     #[arg(long, value_name = "URL", env = "DOCKERCACHE_STORE")]
     pub store: Option<String>,
-    /// Write nothing: `save` leaves the store and the directory as they are
+    /// Write nothing, neither to the store nor to the directory
     #[arg(long, env = "DOCKERCACHE_READ_ONLY", value_parser = FalseyValueParser::new())]
     pub read_only: bool,
 }
@@ -189,13 +191,13 @@ pub struct Store {
 /// How a command speaks.
 #[derive(Debug, Args)]
 pub struct Speech {
-    /// How to print the result on standard output
+    /// Format of the result on standard output
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub format: Format,
-    /// Print no messages but warnings and errors
+    /// Print only warnings and errors
     #[arg(short, long)]
     pub quiet: bool,
-    /// End with exit code 1 on a miss, and on what is otherwise a warning
+    /// Exit with code 1 on a miss or a warning
     #[arg(long, env = "DOCKERCACHE_STRICT", value_parser = FalseyValueParser::new())]
     pub strict: bool,
 }
@@ -203,24 +205,24 @@ pub struct Speech {
 /// Forms of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Plain lines: what the verb's help says
+    /// Plain lines
     Text,
     /// One JSON object with a schema version
     Json,
     /// `DOCKERCACHE_NAME='value'` lines, for a shell's `eval`
     Env,
-    /// `name=value` lines, to be appended to `$GITHUB_OUTPUT`
+    /// `name=value` lines for `$GITHUB_OUTPUT`
     Github,
 }
 
 /// How the engine is used.
 #[derive(Debug, Args)]
 pub struct Engine {
-    /// Overrule the detected strategy: buildkit-local, buildkit-replay or classic
+    /// Override the detected strategy
     ///
     /// buildkit-local: the builder exports its cache itself (containerd image store, builders in
     /// containers). buildkit-replay: BuildKit on an engine with a graph driver; each changed stage
-    /// is built again from cache and taken as an image. classic: the builder before BuildKit;
+    /// is built again from cache and saved as an image. classic: the builder before BuildKit;
     /// images are saved and loaded.
     #[arg(long, value_name = "NAME", env = "DOCKERCACHE_STRATEGY")]
     pub strategy: Option<Strategy>,
@@ -229,17 +231,17 @@ pub struct Engine {
 /// Which builds are meant.
 #[derive(Debug, Args)]
 pub struct Builds {
-    /// The arguments are those of `docker buildx bake`: files, targets, --set; `-f compose.yml`
-    /// reads a compose file
+    /// Take the arguments of `docker buildx bake`: files, targets, --set; `-f compose.yml` reads a
+    /// compose file
     #[arg(long)]
     pub bake: bool,
-    /// The arguments are those of `docker compose build`, such as the names of services
+    /// Take the arguments of `docker compose build`, such as names of services
     ///
-    /// Which files compose reads, and with which project name and profiles, its own variables say:
-    /// `COMPOSE_FILE`, `COMPOSE_PROJECT_NAME`, `COMPOSE_PROFILES`.
+    /// Compose's own variables select its files, project name and profiles: `COMPOSE_FILE`,
+    /// `COMPOSE_PROJECT_NAME`, `COMPOSE_PROFILES`.
     #[arg(long, conflicts_with = "bake")]
     pub compose: bool,
-    /// Arguments of the `docker build`; `--and` stands between those of several builds
+    /// Arguments of the `docker build`; `--and` separates those of several builds
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BUILD ARGUMENTS")]
     pub arguments: Vec<OsString>,
 }
@@ -267,19 +269,19 @@ pub struct SaveArgs {
     /// The directory
     #[command(flatten)]
     pub directory: Directory,
-    /// How to compress new layers: zstd, gzip or uncompressed, with :LEVEL if you like (zstd:19);
-    /// layers that are in the archive stay as they are. Default: zstd where the
-    /// engine reads it; where the builder exports its cache itself, gzip
+    /// Compress new layers with zstd, gzip or uncompressed, optionally with a level (zstd:19).
+    /// Layers in the archive are not compressed again. Default: zstd if the engine reads it; gzip
+    /// if the builder exports its cache itself
     #[arg(long, value_name = "KIND", env = "DOCKERCACHE_COMPRESSION")]
     pub compression: Option<Compression>,
-    /// Keep what the archive holds of builds that this job did not make, such as those of other
-    /// jobs with the same directory
+    /// Keep builds in the archive that this job did not make, such as those of other jobs with the
+    /// same directory
     #[arg(long)]
     pub keep_others: bool,
     /// Also write the archive as one file, .tar, .tar.gz or .tar.zst, which `docker load` reads
     #[arg(long, value_name = "FILE")]
     pub archive: Option<PathBuf>,
-    /// Save this tagged image with its history instead of a build (classic builder); repeatable
+    /// Save this tagged image with its history instead of a build (classic builder; repeatable)
     #[arg(long, value_name = "NAME", conflicts_with = "from_log")]
     pub image: Vec<String>,
     /// Save the images that the `--->` lines of this build log name; `-` reads standard input
@@ -307,7 +309,7 @@ pub struct RestoreArgs {
     /// The directory
     #[command(flatten)]
     pub directory: Directory,
-    /// Unpack this file of `save --archive` into the directory first
+    /// Unpack this file, made by `save --archive`, into the directory first
     #[arg(long, value_name = "FILE")]
     pub archive: Option<PathBuf>,
     /// The store
@@ -328,26 +330,26 @@ pub struct RestoreArgs {
 #[derive(Debug, Args)]
 #[command(override_usage = "dockercache key [OPTIONS] <arguments of the docker build [--and …]>")]
 pub struct KeyArgs {
-    /// A name that keeps projects apart; default: what the CI calls the project, else the path of
-    /// the git remote, else the name of the context's directory
+    /// Name that keeps projects apart. Default: what the CI calls the project, then the path of the
+    /// git remote, then the name of the context's directory
     #[arg(long, value_name = "NAME", env = "DOCKERCACHE_PROJECT")]
     pub project: Option<String>,
-    /// Any text that shall change all keys, such as a date to start anew
+    /// Any text that changes all keys, such as a date to start over
     #[arg(long, value_name = "TEXT", default_value = "", env = "DOCKERCACHE_SALT")]
     pub salt: String,
-    /// Let base images count by what they are, not by their names: looked up in the engine, or
-    /// else in their registry; where that fails, the name counts after a warning. Their variables
-    /// and what their ONBUILD triggers copy count too then
+    /// Make base images part of the key by content (digest) instead of by name, with their
+    /// variables and what their ONBUILD triggers copy. They are looked up in the engine, then in
+    /// their registry; if that fails, the name is used after a warning
     #[arg(long)]
     pub resolve_base: bool,
-    /// Make other keys after this time, such as 7d, so that updates of base images get in
+    /// Change the keys after this time, such as 7d, so that base images are updated
     #[arg(long, value_name = "TIME", env = "DOCKERCACHE_MAX_AGE")]
     pub max_age: Option<MaxAge>,
-    /// Also write the keys into this directory, for CI keys made of file checksums: `level-1`,
-    /// the most exact, to `level-8`, the project's; always all eight
+    /// Also write the keys into this directory, for CI keys made of file checksums: always eight
+    /// files, from `level-1`, the most exact, to `level-8`, the project's
     #[arg(long, value_name = "DIR")]
     pub write: Option<PathBuf>,
-    /// Print the context's files that count, one per line, instead of keys
+    /// Print the files that are part of the key, one per line, instead of keys
     #[arg(long)]
     pub list_inputs: bool,
     /// The engine
@@ -381,7 +383,7 @@ pub struct ExplainArgs {
 /// `inspect`
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// The directory; default: that of --cache-dir
+    /// Directory to use instead of --cache-dir
     #[arg(value_name = "DIR")]
     pub path: Option<PathBuf>,
     /// The directory
@@ -395,7 +397,7 @@ pub struct InspectArgs {
 /// `prune`
 #[derive(Debug, Args)]
 pub struct PruneArgs {
-    /// The directory; default: that of --cache-dir
+    /// Directory to use instead of --cache-dir
     #[arg(value_name = "DIR")]
     pub path: Option<PathBuf>,
     /// The directory
@@ -409,19 +411,19 @@ pub struct PruneArgs {
 /// `gc`
 #[derive(Debug, Args)]
 pub struct GcArgs {
-    /// The store's URL; default: that of `DOCKERCACHE_STORE`
+    /// URL of the store
     #[arg(value_name = "URL", env = "DOCKERCACHE_STORE")]
     pub store: String,
     /// Delete caches that were saved longer ago than this, such as 30d or 12h
     #[arg(long, value_name = "TIME", default_value = "30d")]
     pub max_age: humantime::Duration,
-    /// Delete the oldest caches of a project until the rest has at most this size, such as 10GB
+    /// Delete the oldest caches of each project above this size, such as 10GB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_size: Option<bytesize::ByteSize>,
-    /// Leave alone what was written less than this ago, at least 1m: a save may be in progress
+    /// Keep what was written less than this ago (at least 1m): a save may be in progress
     #[arg(long, value_name = "TIME", default_value = "1h")]
     pub grace: humantime::Duration,
-    /// Only say what would be deleted
+    /// Report what would be deleted, and delete nothing
     #[arg(long)]
     pub dry_run: bool,
     /// The output

@@ -19,7 +19,7 @@ pub enum Exit {
     Usage,
     /// The archive is corrupt.
     Corrupt,
-    /// The engine is not reachable, failed, or has no cache to carry.
+    /// The engine is not reachable, or failed.
     Engine,
     /// A file can't be read or written, or there is no space.
     Io,

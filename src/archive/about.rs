@@ -87,7 +87,7 @@ pub struct StepAbout {
     /// may be secret.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<String>,
-    /// The files that counted, or the directories that they are in where they are many.
+    /// The files that are part of the key, or their directories if there are many.
     #[serde(default, skip_serializing_if = "FileList::is_empty")]
     pub files: FileList,
 }

@@ -19,9 +19,9 @@ use crate::oci::writer::Writer;
 pub struct Joined {
     /// The archive of all of them.
     pub archive: Archive,
-    /// Records that had to be left out, because importers refuse more than 1 MiB.
+    /// Records that were cut, because importers refuse more than 1 MiB.
     pub cut_records: usize,
-    /// What was damaged, and is left out for that.
+    /// What was corrupt, and is skipped.
     pub damaged: Vec<String>,
 }
 

@@ -65,7 +65,7 @@ pub struct WrittenCache {
     pub without_records: Vec<String>,
     /// Images whose records can't be read, by their manifests, and why. They are of no use.
     pub damaged: Vec<(Digest, String)>,
-    /// Records that had to be left out, because importers refuse more than 1 MiB.
+    /// Records that were cut, because importers refuse more than 1 MiB.
     pub cut_records: usize,
 }
 

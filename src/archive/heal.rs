@@ -16,7 +16,7 @@ use crate::oci::writer::Writer;
 pub fn heal(layout: &Writer, bad: &[BadBlob]) -> Result<Archive, LayoutError> {
     let digests: BTreeSet<&Digest> = bad.iter().map(|b| &b.digest).collect();
     let is_bad = |digest: &Digest| digests.contains(digest);
-    // First of all: what is made anew below may have the name of what is bad.
+    // First: what is made again below may have the name of a corrupt blob.
     for blob in bad {
         layout.remove_blob(&blob.digest)?;
     }

@@ -155,7 +155,7 @@ pub struct Fitted {
     pub config: CacheConfig,
     /// The config as JSON.
     pub bytes: Vec<u8>,
-    /// Records that were left out because of [`IMPORT_LIMIT`].
+    /// Records that were cut because of [`IMPORT_LIMIT`].
     pub cut_records: usize,
 }
 

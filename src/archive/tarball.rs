@@ -59,7 +59,7 @@ pub enum Tags {
 pub struct Packing<'a> {
     /// Which tags its images get.
     pub tags: Tags,
-    /// Layers that are left out, by their diffIDs: whoever loads the tar has them.
+    /// Layers to skip, by diffID: the reader of the tar has them.
     pub absent: &'a BTreeSet<Digest>,
     /// Signs the index.
     pub seal: &'a dyn Fn(&Index) -> Index,

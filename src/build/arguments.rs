@@ -423,7 +423,7 @@ impl BuildArguments {
 fn parse_short(group: &[u8], words: &mut impl Iterator<Item = OsString>, parts: &mut Vec<Part>) {
     for (at, letter) in group.iter().enumerate() {
         let Some((_, name)) = SHORT.iter().find(|(l, _)| l == letter) else {
-            // Unknown: the client shall say so.
+            // Unknown: the client reports it.
             let mut word = OsString::from("-");
             word.push(OsStr::from_bytes(&group[at..]));
             parts.push(Part::Positional(word));

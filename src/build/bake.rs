@@ -18,7 +18,7 @@ struct Plan {
     target: BTreeMap<String, Target>,
 }
 
-/// What counts for the cache of a target.
+/// What a target's cache depends on.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 struct Target {

@@ -102,7 +102,7 @@ fn all_stages(projects: &[Project]) -> Vec<StageDigest> {
     stages
 }
 
-/// Prints the files that count, relative to the context; of several builds, to where we are.
+/// Prints the files that are part of the key, relative to the context; for several builds, to the working directory.
 fn list_inputs(builds: &[BuildArguments], projects: &[Project], several: bool) {
     let mut inputs = BTreeSet::new();
     for (build, project) in builds.iter().zip(projects) {

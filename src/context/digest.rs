@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(digest(root, "d0"), directory);
     }
 
-    /// The builder is told of everything in a context, not of the context itself: where its tests
+    /// The builder sees everything in a context, not the context itself: where its tests
     /// hash the header of the root, a local source has the digest of nothing.
     #[test]
     fn the_root_has_no_header() {

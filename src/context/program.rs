@@ -83,7 +83,7 @@ impl Look {
 }
 
 impl Program {
-    /// Compiles an expression; the caller leaves out the `^` before it and the `$` behind it.
+    /// Compiles an expression without its leading `^` and its trailing `$`.
     pub(super) fn compile(expression: &str) -> Result<Self, &'static str> {
         let expression: Vec<char> = expression.chars().collect();
         let mut parser = Parser { rest: &expression };

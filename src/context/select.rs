@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 /// How the builder writes down what a wildcard or filter lets through.
 ///
-/// The digests differ, what changes them hardly does: `Names` leaves out in which directory a file
+/// The digests differ, what changes them hardly does: `Names` ignores in which directory a file
 /// is. Plain sources have one form.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ListForm {

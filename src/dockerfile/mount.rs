@@ -9,11 +9,11 @@ pub enum MountKind {
     /// Files of the build context, a stage, or an image.
     #[default]
     Bind,
-    /// A directory that outlives the build, and never counts by content.
+    /// A directory that outlives the build; its content is never part of the key.
     Cache,
     /// An empty file system in memory.
     Tmpfs,
-    /// A secret, which never counts by value.
+    /// A secret; its value is never part of the key.
     Secret,
     /// An SSH agent.
     Ssh,

@@ -25,7 +25,7 @@ pub struct BuildOptions {
     /// Whether the builder predefines `TARGETSTAGE`, `TARGETOSVERSION`, and `BUILDOSVERSION`: Docker
     /// 28.5 does, Docker 26.1 does not.
     pub knows_newer_arguments: bool,
-    /// Settings that the builder counts for each `RUN`: extra hosts, limits, and so on.
+    /// Settings that are inputs of each `RUN`: extra hosts, limits, and so on.
     pub run_settings: Vec<(String, String)>,
     /// The network of each `RUN` that names none itself, if it is not the default one.
     pub network: Option<String>,

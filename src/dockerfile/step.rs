@@ -105,7 +105,7 @@ pub enum Action {
     },
 }
 
-/// A `RUN`, as the builder counts it.
+/// A `RUN`, with the inputs that the builder uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunAction {
     /// The whole command, its shell included.
@@ -126,7 +126,7 @@ pub struct RunAction {
     pub security: Option<String>,
     /// `--device`.
     pub devices: Vec<String>,
-    /// Settings of the whole build that count for each command.
+    /// Settings of the whole build that are inputs of each command.
     pub settings: Vec<(String, String)>,
 }
 
@@ -139,7 +139,7 @@ pub struct PlannedMount {
     pub origin: Option<Base>,
 }
 
-/// A `COPY` or an `ADD`, as the builder counts it.
+/// A `COPY` or an `ADD`, with the inputs that the builder uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyAction {
     /// What is copied.

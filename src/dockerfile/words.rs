@@ -17,7 +17,7 @@ pub(crate) fn split_command(line: &str) -> Command {
     Command { name: name.to_owned(), flags, arguments: arguments.trim().to_owned() }
 }
 
-/// Splits at blanks, as the builder does for lists that know no quotes.
+/// Splits at white space, as the builder does for lists without quotes.
 pub(crate) fn split_at_blanks(text: &str) -> Vec<String> {
     if text.is_empty() {
         return Vec::new();

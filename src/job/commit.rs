@@ -7,7 +7,7 @@ use crate::archive::trust;
 use crate::oci::directory::LayoutError;
 use crate::oci::writer::Writer;
 
-/// Swaps `index.json`, if anything is different from before, or if it shall have a new time. Says
+/// Swaps `index.json`, if anything is different from before, or if it must have a new time. Says
 /// whether anything is different.
 pub(crate) fn commit(
     layout: &Writer,

@@ -115,7 +115,7 @@ fn patience() -> Result<Duration, Failure> {
 
 impl Store {
     /// Fetches the nearest cache and of it what the build will read. `false` if there was trouble,
-    /// which has been told of.
+    /// which has been reported.
     pub(crate) fn fetch(&self, task: &Task<'_>, projects: &[Project], state: &mut State) -> bool {
         if self.is_away {
             task.reporter.warn(format!("the store is left out: {}", self.away()));
@@ -279,7 +279,7 @@ impl Store {
         !is_exact || age.is_none_or(|age| age > RENEWED_AFTER)
     }
 
-    /// Pushes the archive in the directory. `false` if there was trouble, which has been told of.
+    /// Pushes the archive in the directory. `false` if there was trouble, which has been reported.
     pub(crate) fn push(&self, task: &Task<'_>, gate: &Gate, state: &mut State) -> bool {
         let reporter = task.reporter;
         if self.read_only {

@@ -8,7 +8,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use rayon::prelude::*;
 
-/// Large enough that starting each block anew costs less than one percent of size.
+/// Large enough that separate blocks cost less than one percent of size.
 const BLOCK: usize = 1 << 20;
 
 /// Compresses what is written to it; [`ParallelGzip::finish`] must be called.

@@ -1,7 +1,7 @@
 //! Opens regular files, and nothing else.
 //!
 //! What lies in an archive's directory came from a CI cache, or from anyone who may write there. A
-//! FIFO would block for ever, and a link would lead elsewhere. So nothing is followed, nothing
+//! FIFO would block permanently, and a link would lead elsewhere. So nothing is followed, nothing
 //! blocks, and what was opened is looked at before it is read.
 
 use std::fs::{self, File, FileType};

@@ -22,7 +22,7 @@ pub struct Builder {
     server: Option<Version>,
     /// Reaches the engine that has images of its own, if there is one.
     images: Option<Connection>,
-    /// Reaches registries, if base images shall count by what they are.
+    /// Reaches registries, if base images are part of the key by content.
     registries: Option<Client>,
 }
 
@@ -58,7 +58,7 @@ impl Builder {
         }
     }
 
-    /// Lets base images count by what they are, not by their names.
+    /// Makes base images part of the key by content (digest) instead of by name.
     ///
     /// The same in an engine that has them as in an empty one, where the registry is asked.
     #[must_use]
@@ -73,7 +73,7 @@ impl Builder {
         Self { images: None, ..self }
     }
 
-    /// Whether base images count by what they are.
+    /// Whether base images are part of the key by content.
     pub fn resolves_bases(&self) -> bool {
         self.registries.is_some()
     }

@@ -1,4 +1,4 @@
-//! The digest of each step, chained: what the builder counts for a step, and for all before it.
+//! The digest of each step, chained: the inputs that the builder uses for a step and all before it.
 //!
 //! Counted for `RUN`: the command with its shell, user, working directory, the whole environment
 //! with every `ARG` in scope that has a value, platform, network, security, devices, and mounts. A

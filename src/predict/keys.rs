@@ -33,7 +33,7 @@ pub struct KeyScope {
     pub platform: String,
     /// The name of the project.
     pub project: String,
-    /// What else shall separate keys; often empty.
+    /// Other text that separates keys; often empty.
     pub salt: String,
     /// The time in which the key is good, by [`super::MaxAge::bucket`]; often empty.
     pub period: String,

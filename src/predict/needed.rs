@@ -1,8 +1,8 @@
-//! What a build will read of an archive, foretold.
+//! Predicts which layers of an archive a build will read.
 //!
 //! A builder that finds a stage whole needs its result, and nothing of the stages that it is made
 //! from. It builds on what it finds of a stage that has changed, and then reads the stages that
-//! this one copies from or starts from. What is not foretold runs again: it costs time, no more.
+//! this one copies from or starts from. A step that is not predicted runs again, which costs only time.
 
 use std::collections::BTreeSet;
 

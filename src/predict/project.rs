@@ -61,7 +61,7 @@ pub struct Project {
 pub enum Detail {
     /// Digests alone, which takes the least time and memory.
     Digests,
-    /// Every file that counts as well.
+    /// Also every file that is part of the key.
     Files,
 }
 
@@ -182,7 +182,7 @@ impl Project {
         (!inside).then(|| self.dockerfile.cut(stage, last))
     }
 
-    /// Every file of a context that counts, relative to it.
+    /// Every file of a context that is part of the key, relative to the context.
     pub fn inputs(&self) -> Vec<PathBuf> {
         let mut inputs = BTreeSet::new();
         for (query, entries) in &self.files {
@@ -235,7 +235,7 @@ impl Planned {
         }
     }
 
-    /// What external images count by, where not by their names.
+    /// The identities by which external images are part of the key, if not by name.
     fn counted(&self, builder: &Builder) -> BTreeMap<String, String> {
         let counted = self.bases.iter().filter(|_| builder.resolves_bases());
         counted.map(|(image, found)| (image.reference.clone(), found.identity.clone())).collect()

@@ -34,13 +34,13 @@ pub struct StepDigest {
     /// Whether the builder runs the step or takes it from its cache: it makes a layer, or the
     /// builder is the classic one.
     pub is_layer: bool,
-    /// The files that count for it.
+    /// The files that are part of its key.
     pub queries: Vec<ContextQuery>,
     /// What was counted, in order; `parent` is all that came before.
     pub parts: Vec<StepPart>,
 }
 
-/// One thing that counts for a step.
+/// One input of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepPart {
     /// What it is, such as `argument` or `variable HOME`.

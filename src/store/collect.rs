@@ -206,7 +206,7 @@ impl Remote {
 fn created(index: &Index) -> Option<SystemTime> {
     let about = About::of(index)?;
     let created = humantime::parse_rfc3339(&about.created).ok()?;
-    // A clock that runs ahead makes nothing live for ever.
+    // A clock that runs ahead makes nothing live permanently.
     Some(created.min(SystemTime::now()))
 }
 

@@ -1,7 +1,7 @@
 //! The files of the AWS command line tools: `~/.aws/credentials` and `~/.aws/config`.
 //!
 //! Read are the keys of a profile, its region, its endpoint, and whose certificates that has. What a
-//! profile says of roles, single sign-on, or a process that makes credentials is left out.
+//! profile says of roles, single sign-on, or a process that makes credentials is ignored.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,7 +32,7 @@ pub(crate) struct Profile {
     pub(crate) settings: Vec<(AmazonS3ConfigKey, String)>,
     /// A file with the certificates of authorities to trust.
     pub(crate) authorities: Option<String>,
-    /// How to call its credentials in a message, if it has any that count.
+    /// How to call its credentials in a message, if it has any that can be used.
     pub(crate) name: Option<String>,
 }
 

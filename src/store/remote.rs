@@ -39,7 +39,7 @@ impl Drop for Limited<'_> {
 
 impl Drop for Remote {
     fn drop(&mut self) {
-        // A name that is being looked up can't be interrupted, and shall hold nobody up.
+        // A name lookup can't be interrupted, and must not delay anybody.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

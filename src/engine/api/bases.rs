@@ -114,7 +114,7 @@ pub fn local(engine: &Connection, image: &Image) -> Option<BaseImage> {
 
 /// Looks an image up in its registry.
 pub fn remote(client: &Client, image: &Image) -> Result<BaseImage, EngineError> {
-    // What `imagetools` makes of a config itself leaves out the shell and the triggers: it knows
+    // What `imagetools` makes of a config itself omits the shell and the triggers: it knows
     // OCI's fields alone. By digest it shows any document, the config's own bytes included.
     let document =
         |reference: &str| client.output(&["buildx", "imagetools", "inspect", "--raw", reference]);

@@ -298,7 +298,7 @@ impl Finished {
     /// Whether the build failed because of the cache it was offered, not by its own fault.
     ///
     /// Only the builder's last word counts, since instructions may print anything before it, and
-    /// it quotes an instruction that failed. Graph drivers build a step whose layer is bad anew;
+    /// it quotes an instruction that failed. Graph drivers run a step again if its layer is corrupt;
     /// with the containerd store the whole build fails, in the words that are tested below.
     pub fn failed_in_cache(&self) -> bool {
         self.failed_with(CACHE_FAULTS)

@@ -1,7 +1,7 @@
 //! A registry that this process is for a moment, on loopback: an engine of this machine pushes
 //! images to it.
 //!
-//! `docker save` writes images whole. A push leaves out what the registry has, so an image of a few
+//! `docker save` writes images whole. A push skips what the registry has, so an image of a few
 //! new layers upon large known ones takes no longer than the new ones. Speaks what the OCI
 //! distribution specification wants for a push, and no more. Layers go straight into the layout.
 //!
@@ -55,7 +55,7 @@ struct Contents {
     repository: String,
     /// How many more bytes will be taken.
     room: AtomicU64,
-    /// How many have come and are not told of yet.
+    /// How many have arrived and are not yet reported.
     arrived: AtomicU64,
     /// The digests of blobs that are not here.
     lacking: Mutex<BTreeSet<String>>,

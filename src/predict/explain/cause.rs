@@ -51,12 +51,12 @@ pub enum Cause {
         /// Its name.
         name: String,
     },
-    /// Something else that counts, such as the user or the working directory.
+    /// Another input, such as the user or the working directory.
     Setting {
         /// What it is.
         name: String,
     },
-    /// A step of the same stage before it, which is told of there.
+    /// An earlier step of the same stage, which is reported there.
     Earlier {
         /// The line of that step.
         line: usize,
@@ -69,11 +69,11 @@ pub enum Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
-    /// A file has other content, or is of another kind.
+    /// A file has changed, or is of another kind.
     Content,
-    /// A file has another mode.
+    /// A file has a different mode.
     Mode,
-    /// It has another value, or says something else.
+    /// It has a different value, or says something else.
     Value,
     /// It is new.
     Added,

@@ -176,7 +176,7 @@ impl Comparison<'_> {
         steps
     }
 
-    /// A base that is a stage of this build is told of as such.
+    /// A base that is a stage of this build is reported as a stage.
     fn of_base(&self, cause: Cause, base: &BaseAbout) -> Cause {
         if self.changed.contains(&base.name) {
             Cause::Stage { name: base.name.clone() }

@@ -55,7 +55,7 @@ pub(super) fn text(instruction: &str) -> String {
     instruction.chars().take(TEXT).collect()
 }
 
-/// What counts for a step, but for all that came before it.
+/// A step's own inputs, without those of earlier steps.
 pub(super) fn parts(step: &StepDigest) -> Vec<String> {
     step.parts
         .iter()
@@ -64,7 +64,7 @@ pub(super) fn parts(step: &StepDigest) -> Vec<String> {
         .collect()
 }
 
-/// The files that count for a step.
+/// The files that are inputs of a step.
 pub(super) fn entries<'a>(project: &'a Project, step: &StepDigest) -> Vec<&'a ContextEntry> {
     step.queries.iter().filter_map(|query| project.files.get(query)).flatten().collect()
 }

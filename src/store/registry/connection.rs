@@ -210,7 +210,7 @@ fn not_left_alone(answer: &Response) -> Result<(), Failure> {
     refusal.map_or(Ok(()), |refusal| Err(Failure::new(Kind::Lasting, refusal.to_string())))
 }
 
-/// Sends a request once; an answer that it shall come again later is a failure.
+/// Sends a request once; an answer that asks to retry later is a failure.
 async fn answered(request: RequestBuilder) -> Result<Response, Failure> {
     let answer = sent(request).await?;
     let failure = Failure::status(answer.status().as_u16(), "");
