@@ -128,10 +128,12 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
             && !arguments.switch("check")
             && carrier.is_of_use()
     });
-    let noted = journal.as_ref().map(Journal::builds).unwrap_or_default();
-    let noted = noted.iter().filter(|build| build.engine == engine.facts.id);
-    let noted: Vec<_> = noted.flat_map(|build| build.mounts.iter().flatten()).collect();
-    let mut mounts = carrier.as_ref().map(|carrier| carrier.fill(&noted));
+    let mut mounts = carrier.as_ref().map(|carrier| {
+        let noted = journal.as_ref().map(Journal::builds).unwrap_or_default();
+        let noted = noted.iter().filter(|build| build.engine == engine.facts.id);
+        let noted: Vec<_> = noted.flat_map(|build| build.mounts.iter().flatten()).collect();
+        carrier.fill(&noted)
+    });
 
     let build =
         Build { engine: &engine, choice: &choice, arguments: &arguments, draft: draft.as_ref() };
