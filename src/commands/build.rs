@@ -339,11 +339,10 @@ impl Build<'_> {
         let flag = self.arguments.value("progress").map(|p| p.to_string_lossy().into_owned());
         let progress = flag.clone().or_else(|| variable("BUILDKIT_PROGRESS"));
         if self.arguments.switch("quiet") || flag.as_deref() == Some("quiet") {
-            // Without a place for the image's ID, the client prints it by itself.
-            return match self.draft {
-                Some(_) => View::Quiet { prints_id: true },
-                None => View::Terminal,
-            };
+            // Without a place for the image's ID, the client prints it by itself. And the ID is no
+            // result of what an exporter writes to files, which refuse to name it.
+            let has_id = self.draft.is_some() && self.arguments.value("output").is_none();
+            return if has_id { View::Quiet { prints_id: true } } else { View::Terminal };
         }
         match progress.as_deref() {
             Some("quiet") => View::Quiet { prints_id: false },
