@@ -128,10 +128,12 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
             && !arguments.switch("check")
             && carrier.is_of_use()
     });
-    let noted = journal.as_ref().map(Journal::builds).unwrap_or_default();
-    let noted = noted.iter().filter(|build| build.engine == engine.facts.id);
-    let noted: Vec<_> = noted.flat_map(|build| build.mounts.iter().flatten()).collect();
-    let mut mounts = carrier.as_ref().map(|carrier| carrier.fill(&noted));
+    let mut mounts = carrier.as_ref().map(|carrier| {
+        let noted = journal.as_ref().map(Journal::builds).unwrap_or_default();
+        let noted = noted.iter().filter(|build| build.engine == engine.facts.id);
+        let noted: Vec<_> = noted.flat_map(|build| build.mounts.iter().flatten()).collect();
+        carrier.fill(&noted)
+    });
 
     let build =
         Build { engine: &engine, choice: &choice, arguments: &arguments, draft: draft.as_ref() };
@@ -337,11 +339,10 @@ impl Build<'_> {
         let flag = self.arguments.value("progress").map(|p| p.to_string_lossy().into_owned());
         let progress = flag.clone().or_else(|| variable("BUILDKIT_PROGRESS"));
         if self.arguments.switch("quiet") || flag.as_deref() == Some("quiet") {
-            // Without a place for the image's ID, the client prints it by itself.
-            return match self.draft {
-                Some(_) => View::Quiet { prints_id: true },
-                None => View::Terminal,
-            };
+            // Without a place for the image's ID, the client prints it by itself. And the ID is no
+            // result of what an exporter writes to files, which refuse to name it.
+            let has_id = self.draft.is_some() && self.arguments.value("output").is_none();
+            return if has_id { View::Quiet { prints_id: true } } else { View::Terminal };
         }
         match progress.as_deref() {
             Some("quiet") => View::Quiet { prints_id: false },

@@ -3,7 +3,6 @@
 //! `restore` and `build` both need it: every blob is verified, what is bad is taken out, and a
 //! cache that this engine can't use is not offered at all.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::gate::Gate;
@@ -238,7 +237,7 @@ fn reason_for_miss(
             "nothing that the builder could use is left in the archive".to_owned()
         });
     }
-    let of_mounts: BTreeSet<_> = layers_of_mounts(archive).map(|layer| layer.blob).collect();
+    let of_mounts = layers_of_mounts(archive);
     let has_zstd = reach.blobs.values().any(|d| {
         Codec::from_media_type(&d.media_type) == Some(Codec::Zstd) && !of_mounts.contains(&d.digest)
     });

@@ -400,7 +400,7 @@ fn wanted(
     let needed = (task.strategy == Strategy::BuildkitReplay && !projects.is_empty())
         .then(|| projects.iter().map(|project| needed_layers(archive, project)).collect())
         .and_then(|each: Option<Vec<_>>| Some(each?.into_iter().flatten().collect()));
-    let of_mounts: BTreeSet<_> = layers_of_mounts(archive).map(|layer| layer.blob).collect();
+    let of_mounts = layers_of_mounts(archive);
     let is_needed = |l: &Descriptor| {
         let is_read = needed.as_ref().is_none_or(|n: &BTreeSet<_>| n.contains(&l.digest));
         is_read || of_mounts.contains(&l.digest)

@@ -2,6 +2,7 @@
 
 use super::journal::NotedBuild;
 use super::offer::Offer;
+use super::variable;
 use crate::archive::builds;
 use crate::archive::carrier;
 use crate::archive::{About, Archive, FORMAT, StageAbout};
@@ -167,7 +168,7 @@ pub(crate) fn mounts(
     builds: &[NotedBuild],
     archive: &mut Archive,
 ) -> Result<Vec<String>, LayoutError> {
-    let settings = Settings::of_environment(&|name| std::env::var(name).ok(), taking.reporter);
+    let settings = Settings::of_environment(&variable, taking.reporter);
     let mut noted: Vec<NotedMount> = Vec::new();
     for build in builds {
         for mount in build.mounts.iter().flatten() {

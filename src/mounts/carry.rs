@@ -115,7 +115,7 @@ impl Carrier<'_> {
         runs
     }
 
-    /// Fills the mounts that the build will use, as far as that can be foretold, but those that
+    /// Fills the mounts that the build will use, as far as that can be predicted, but those that
     /// `earlier` builds of the job have used: they are in the builder. Gives what is known of every
     /// mount.
     pub(crate) fn fill(&self, earlier: &[&NotedMount]) -> Vec<NotedMount> {
@@ -408,7 +408,7 @@ fn summary(packed: &Packed, result: &Path) -> String {
         let _ = write!(text, ", dropped {dropped}, {size}");
     }
     if packed.refused > 0 {
-        let _ = write!(text, ", left out {}", files(packed.refused));
+        let _ = write!(text, ", skipped {}", files(packed.refused));
     }
     text
 }

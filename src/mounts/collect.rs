@@ -1,10 +1,13 @@
 //! Makes the mounts of an archive from what was packed after each build of a job.
 
+use std::collections::BTreeSet;
+
 use super::carry::NotedMount;
 use super::found::CacheMount;
 use super::layers;
 use super::policy::{Choice, Settings};
 use crate::archive::{Archive, LayerBlob, Role, StoredImage};
+use crate::oci::digest::Digest;
 use crate::oci::directory::LayoutError;
 use crate::oci::writer::Writer;
 use crate::report::bytes;
@@ -66,8 +69,9 @@ pub(crate) fn collect(
     Ok(warnings)
 }
 
-/// The layers that only mounts have: no builder reads them.
-pub(crate) fn layers_of_mounts(archive: &Archive) -> impl Iterator<Item = LayerBlob> {
+/// The blobs of the layers that only mounts have: no builder reads them.
+pub(crate) fn layers_of_mounts(archive: &Archive) -> BTreeSet<Digest> {
     let mounts = archive.images.iter().filter(|image| image.note.role == Role::Mount);
-    mounts.flat_map(|image| &image.manifest.layers).filter_map(LayerBlob::from_descriptor)
+    let layers = mounts.flat_map(|image| &image.manifest.layers);
+    layers.filter_map(LayerBlob::from_descriptor).map(|layer| layer.blob).collect()
 }

@@ -3,20 +3,19 @@
 //! It has an empty root file system, the mount, and the directory with what the client sent. It reads
 //! nothing else, and never fails the build: what went wrong is in its report.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::listing::{self, Listing};
 use super::pack::{self, Packed};
 use super::policy::Bounds;
 use super::unpack::{self, Unpacked};
 use crate::oci::codec::Codec;
+use crate::oci::digest::Hashing;
 
 /// Where the mount is, what the client sent, and where it finds the results.
 pub(crate) const MOUNT: &str = "/mount";
@@ -124,17 +123,14 @@ fn pack(places: &Places, bounds: &Bounds) -> io::Result<Report> {
     if packed.changed {
         let file = File::create(places.result.join(LAYER))?;
         let encoder = Codec::Zstd.encoder(file)?;
-        let mut counted = Counted { out: encoder, hash: Sha256::new(), size: 0 };
-        let mut buffered = BufWriter::with_capacity(1 << 20, &mut counted);
+        let mut hashing = Hashing::new(encoder);
+        let mut buffered = BufWriter::with_capacity(1 << 20, &mut hashing);
         plan.write(root, &mut buffered)?;
         buffered.flush()?;
         drop(buffered);
-        let Counted { out, hash, size } = counted;
-        out.finish()?;
-        packed.diff_id = hash.finalize().iter().fold("sha256:".to_owned(), |mut id, byte| {
-            let _ = write!(id, "{byte:02x}");
-            id
-        });
+        let (encoder, diff_id, size) = hashing.finish();
+        encoder.finish()?;
+        packed.diff_id = diff_id.into();
         packed.unpacked = size;
     }
     write_zstd(&places.result.join(AGES), |out| listing::write_ages(&plan.ages, out))?;
@@ -153,26 +149,6 @@ fn write_zstd(
 /// Reads a report of the program.
 pub(crate) fn report(result: &Path) -> io::Result<Report> {
     Ok(serde_json::from_reader(BufReader::new(File::open(result.join(REPORT))?))?)
-}
-
-/// Hashes and counts what passes.
-struct Counted<W> {
-    out: W,
-    hash: Sha256,
-    size: u64,
-}
-
-impl<W: io::Write> io::Write for Counted<W> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let written = self.out.write(buffer)?;
-        self.hash.update(&buffer[..written]);
-        self.size += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
 }
 
 #[cfg(test)]

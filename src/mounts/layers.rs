@@ -3,6 +3,10 @@
 //! Its config says which mount it is and for how many builds files have not been used. No builder is
 //! ever offered it.
 
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
@@ -15,9 +19,6 @@ use crate::oci::codec::Codec;
 use crate::oci::digest::Digest;
 use crate::oci::directory::{Layout, LayoutError};
 use crate::oci::writer::Writer;
-use std::fs::{self, File};
-use std::io;
-use std::path::Path;
 
 /// The most bytes of ages that are noted. Where files are more than fit, all of them count as used.
 const MOST_AGES: usize = 2 << 20;

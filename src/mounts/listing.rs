@@ -7,8 +7,10 @@ use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io::{self, BufRead, Read, Write};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+
+use walkdir::WalkDir;
 
 /// The access time of a file that nobody has read since it was unpacked, in seconds since 1970: long
 /// before any change of the file, so that `relatime` records the first read.
@@ -33,7 +35,6 @@ impl Kind {
         } else if kind.is_symlink() {
             Self::Symlink
         } else {
-            debug_assert!(kind.is_fifo() || kind.is_socket() || !kind.is_file());
             Self::Other
         }
     }
@@ -61,25 +62,16 @@ pub(crate) struct Found {
 /// vanishes meanwhile is skipped. Links are not followed.
 pub(crate) fn walk(root: &Path) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
-    let mut open = vec![PathBuf::new()];
-    while let Some(directory) = open.pop() {
-        let entries = match fs::read_dir(root.join(&directory)) {
-            Ok(entries) => entries,
+    for entry in WalkDir::new(root).min_depth(1).sort_by_file_name() {
+        let entry = match entry.map_err(io::Error::from) {
+            Ok(entry) => entry,
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             Err(e) => return Err(e),
         };
-        for entry in entries {
-            let entry = entry?;
-            let Ok(meta) = entry.path().symlink_metadata() else { continue };
-            let path = directory.join(entry.file_name());
-            let kind = Kind::of(meta.file_type());
-            if kind == Kind::Directory {
-                open.push(path.clone());
-            }
-            found.push(Found { path, kind, meta });
-        }
+        let Ok(meta) = entry.metadata() else { continue };
+        let path = entry.path().strip_prefix(root).map_err(io::Error::other)?.to_owned();
+        found.push(Found { path, kind: Kind::of(meta.file_type()), meta });
     }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
 }
 

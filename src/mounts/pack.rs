@@ -212,7 +212,7 @@ fn entry<'a>(
         header.set_entry_type(EntryType::Link);
         return tar.append_link(&mut header, path, first);
     }
-    // What has vanished since is left out.
+    // What has vanished since is skipped.
     let file = match kind {
         Kind::File => match open(&place) {
             Ok(file) => Some(file),

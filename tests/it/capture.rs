@@ -20,6 +20,7 @@ on_buildkit! {
     a_base_that_moves_costs_a_plain_build_one_miss,
     what_comes_from_standard_input_is_saved,
     a_step_of_another_temporary_directory_finds_the_build,
+    a_quiet_build_that_writes_files_is_saved,
 }
 
 /// Steps that give other bytes each time they run.
@@ -260,6 +261,23 @@ fn a_step_of_another_temporary_directory_finds_the_build(builder: Builder) {
     machine.dockercache(["build", "-t", "app", "."]).env("TMPDIR", &one).run().success();
     machine.dockercache(["save"]).env("TMPDIR", &another).run().success();
     assert_hits(&machine, &[], &[]);
+}
+
+fn a_quiet_build_that_writes_files_is_saved(builder: Builder) {
+    let machine = machine(builder, RANDOM);
+    let build = || {
+        machine.run(["restore"]).success();
+        let out = machine.project.path().join("out");
+        let words = ["build", "-q", "-o", "out", "."];
+        machine.run(words).success();
+        fs::read(out.join("app")).expect("what was built")
+    };
+    let first = build();
+    machine.run(["save"]).success();
+    machine.replace();
+    assert_eq!(build(), first);
+    let tar = machine.run(["build", "-q", "-o", "-", "."]);
+    assert!(tar.success().stdout.contains("ustar"), "{}", tar.stderr);
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub(crate) fn archive(bases: &[Base]) -> Vec<u8> {
                 "Cmd": ["/bin/sh"],
                 "OnBuild": on_build,
             },
-            "rootfs": { "type": "layers", "diff_ids": [diff_id(busybox()), diff_id(&own)] },
+            "rootfs": { "type": "layers", "diff_ids": [digest(busybox()), digest(&own)] },
             "history": [
                 { "created": "2017-07-14T02:40:00Z", "created_by": "busybox" },
                 { "created": "2017-07-14T02:40:00Z", "created_by": tag },
@@ -94,7 +94,7 @@ fn add(archive: &mut tar::Builder<Vec<u8>>, name: &str, bytes: &[u8]) {
     archive.append_data(&mut header, name, bytes).expect("an entry");
 }
 
-fn diff_id(layer: &[u8]) -> String {
-    let digest = Sha256::digest(layer);
+pub(super) fn digest(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
     digest.iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
 }

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
+use super::bases::digest;
 use super::build_report::BuildReport;
 use super::builder::Builder;
 use super::carried::Carried;
@@ -67,11 +67,8 @@ impl Job {
     /// Removes what our program keeps of archives outside of them.
     fn forget_journals(&self) {
         for archive in self.archives.lock().expect("the job's archives").iter() {
-            let digest = Sha256::digest(archive.as_os_str().as_encoded_bytes());
-            let journal =
-                digest.iter().take(6).fold("/tmp/dockercache-journal-".to_owned(), |name, byte| {
-                    format!("{name}{byte:02x}")
-                });
+            let id = digest(archive.as_os_str().as_encoded_bytes());
+            let journal = format!("/tmp/dockercache-journal-{}", &id["sha256:".len()..][..12]);
             // There is none if nothing was restored, built or saved.
             let _ = fs::remove_dir_all(journal);
         }

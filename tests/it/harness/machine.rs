@@ -13,6 +13,9 @@ use super::invocation::{Invocation, Run};
 use super::job::{Job, SAVE, Saved};
 use super::project::Project;
 
+/// A project's files, by their names.
+type Files = &'static [(&'static str, &'static str)];
+
 /// A machine, and what outlives it: the project and what is carried.
 pub(crate) struct Machine {
     pub(crate) job: Job,
@@ -32,16 +35,13 @@ impl Machine {
 
     /// A new machine on which the cache of the project's first build was put; gives that build's
     /// image as well. Tests that begin so share first builds.
-    pub(crate) fn after_first_build(builder: Builder, files: &[(&str, &str)]) -> (Self, Image) {
-        type Files = Vec<(String, String)>;
+    pub(crate) fn after_first_build(builder: Builder, files: Files) -> (Self, Image) {
         type FirstBuild = (Builder, Files, BTreeMap<PathBuf, Vec<u8>>, Image);
         static FIRST_BUILDS: Mutex<Vec<FirstBuild>> = Mutex::new(Vec::new());
         let known = || FIRST_BUILDS.lock().unwrap_or_else(PoisonError::into_inner);
         let engine = Engine::shared(builder.generation());
         let machine = Self::with(Job::without_base(engine, builder), files);
-        let of: Files =
-            files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
-        let first = known().iter().find(|first| first.0 == builder && first.1 == of).cloned();
+        let first = known().iter().find(|first| first.0 == builder && first.1 == files).cloned();
         if let Some((.., contents, image)) = first {
             machine.carried.write(contents);
             machine.job.add_base();
@@ -51,7 +51,7 @@ impl Machine {
         assert_eq!(machine.build().cached(), [""; 0]);
         machine.save();
         let image = machine.image();
-        known().push((builder, of, machine.carried.contents(), image.clone()));
+        known().push((builder, files, machine.carried.contents(), image.clone()));
         machine.replace();
         (machine, image)
     }
