@@ -247,7 +247,7 @@ fn renamed(archive: &mut Archive, from: &Digest, to: &Digest) {
     }
 }
 
-/// Reads a tar that [`write`] wrote into `layout`. Only when everything is there and has its
+/// Reads a tar that [`write()`] wrote into `layout`. Only when everything is there and has its
 /// digest does it replace the archive that was there before.
 pub fn read(
     layout: &Writer,

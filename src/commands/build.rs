@@ -58,7 +58,7 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
         }
     };
     let mut state = journal.as_ref().map(Journal::state).unwrap_or_default();
-    let store = store::open(&store::from_environment(), &mut state).unwrap_or_else(|failure| {
+    let store = store::of_environment(&mut state).unwrap_or_else(|failure| {
         reporter.warn(format!("the store is skipped: {}", failure.message));
         None
     });

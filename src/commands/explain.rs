@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{builds, connect_to_choose, environment};
+use super::{builds, connect_to_choose, environment, forced};
 use crate::archive::Archive;
 use crate::cli::{ExplainArgs, Format};
 use crate::engine::client::Client;
@@ -51,6 +51,7 @@ struct CauseRow<'a> {
 
 pub(super) fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
+    let forced = forced(&args.engine)?;
     let layout = Layout::at(&args.directory.dir);
     let archive = Archive::read(&layout)?;
     let Some(about) = archive.as_ref().and_then(|archive| archive.about.as_ref()) else {
@@ -62,8 +63,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
     let engine = connect_to_choose(Client::from_path())?;
     let named = builds::required(&args.builds, &engine.client, reporter)?;
     let builds = &named.builds;
-    let strategy =
-        strategy::choose(&engine, &builds[0], &environment, args.engine.strategy)?.strategy;
+    let strategy = strategy::choose(&engine, &builds[0], &environment, forced)?.strategy;
     if about.strategy.parse().is_ok_and(|s: Strategy| s.is_buildkit() != strategy.is_buildkit()) {
         reporter.info(format!(
             "explain: the archive is by {}, and no builder of {strategy} can use it: all steps will run",

@@ -139,7 +139,7 @@ impl Group {
         let layout = Layout::at(&dir);
         let journal = Journal::open(&dir)?;
         let mut state = journal.state();
-        let store = store::open(&store::from_environment(), &mut state)?;
+        let store = store::of_environment(&mut state)?;
         let engine = connect_to_choose(client.clone())?;
         capture::clean(&journal, Some(&engine), &layout);
         let arguments = match planner {

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::{builds, connect_to_choose, environment};
+use super::{builds, connect_to_choose, environment, forced};
 use crate::build::arguments::{BuildArguments, ContextSource};
 use crate::cli::{Format, KeyArgs};
 use crate::engine::client::Client;
@@ -17,7 +17,7 @@ use crate::exit::{Exit, Failure};
 use crate::job::project_name::project_name;
 use crate::predict::builder::Builder;
 use crate::predict::project::{Detail, Project};
-use crate::predict::{KeyScope, Keys, StageDigest};
+use crate::predict::{KeyScope, Keys, StageDigest, period};
 use crate::report::{Reporter, output};
 
 /// Level files that always exist, so that a key made of checksums never misses one.
@@ -41,13 +41,14 @@ struct StageRow<'a> {
 
 pub(super) fn run(args: &KeyArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
+    let forced = forced(&args.engine)?;
     let named = builds::required(&args.builds, &Client::from_path(), reporter)?;
     let builds = &named.builds;
     let several = builds.len() > 1;
     // The keys of a build for several platforms are about all of them.
     let builds: Vec<BuildArguments> =
         builds.iter().flat_map(BuildArguments::per_platform).collect();
-    let target = target(&builds[0], args.engine.strategy, reporter)?;
+    let target = target(&builds[0], forced, reporter)?;
     // An engine that has the bases, since a build has pulled them, must give the same keys as one
     // that is still empty.
     let builder = if args.resolve_base {
@@ -73,7 +74,7 @@ pub(super) fn run(args: &KeyArgs) -> Result<Exit, Failure> {
         platform: builder.platform.clone(),
         project: args.project.clone().unwrap_or_else(|| name_of(&builds[0])),
         salt: args.salt.clone(),
-        period: args.max_age.map_or_else(String::new, |age| age.bucket(SystemTime::now())),
+        period: args.max_age.map_or_else(String::new, |age| period(age, SystemTime::now())),
     };
     let keys = Keys::new(&scope, &stages);
     if let Some(dir) = &args.write {

@@ -13,11 +13,11 @@ mod restore;
 mod save;
 mod shim;
 
-use crate::cli::{Cli, Verb};
+use crate::cli::{self, Cli, Verb};
 use crate::engine::Engine;
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
-use crate::engine::strategy;
+use crate::engine::strategy::{self, Strategy};
 use crate::exit::{Exit, Failure};
 use crate::mounts::inside;
 
@@ -54,6 +54,12 @@ fn strictly(strict: bool, result: Result<Exit, Failure>) -> Result<Exit, Failure
 /// A variable of the environment, as it is.
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
+}
+
+/// The strategy that the options ask for.
+fn forced(engine: &cli::Engine) -> Result<Option<Strategy>, Failure> {
+    let parsed = engine.strategy.as_deref().map(str::parse).transpose();
+    parsed.map_err(|why: String| Failure::usage(why))
 }
 
 /// Reaches the engine; meanwhile it is found out what the choice of a strategy will ask of the client.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{builds, connect_to_choose, environment};
+use super::{builds, connect_to_choose, environment, forced};
 use crate::archive::file;
 use crate::build::arguments::BuildArguments;
 use crate::cli::{Format, RestoreArgs};
@@ -40,6 +40,7 @@ struct Restored<'a> {
 
 pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
+    let forced = forced(&args.engine)?;
     let dir = &args.directory.dir;
     let layout = Layout::at(dir);
     if let Some(path) = &args.archive {
@@ -55,7 +56,7 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     let mut state = journal.as_ref().map(Journal::state).unwrap_or_default();
     state.away = None;
     state.unverified = false;
-    let store = store::open(&args.store, &mut state)?;
+    let store = store::open(args.store.store.as_deref(), args.store.read_only, &mut state)?;
     let engine = connect_to_choose(Client::from_path())?;
     if let Ok(journal) = &journal {
         capture::clean(journal, Some(&engine), &layout);
@@ -63,8 +64,7 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     let named = builds::named(&args.builds, &engine.client, reporter)?;
     let builds = &named.builds;
     let first = builds.first().cloned().unwrap_or_default();
-    let Choice { strategy, builder } =
-        strategy::choose(&engine, &first, &environment, args.engine.strategy)?;
+    let Choice { strategy, builder } = strategy::choose(&engine, &first, &environment, forced)?;
     let projects = projects(builds, &Builder::of(&engine, strategy), reporter);
     let mut well = true;
     if let Some(store) = store {

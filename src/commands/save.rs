@@ -5,6 +5,7 @@ mod subject;
 
 use std::path::{Path, PathBuf};
 
+use super::forced;
 use crate::archive::file;
 use crate::archive::{self, Archive};
 use crate::cli::SaveArgs;
@@ -27,13 +28,16 @@ use crate::oci::live;
 use crate::oci::writer::Writer;
 use crate::report::{Reporter, bytes};
 use outcome::Saved;
-use subject::{Recipe, Subject};
+use subject::{How, Recipe, Subject};
 
 /// How often another job's save may come between what we looked at and the lock.
 const ATTEMPTS: usize = 5;
 
 pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
+    let forced = forced(&args.engine)?;
+    let asked = args.compression.as_deref().map(str::parse).transpose();
+    let asked: Option<Compression> = asked.map_err(|why: String| Failure::usage(why))?;
     let file = args.archive.as_deref().map(one_file).transpose()?;
     if args.store.read_only {
         reporter.info(
@@ -47,12 +51,15 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let recipe = Recipe::asked(args)?;
     let journal = Journal::open(&dir)?;
     let mut state = journal.state();
-    let store = store::open(&args.store, &mut state)?;
+    let store = store::open(args.store.store.as_deref(), args.store.read_only, &mut state)?;
     let engine = Engine::connect(Client::from_path())?;
     let gate = Gate::of_environment(&engine).map_err(Failure::usage)?;
     capture::clean(&journal, Some(&engine), &layout);
     let recipe = recipe.map(|recipe| recipe.on(&engine)).transpose()?;
-    let mut well = subject::capture_named(args, &journal, &engine, &mut state, reporter)?;
+    let mut well = {
+        let how = How { forced, compression: asked, engine: &engine, layout: &layout, reporter };
+        subject::capture_named(args, &journal, &how, &mut state)?
+    };
 
     let subject = |noted: Vec<NotedBuild>| match &recipe {
         Some(recipe) => Some(Subject::Images(recipe)),
@@ -83,7 +90,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         return nothing();
     }
     if strategy == Strategy::BuildkitLocal
-        && args.compression.is_some()
+        && asked.is_some()
         && variable("DOCKERCACHE_COMPRESSION").is_none()
     {
         reporter.warn(
@@ -97,7 +104,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         layout: &writer,
         offer: &offer,
         reporter,
-        compression: compression(args, &engine, reporter),
+        compression: asked.and_then(|asked| readable(asked, &engine, reporter)),
         keep_others: args.keep_others,
     };
     let due = store.is_some() && Store::is_due(&offer.archive, &state);
@@ -227,9 +234,8 @@ fn write_file(
     Ok(())
 }
 
-/// How new layers are compressed, if the user says so and the engine reads it.
-fn compression(args: &SaveArgs, engine: &Engine, reporter: Reporter) -> Option<Compression> {
-    let asked = args.compression?;
+/// The compression that the user asks for, if the engine reads it.
+fn readable(asked: Compression, engine: &Engine, reporter: Reporter) -> Option<Compression> {
     if engine.reads(asked.codec) {
         return Some(asked);
     }

@@ -11,7 +11,6 @@ use super::project_name::project_name;
 use super::variable;
 use crate::archive::trust::Trust;
 use crate::archive::{self, About, Archive, FORMAT, StageAbout};
-use crate::cli;
 use crate::engine::Engine;
 use crate::engine::strategy::Strategy;
 use crate::exit::Failure;
@@ -68,25 +67,28 @@ pub(crate) struct Task<'a> {
     pub(crate) reporter: Reporter,
 }
 
-/// The store's options for `build`, which has none of its own.
-pub(crate) fn from_environment() -> cli::Store {
-    // It only reads.
-    cli::Store { store: variable("DOCKERCACHE_STORE"), read_only: true }
+/// The store of `build`, which has no options of its own. It only reads.
+pub(crate) fn of_environment(state: &mut State) -> Result<Option<Store>, Failure> {
+    open(variable("DOCKERCACHE_STORE").as_deref(), true, state)
 }
 
 /// Opens the store that is named, if one is, and begins to connect. What the journal says of
 /// another store is forgotten.
-pub(crate) fn open(options: &cli::Store, state: &mut State) -> Result<Option<Store>, Failure> {
+pub(crate) fn open(
+    url: Option<&str>,
+    read_only: bool,
+    state: &mut State,
+) -> Result<Option<Store>, Failure> {
     // With or without a store: what is wrong with them must stop a job early.
     Trust::of_environment().map_err(Failure::usage)?;
-    let store = named(options, state)?;
+    let store = named(url, read_only, state)?;
     let url = store.as_ref().map(|store| store.url.to_string());
     state.remote = state.remote.take().filter(|copy| Some(&copy.url) == url.as_ref());
     Ok(store)
 }
 
-fn named(options: &cli::Store, state: &State) -> Result<Option<Store>, Failure> {
-    let Some(text) = options.store.as_deref().filter(|text| !text.is_empty()) else {
+fn named(url: Option<&str>, read_only: bool, state: &State) -> Result<Option<Store>, Failure> {
+    let Some(text) = url.filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
     let url: StoreUrl = text.parse().map_err(|why| {
@@ -98,7 +100,7 @@ fn named(options: &cli::Store, state: &State) -> Result<Option<Store>, Failure> 
     if !is_away {
         remote.greet_ahead();
     }
-    Ok(Some(Store { remote, url, patience, read_only: options.read_only, is_away }))
+    Ok(Some(Store { remote, url, patience, read_only, is_away }))
 }
 
 /// How long a job looks for a cache in a store.

@@ -7,6 +7,8 @@
 //! are a prefix of another project's. The mark at the end is for caches that prefer the newest match
 //! over an exact one: nothing longer starts with an exact key.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use super::encoding::Encoder;
 use super::stage::StageDigest;
 
@@ -35,7 +37,7 @@ pub struct KeyScope {
     pub project: String,
     /// Other text that separates keys; often empty.
     pub salt: String,
-    /// The time in which the key is good, by [`super::MaxAge::bucket`]; often empty.
+    /// The time in which the key is good, by [`period`]; often empty.
     pub period: String,
 }
 
@@ -105,6 +107,14 @@ impl Keys {
     pub fn exact(&self) -> &str {
         self.levels.first().map_or("", |level| &level.key)
     }
+}
+
+/// Names the piece of time that `now` is in: time is cut into pieces of the length `age`, of a second
+/// at least, and a key is good for one of them, so that updates of base images get in.
+pub fn period(age: Duration, now: SystemTime) -> String {
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    let age = age.as_secs().max(1);
+    format!("t{}", since / age * age)
 }
 
 /// Returns a few digits for each stage, or for each group of neighbours where they are too many.
@@ -270,5 +280,14 @@ mod tests {
             let project = &one.levels.last().unwrap().key;
             prop_assert!(other.levels.iter().all(|level| !level.key.starts_with(project)));
         }
+    }
+
+    #[test]
+    fn a_key_rolls_over_after_its_age_and_not_before() {
+        let week = Duration::from_hours(7 * 24);
+        let at = |seconds| period(week, UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(0), "t0");
+        assert_eq!(at(7 * 24 * 3600 - 1), "t0");
+        assert_eq!(at(7 * 24 * 3600), "t604800");
     }
 }

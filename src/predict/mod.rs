@@ -6,7 +6,6 @@
 //! The prediction picks keys and moves data; the builder alone decides what is a hit. A wrong
 //! prediction costs time, and never makes a wrong image.
 
-mod age;
 pub mod builder;
 mod chain;
 mod encoding;
@@ -17,9 +16,8 @@ pub mod project;
 mod query;
 mod stage;
 
-pub use age::MaxAge;
 pub use chain::Rules;
-pub use keys::{KeyLevel, KeyScope, Keys, key_field};
+pub use keys::{KeyLevel, KeyScope, Keys, key_field, period};
 pub use needed::needed_layers;
 pub use query::ContextQuery;
 pub use stage::{StageDigest, StepDigest, StepPart, Unanswered, digest_build};

@@ -20,6 +20,7 @@ use crate::job::journal::{Journal, NotedBuild, State};
 use crate::job::offer;
 use crate::job::take::Taking;
 use crate::job::variable;
+use crate::oci::codec::Compression;
 use crate::oci::directory::Layout;
 use crate::predict::builder::Builder;
 use crate::predict::project::{Detail, Project};
@@ -122,19 +123,26 @@ impl Subject<'_> {
     }
 }
 
+/// How builds that have run are captured.
+pub(super) struct How<'a> {
+    pub(super) forced: Option<Strategy>,
+    pub(super) compression: Option<Compression>,
+    pub(super) engine: &'a Engine,
+    pub(super) layout: &'a Layout,
+    pub(super) reporter: Reporter,
+}
+
 /// Captures the builds that the user names: they have run, though nobody saw them. What the builder
 /// has not cached is not built. Says whether all could be captured.
 pub(super) fn capture_named(
     args: &SaveArgs,
     journal: &Journal,
-    engine: &Engine,
+    how: &How<'_>,
     state: &mut State,
-    reporter: Reporter,
 ) -> Result<bool, Failure> {
-    let forced = args.engine.strategy;
+    let How { forced, engine, reporter, .. } = *how;
     let mut well = true;
     let named = builds::named(&args.builds, &engine.client, reporter)?;
-    let layout = Layout::at(&args.directory.dir);
     for arguments in named.builds {
         if let Some(missing) = arguments.missing() {
             return Err(Failure::usage(missing));
@@ -146,21 +154,19 @@ pub(super) fn capture_named(
         if !own.strategy.is_buildkit() {
             goes_to = own;
         }
-        well &=
-            capture_one(args, journal, &arguments, &goes_to, (engine, &layout), state, reporter)?;
+        well &= capture_one(journal, &arguments, &goes_to, how, state)?;
     }
     Ok(well)
 }
 
 fn capture_one(
-    args: &SaveArgs,
     journal: &Journal,
     arguments: &BuildArguments,
     choice: &Choice,
-    (engine, layout): (&Engine, &Layout),
+    how: &How<'_>,
     state: &mut State,
-    reporter: Reporter,
 ) -> Result<bool, Failure> {
+    let How { compression, engine, layout, reporter, .. } = *how;
     let builder = Builder::of(engine, choice.strategy);
     let project = Project::read(arguments, &builder, Detail::Files)
         .inspect_err(|error| reporter.warn(format!("only the built stage is saved: {error}")))
@@ -181,7 +187,7 @@ fn capture_one(
         archive: &offer.archive,
         offer: &offer.cache_from,
         builder_cache: None,
-        compression: args.compression,
+        compression,
         mounts: None,
     };
     let draft = journal.begin()?;
