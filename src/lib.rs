@@ -8,12 +8,12 @@
 
 pub mod archive;
 pub mod build;
+pub mod builder;
 pub mod cli;
 pub mod commands;
 pub mod context;
 pub mod dockerfile;
 pub mod engine;
-pub mod exit;
 mod job;
 pub mod mounts;
 pub mod oci;

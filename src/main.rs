@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use dockercache::exit::Exit;
+use dockercache::commands::exit::Exit;
 use dockercache::report::{Reporter, output};
 use dockercache::{cli, commands};
 

@@ -6,9 +6,11 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
+use super::exit::{Exit, Failure};
 use super::{connect_to_choose, environment};
 use crate::build::arguments::{BuildArguments, ContextSource};
 use crate::build::build_log::Outcome;
+use crate::builder::Strategy;
 use crate::cli::BuildArgs;
 use crate::context::BuildContext;
 use crate::dockerfile::Image;
@@ -17,8 +19,7 @@ use crate::engine::client::Client;
 use crate::engine::client::process;
 use crate::engine::client::run::{self, Echo, Finished, Input};
 use crate::engine::error::EngineError;
-use crate::engine::strategy::{self, Choice, Strategy};
-use crate::exit::{Exit, Failure};
+use crate::engine::strategy::{self, Choice};
 use crate::job::capture::{self, Built};
 use crate::job::journal::{Draft, Journal, State};
 use crate::job::offer::{self, Offer};
@@ -26,7 +27,6 @@ use crate::job::{store, variable};
 use crate::mounts::carry::Carrier;
 use crate::mounts::policy::Settings;
 use crate::oci::directory::Layout;
-use crate::predict::builder::Builder;
 use crate::predict::explain::{Explanation, explain};
 use crate::predict::project::{Detail, Project};
 use crate::report::{Reporter, output};
@@ -58,8 +58,8 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
         }
     };
     let mut state = journal.as_ref().map(Journal::state).unwrap_or_default();
-    let store = store::of_environment(&mut state).unwrap_or_else(|failure| {
-        reporter.warn(format!("the store is skipped: {}", failure.message));
+    let store = store::of_environment(&mut state).unwrap_or_else(|error| {
+        reporter.warn(format!("the store is skipped: {error}"));
         None
     });
     let client = Client::from_path();
@@ -95,7 +95,7 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
     }
     warn_of_cache_in_context(&arguments, &dir, reporter);
     // Before the build: it may take long, and files may change meanwhile.
-    let builder = Builder::of(&engine, choice.strategy);
+    let builder = engine.builder(choice.strategy);
     let project = Project::read(&arguments, &builder, Detail::Files).ok();
     if let Some(store) = store {
         let task =

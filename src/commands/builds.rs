@@ -6,13 +6,13 @@ use std::fs;
 use tempfile::TempDir;
 
 use super::environment;
+use super::exit::Failure;
 use crate::build::arguments::BuildArguments;
 use crate::build::bake::{PlannedTarget, Planner};
 use crate::cli::Builds;
 use crate::engine::client::Client;
 use crate::engine::client::targets::targets;
 use crate::engine::error::EngineError;
-use crate::exit::Failure;
 use crate::report::Reporter;
 
 /// Stands between the arguments of several builds.

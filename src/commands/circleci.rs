@@ -15,8 +15,8 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
+use super::exit::{Exit, Failure};
 use crate::cli::CircleciStep;
-use crate::exit::{Exit, Failure};
 use crate::report::{Reporter, output};
 use parameters::Parameters;
 

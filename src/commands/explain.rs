@@ -2,14 +2,14 @@
 
 use serde::Serialize;
 
+use super::exit::{Exit, Failure};
 use super::{builds, connect_to_choose, environment, forced};
 use crate::archive::Archive;
+use crate::builder::Strategy;
 use crate::cli::{ExplainArgs, Format};
 use crate::engine::client::Client;
-use crate::engine::strategy::{self, Strategy};
-use crate::exit::{Exit, Failure};
+use crate::engine::strategy;
 use crate::oci::directory::Layout;
-use crate::predict::builder::Builder;
 use crate::predict::explain::{Cause, Explanation, explain};
 use crate::predict::project::{Detail, Project};
 use crate::report::{Reporter, output};
@@ -71,7 +71,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
         ));
         return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
     }
-    let builder = Builder::of(&engine, strategy);
+    let builder = engine.builder(strategy);
     let mut explanation = Explanation::default();
     for build in builds {
         let project = Project::read(build, &builder, Detail::Files)

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
+use super::exit::{Exit, Failure};
 use crate::cli::{Format, GcArgs};
-use crate::exit::{Exit, Failure};
 use crate::report::{Reporter, bytes, output};
 use crate::store::collect::Policy;
 use crate::store::remote::Remote;

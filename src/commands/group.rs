@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::build::{self, Words};
 use super::builds::Named;
+use super::exit::{Exit, Failure};
 use super::{connect_to_choose, environment};
 use crate::build::arguments::BuildArguments;
 use crate::build::bake::Planner;
@@ -18,14 +19,12 @@ use crate::engine::client::run::{self, Echo, Input};
 use crate::engine::client::targets::targets;
 use crate::engine::error::EngineError;
 use crate::engine::strategy::{self, Choice};
-use crate::exit::{Exit, Failure};
 use crate::job::capture::{self, Built};
 use crate::job::journal::Journal;
 use crate::job::offer::{self, Offer};
 use crate::job::prime::{Coming, prime};
 use crate::job::{store, variable};
 use crate::oci::directory::Layout;
-use crate::predict::builder::Builder;
 use crate::predict::project::{Detail, Project};
 use crate::report::Reporter;
 
@@ -148,7 +147,7 @@ impl Group {
         };
         let choice = strategy::choose(&engine, &arguments.of_buildx(), &environment, None)?;
         let named = Named::of(targets(client, planner, words)?, reporter)?;
-        let builder = Builder::of(&engine, choice.strategy);
+        let builder = engine.builder(choice.strategy);
         let read = |arguments| Project::read(arguments, &builder, Detail::Files).ok();
         let all: Option<Vec<Project>> = named.builds.iter().map(read).collect();
         if let Some(store) = store {

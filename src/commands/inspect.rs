@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::exit::{Exit, Failure};
 use crate::archive::{self, Archive, LayerBlob, Role, StageAbout, StepAbout, StoredImage};
 use crate::cli::{Format, InspectArgs};
-use crate::exit::{Exit, Failure};
 use crate::mounts::layers::{self, MountAbout};
 use crate::oci::digest::Digest;
 use crate::oci::directory::Layout;

@@ -7,15 +7,18 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use super::exit::{Exit, Failure};
 use super::{builds, connect_to_choose, environment, forced};
 use crate::build::arguments::{BuildArguments, ContextSource};
+use crate::builder::Builder;
+use crate::builder::Strategy;
 use crate::cli::{Format, KeyArgs};
+use crate::engine::api::bases::Bases;
+use crate::engine::api::facts::Facts;
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
-use crate::engine::strategy::{self, Strategy};
-use crate::exit::{Exit, Failure};
+use crate::engine::strategy;
 use crate::job::project_name::project_name;
-use crate::predict::builder::Builder;
 use crate::predict::project::{Detail, Project};
 use crate::predict::{KeyScope, Keys, StageDigest, period};
 use crate::report::{Reporter, output};
@@ -48,14 +51,14 @@ pub(super) fn run(args: &KeyArgs) -> Result<Exit, Failure> {
     // The keys of a build for several platforms are about all of them.
     let builds: Vec<BuildArguments> =
         builds.iter().flat_map(BuildArguments::per_platform).collect();
-    let target = target(&builds[0], forced, reporter)?;
+    let mut target = target(&builds[0], forced, reporter)?;
     // An engine that has the bases, since a build has pulled them, must give the same keys as one
-    // that is still empty.
-    let builder = if args.resolve_base {
-        target.builder.resolving_bases(Client::from_path())
-    } else {
-        target.builder.naming_bases()
-    };
+    // that is still empty: without registries, names alone count.
+    if args.resolve_base {
+        let bases = target.bases.and_registries(Client::from_path());
+        target.builder = target.builder.knowing(bases);
+    }
+    let builder = target.builder;
     let detail = if args.list_inputs { Detail::Files } else { Detail::Digests };
     let read =
         |build| Project::read(build, &builder, detail).map_err(|e| Failure::usage(e.to_string()));
@@ -121,7 +124,9 @@ fn list_inputs(builds: &[BuildArguments], projects: &[Project], several: bool) {
 /// What the key is for, besides the project.
 struct Target {
     generation: String,
+    /// Knows no external image.
     builder: Builder,
+    bases: Bases,
 }
 
 /// Asks the engine. Where none answers, keys are still made, for engines of no known generation.
@@ -141,9 +146,11 @@ fn target(
                 }
                 chosen => chosen?.strategy,
             };
+            let Facts { version, platform, .. } = &engine.facts;
             Ok(Target {
-                generation: engine.facts.version.generation().to_owned(),
-                builder: Builder::of(&engine, strategy),
+                generation: version.generation().to_owned(),
+                builder: Builder::new(strategy, platform.clone(), *version),
+                bases: engine.bases(strategy),
             })
         }
         Err(
@@ -157,6 +164,7 @@ fn target(
             Ok(Target {
                 generation: "unknown".to_owned(),
                 builder: Builder::new(strategy, platform, None),
+                bases: Bases::default(),
             })
         }
         Err(error) => Err(error.into()),

@@ -3,6 +3,7 @@
 mod build;
 mod builds;
 mod circleci;
+pub mod exit;
 mod explain;
 mod gc;
 mod group;
@@ -13,13 +14,14 @@ mod restore;
 mod save;
 mod shim;
 
+use crate::builder::Strategy;
 use crate::cli::{self, Cli, Verb};
 use crate::engine::Engine;
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
-use crate::engine::strategy::{self, Strategy};
-use crate::exit::{Exit, Failure};
+use crate::engine::strategy;
 use crate::mounts::inside;
+use exit::{Exit, Failure};
 
 /// Runs what was asked for.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {

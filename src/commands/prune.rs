@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
+use super::exit::{Exit, Failure};
 use crate::cli::{Format, PruneArgs};
-use crate::exit::{Exit, Failure};
 use crate::job::locked;
 use crate::oci::directory::Layout;
 use crate::oci::live;

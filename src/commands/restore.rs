@@ -2,20 +2,21 @@
 
 use serde::Serialize;
 
+use super::exit::{Exit, Failure};
 use super::{builds, connect_to_choose, environment, forced};
 use crate::archive::file;
 use crate::build::arguments::BuildArguments;
+use crate::builder::Builder;
+use crate::builder::Strategy;
 use crate::cli::{Format, RestoreArgs};
 use crate::engine::client::Client;
-use crate::engine::strategy::{self, Choice, Strategy};
-use crate::exit::{Exit, Failure};
+use crate::engine::strategy::{self, Choice};
 use crate::job::capture;
 use crate::job::journal::Journal;
 use crate::job::offer::{self, Offer};
 use crate::job::prime::{Coming, prime};
 use crate::job::{locked, store};
 use crate::oci::directory::Layout;
-use crate::predict::builder::Builder;
 use crate::predict::explain::explain;
 use crate::predict::project::{Detail, Project};
 use crate::report::Reporter;
@@ -65,7 +66,7 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     let builds = &named.builds;
     let first = builds.first().cloned().unwrap_or_default();
     let Choice { strategy, builder } = strategy::choose(&engine, &first, &environment, forced)?;
-    let projects = projects(builds, &Builder::of(&engine, strategy), reporter);
+    let projects = projects(builds, &engine.builder(strategy), reporter);
     let mut well = true;
     if let Some(store) = store {
         let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };

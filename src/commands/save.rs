@@ -5,15 +5,15 @@ mod subject;
 
 use std::path::{Path, PathBuf};
 
+use super::exit::{Exit, Failure};
 use super::forced;
 use crate::archive::file;
 use crate::archive::{self, Archive};
+use crate::builder::Strategy;
 use crate::cli::SaveArgs;
 use crate::engine::Engine;
 use crate::engine::client::Client;
-use crate::engine::strategy::Strategy;
 use crate::engine::strategy::capture::Taken;
-use crate::exit::{Exit, Failure};
 use crate::job::gate::Gate;
 use crate::job::journal::{self, Journal, NotedBuild};
 use crate::job::offer::{self, Offer};

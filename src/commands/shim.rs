@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::environment;
-use crate::exit::{Exit, Failure};
+use super::exit::{Exit, Failure};
 use crate::job::journal;
 use crate::report::output;
 

@@ -8,7 +8,6 @@ pub mod process;
 pub mod run;
 pub mod settings;
 pub(crate) mod targets;
-pub mod version;
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -18,8 +17,8 @@ use std::sync::{Arc, OnceLock};
 use serde::Deserialize;
 
 use super::error::EngineError;
+use crate::builder::Version;
 use settings::Settings;
-use version::Version;
 
 /// By this variable a plugin knows that the client has started it, and which: docker/cli,
 /// `cli-plugins/metadata`.

@@ -10,11 +10,13 @@ pub mod strategy;
 
 use std::collections::BTreeSet;
 
+use api::bases::Bases;
 use api::connection::Connection;
-use api::facts::Facts;
+use api::facts::{Facts, ImageStore};
 use client::Client;
 use error::EngineError;
 
+use crate::builder::{Builder, Strategy};
 use crate::oci::codec::{Codec, Compression};
 
 /// A Docker engine that answers.
@@ -33,6 +35,21 @@ impl Engine {
         let connection = Connection::open(&client).map_err(|error| client.trouble(error))?;
         let facts = Facts::of(&connection)?;
         Ok(Self { client, connection, facts })
+    }
+
+    /// The builder whose cache is carried in this way, with the external images that it knows.
+    pub fn builder(&self, strategy: Strategy) -> Builder {
+        let builder = Builder::new(strategy, self.facts.platform.clone(), self.facts.version);
+        builder.knowing(self.bases(strategy))
+    }
+
+    /// The external images that a builder of this engine knows.
+    pub fn bases(&self, strategy: Strategy) -> Bases {
+        // With the graph driver, a builder that exports is one beside the engine, which does not
+        // see the engine's images.
+        let beside =
+            strategy == Strategy::BuildkitLocal && self.facts.store == ImageStore::GraphDriver;
+        Bases::of(Some(&self.connection).filter(|_| !beside))
     }
 
     /// What the engine's own builder has in its cache; none if it does not say.

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::build::build_log::ClassicStep;
-use crate::engine::strategy::Strategy;
+use crate::builder::Strategy;
 use crate::engine::strategy::capture::Captured;
 use crate::mounts::carry::NotedMount;
 use crate::oci::digest::Digest;

@@ -13,6 +13,7 @@ pub(crate) mod journal;
 pub(crate) mod offer;
 pub(crate) mod prime;
 pub(crate) mod project_name;
+mod refs;
 pub(crate) mod store;
 pub(crate) mod take;
 

@@ -8,14 +8,14 @@ use std::time::{Duration, SystemTime};
 use super::gate::Gate;
 use super::journal::{RemoteCopy, State};
 use super::project_name::project_name;
+use super::refs;
 use super::variable;
 use crate::archive::trust::Trust;
 use crate::archive::{self, About, Archive, FORMAT, StageAbout};
+use crate::builder::Strategy;
 use crate::engine::Engine;
-use crate::engine::strategy::Strategy;
-use crate::exit::Failure;
 use crate::mounts::collect::layers_of_mounts;
-use crate::oci::directory::Layout;
+use crate::oci::directory::{Layout, LayoutError};
 use crate::oci::documents::Descriptor;
 use crate::oci::live;
 use crate::oci::verify::BadBlob;
@@ -24,11 +24,10 @@ use crate::predict::needed_layers;
 use crate::predict::project::Project;
 use crate::predict::{KeyScope, Keys};
 use crate::report::{Reporter, bytes, count};
-use crate::store::error::PushError;
-use crate::store::error::StoreError;
+use crate::store::error::{PushError, StoreError};
 use crate::store::fetch::is_layer;
 use crate::store::push::There;
-use crate::store::refs::{RefName, ref_names};
+use crate::store::refs::RefName;
 use crate::store::remote::Remote;
 use crate::store::url::StoreUrl;
 use crate::store::variables::Variables;
@@ -59,6 +58,20 @@ pub(crate) struct Store {
     is_away: bool,
 }
 
+/// Why a store can't be used, or not everything be fetched from it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SyncError {
+    /// What the user has set is wrong.
+    #[error("{0}")]
+    Settings(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The directory can't be read or written.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+}
+
 /// What something is fetched or pushed for.
 pub(crate) struct Task<'a> {
     pub(crate) engine: &'a Engine,
@@ -68,7 +81,7 @@ pub(crate) struct Task<'a> {
 }
 
 /// The store of `build`, which has no options of its own. It only reads.
-pub(crate) fn of_environment(state: &mut State) -> Result<Option<Store>, Failure> {
+pub(crate) fn of_environment(state: &mut State) -> Result<Option<Store>, SyncError> {
     open(variable("DOCKERCACHE_STORE").as_deref(), true, state)
 }
 
@@ -78,24 +91,24 @@ pub(crate) fn open(
     url: Option<&str>,
     read_only: bool,
     state: &mut State,
-) -> Result<Option<Store>, Failure> {
+) -> Result<Option<Store>, SyncError> {
     // With or without a store: what is wrong with them must stop a job early.
-    Trust::of_environment().map_err(Failure::usage)?;
+    Trust::of_environment().map_err(SyncError::Settings)?;
     let store = named(url, read_only, state)?;
     let url = store.as_ref().map(|store| store.url.to_string());
     state.remote = state.remote.take().filter(|copy| Some(&copy.url) == url.as_ref());
     Ok(store)
 }
 
-fn named(url: Option<&str>, read_only: bool, state: &State) -> Result<Option<Store>, Failure> {
+fn named(url: Option<&str>, read_only: bool, state: &State) -> Result<Option<Store>, SyncError> {
     let Some(text) = url.filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
     let url: StoreUrl = text.parse().map_err(|why| {
-        Failure::usage(format!("the store of --store or DOCKERCACHE_STORE: {why}"))
+        SyncError::Settings(format!("the store of --store or DOCKERCACHE_STORE: {why}"))
     })?;
     let patience = patience()?;
-    let remote = Remote::open(&url, &Variables::of_process()).map_err(Failure::from)?;
+    let remote = Remote::open(&url, &Variables::of_process())?;
     let is_away = state.is_away(&url.to_string());
     if !is_away {
         remote.greet_ahead();
@@ -104,14 +117,16 @@ fn named(url: Option<&str>, read_only: bool, state: &State) -> Result<Option<Sto
 }
 
 /// How long a job looks for a cache in a store.
-fn patience() -> Result<Duration, Failure> {
+fn patience() -> Result<Duration, SyncError> {
     let Some(text) = variable(TIMEOUT) else { return Ok(PATIENCE) };
     let parsed = match text.trim().parse() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
         Err(_) => humantime::parse_duration(text.trim()).ok(),
     };
     parsed.filter(|limit| !limit.is_zero()).ok_or_else(|| {
-        Failure::usage(format!("invalid `{TIMEOUT}`: expected a time with a unit, such as `60s`"))
+        SyncError::Settings(format!(
+            "invalid `{TIMEOUT}`: expected a time with a unit, such as `60s`"
+        ))
     })
 }
 
@@ -249,7 +264,7 @@ impl Store {
     }
 
     /// Fetches every layer of the archive that is not in the directory.
-    pub(crate) fn fetch_rest(&self, layout: &Layout, reporter: Reporter) -> Result<(), Failure> {
+    pub(crate) fn fetch_rest(&self, layout: &Layout, reporter: Reporter) -> Result<(), SyncError> {
         let writer = super::locked(layout, reporter)?;
         let missing: Vec<Descriptor> = archive::reach(layout)?
             .blobs
@@ -432,7 +447,7 @@ fn refs(task: &Task<'_>, builds: &[Vec<&str>]) -> Vec<RefName> {
         salt: variable("DOCKERCACHE_SALT").unwrap_or_default(),
         period: String::new(),
     };
-    let of = |stages: &[&str]| ref_names(&Keys::of_digests(&scope, stages), &project);
+    let of = |stages: &[&str]| refs::of_keys(&Keys::of_digests(&scope, stages), &project);
     let mut refs: Vec<RefName> = builds.iter().flat_map(|stages| of(stages)).collect();
     if builds.iter().all(Vec::is_empty) {
         refs = of(&[]).into_iter().filter(|r| r.level == PROJECT_LEVEL).collect();

@@ -13,7 +13,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::found::{CacheMount, CacheMounts, Place, Used};
 use super::inside::{self, AGES, LISTING, MOUNT, RESULT, Report, SENT};
 use super::layers::{self, MountAbout};
 use super::pack::Packed;
@@ -27,6 +26,7 @@ use crate::engine::client::run::{self, Echo, Input};
 use crate::engine::error::EngineError;
 use crate::oci::digest::Digest;
 use crate::oci::directory::Layout;
+use crate::predict::cache_mounts::{CacheMount, CacheMounts, Place, Used};
 use crate::report::{Reporter, bytes, count};
 
 /// The hidden verb that runs [`inside`].
@@ -434,7 +434,7 @@ pub(crate) fn release(noted: &[NotedMount]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mounts::found::Start;
+    use crate::predict::cache_mounts::Start;
 
     #[test]
     fn a_helper_names_the_mount_as_the_users_steps_do() {

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::carry::NotedMount;
-use super::found::CacheMount;
 use super::layers;
 use super::policy::{Choice, Settings};
 use crate::archive::{Archive, LayerBlob, Role, StoredImage};
 use crate::oci::digest::Digest;
 use crate::oci::directory::LayoutError;
 use crate::oci::writer::Writer;
+use crate::predict::cache_mounts::CacheMount;
 use crate::report::bytes;
 
 /// Adds the mounts of the job's builds to `archive`: what was packed, on top of what `old` has. A mount

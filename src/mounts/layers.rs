@@ -11,7 +11,6 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::found::CacheMount;
 use super::inside::{AGES, LAYER};
 use super::pack::Packed;
 use crate::archive::{Archive, ImageNote, LayerBlob, Role, StoredImage, write_image};
@@ -19,6 +18,7 @@ use crate::oci::codec::Codec;
 use crate::oci::digest::Digest;
 use crate::oci::directory::{Layout, LayoutError};
 use crate::oci::writer::Writer;
+use crate::predict::cache_mounts::CacheMount;
 
 /// The most bytes of ages that are noted. Where files are more than fit, all of them count as used.
 const MOST_AGES: usize = 2 << 20;

@@ -2,12 +2,11 @@
 //!
 //! A helper build on the user's builder has the mount: [`carry`] runs one before the user's build,
 //! which unpacks the mount, and one after it, which packs what has changed. Both run [`inside`] in the
-//! engine, which is this [`program`] itself. [`found`] reads from the Dockerfile which mounts there
-//! are, [`layers`] is their form in the archive, and [`policy`] says what is kept of them.
+//! engine, which is this [`program`] itself. [`layers`] is the form of a
+//! mount in the archive, and [`policy`] says what is kept of it.
 
 pub(crate) mod carry;
 pub(crate) mod collect;
-pub mod found;
 pub mod inside;
 pub(crate) mod layers;
 pub(crate) mod listing;

@@ -13,6 +13,7 @@
 
 use super::encoding::{ChainDigest, Encoder};
 use super::query::ContextQuery;
+use crate::builder::{Builder, Strategy};
 use crate::dockerfile::{
     Action, Base, CopyAction, CopySource, Image, Mount, MountKind, PlannedMount, PlannedStage,
     Platform, RunAction, Step,
@@ -34,6 +35,19 @@ pub struct Rules {
     /// Whether a cache mount's identity and the way it is shared are digested, as they were before
     /// Docker 23.
     pub cache_identities: bool,
+}
+
+impl Rules {
+    /// The rules of a builder.
+    pub(crate) fn of(builder: &Builder) -> Self {
+        Self {
+            // `COPY --link` makes an independent layer where the builder can merge, which the stock
+            // engine with the graph driver can't.
+            independent_links: builder.strategy == Strategy::BuildkitLocal,
+            every_instruction: builder.strategy == Strategy::Classic,
+            cache_identities: !builder.is_modern(),
+        }
+    }
 }
 
 /// The digests of one step.

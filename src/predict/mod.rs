@@ -1,12 +1,12 @@
 //! Foretells what a builder would rebuild, before it is started.
 //!
-//! [`project`] reads a build as its [`builder`] does; from the chain of its steps come digests, and
+//! [`project`] reads a build as its builder does; from the chain of its steps come digests, and
 //! from these the cache keys, what an archive must bring, and by [`explain`] why a step will run.
 //!
 //! The prediction picks keys and moves data; the builder alone decides what is a hit. A wrong
 //! prediction costs time, and never makes a wrong image.
 
-pub mod builder;
+pub mod cache_mounts;
 mod chain;
 mod encoding;
 pub mod explain;

@@ -5,17 +5,16 @@ mod settings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::builder::{Builder, FoundBase};
-use super::{ContextQuery, StageDigest, Unanswered, digest_build};
+use super::cache_mounts::CacheMounts;
+use super::{ContextQuery, Rules, StageDigest, Unanswered, digest_build};
 use crate::archive::BaseAbout;
 use crate::build::arguments::{BuildArguments, ContextSource, NamedSource};
+use crate::builder::{Builder, Strategy};
 use crate::context::{self, BuildContext, ContextEntry, ContextError, ListForm};
 use crate::dockerfile::{
     Base, BuildGraph, BuildOptions, Dockerfile, DockerfileError, Image, NamedContext, PlannedStage,
     Platform, context_name,
 };
-use crate::engine::strategy::Strategy;
-use crate::mounts::found::CacheMounts;
 use crate::oci::digest::Digest;
 
 /// The time that a build gives to what it makes: a build argument, or a variable of the environment.
@@ -124,13 +123,13 @@ impl Project {
             main: &context,
             named: named_contexts(arguments)?,
             asked_elsewhere: BTreeSet::new(),
-            form: builder.form(),
+            form: form(builder),
             detail,
             files: BTreeMap::new(),
         };
         let stages = digest_build(
             &planned.graph,
-            builder.rules(),
+            Rules::of(builder),
             &mut |query| contexts.digest(query),
             &planned.counted(builder),
         )
@@ -196,7 +195,8 @@ impl Project {
 /// A build that is planned with all that is known of its base images.
 struct Planned {
     graph: BuildGraph,
-    bases: BTreeMap<Image, FoundBase>,
+    /// What tells the external images apart that were found.
+    bases: BTreeMap<Image, String>,
     warnings: Vec<String>,
 }
 
@@ -217,8 +217,9 @@ impl Planned {
             for image in new {
                 match builder.base(&image) {
                     Ok(Some(found)) => {
-                        options.base_configs.insert(image.clone(), found.image.config.clone());
-                        bases.insert(image.clone(), found);
+                        let identity = found.identity(builder.strategy).to_owned();
+                        bases.insert(image.clone(), identity);
+                        options.base_configs.insert(image.clone(), found.config);
                     }
                     Ok(None) => {}
                     Err(reason) => {
@@ -238,7 +239,7 @@ impl Planned {
     /// The identities by which external images are part of the key, if not by name.
     fn counted(&self, builder: &Builder) -> BTreeMap<String, String> {
         let counted = self.bases.iter().filter(|_| builder.resolves_bases());
-        counted.map(|(image, found)| (image.reference.clone(), found.identity.clone())).collect()
+        counted.map(|(image, identity)| (image.reference.clone(), identity.clone())).collect()
     }
 
     fn from(&self) -> Vec<Image> {
@@ -251,9 +252,7 @@ impl Planned {
 
     fn base_of(&self, stage: &PlannedStage) -> BaseAbout {
         let (name, identity) = match &stage.base {
-            Base::Image(image) => {
-                (image.reference.clone(), self.bases.get(image).map(|b| b.identity.clone()))
-            }
+            Base::Image(image) => (image.reference.clone(), self.bases.get(image).cloned()),
             Base::Stage(index) => {
                 let base = self.graph.stages.iter().find(|s| s.index == *index);
                 (base.and_then(|b| b.name.clone()).unwrap_or(format!("stage-{index}")), None)
@@ -262,6 +261,18 @@ impl Planned {
             Base::NamedContext(name) => (name.clone(), None),
         };
         BaseAbout { name, identity }
+    }
+}
+
+/// How the builder writes down what a wildcard or a filter lets through.
+fn form(builder: &Builder) -> ListForm {
+    match builder.strategy {
+        Strategy::Classic => ListForm::Sources,
+        _ => match builder.version {
+            Some(version) if version.follows_nested_links() => ListForm::NamesAndTargets,
+            Some(version) if version.lists_sources_by_name() => ListForm::Names,
+            _ => ListForm::Paths,
+        },
     }
 }
 

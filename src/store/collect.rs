@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::error::StoreError;
 use super::notes::{COLLECTOR, CONDEMNED, Plan, SAVER, unique};
-use super::refs::project_of;
+use super::refs::RefName;
 use super::remote::{AT_ONCE, Remote, between, in_parallel};
 use super::{Note, Shelf, Shelved};
 use crate::archive::About;
@@ -155,7 +155,7 @@ impl Remote {
         objects: Option<&dyn Shelf>,
         known: &Known,
     ) -> Result<Option<(Digest, Cache)>, StoreError> {
-        let Some(project) = project_of(name) else { return Ok(None) };
+        let Some(project) = RefName::project_of(name) else { return Ok(None) };
         let Some(bytes) = self.wait(self.store().read_ref(name))? else { return Ok(None) };
         // What is no index names nothing.
         let index: Index = serde_json::from_slice(&bytes).unwrap_or_else(|_| Index::new(vec![]));

@@ -47,10 +47,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use builder::{Built, Place};
 use dockercache::build::arguments::BuildArguments;
+use dockercache::builder::Builder;
+use dockercache::builder::Strategy;
+use dockercache::builder::Version;
 use dockercache::dockerfile::Platform;
-use dockercache::engine::client::version::Version;
-use dockercache::engine::strategy::Strategy;
-use dockercache::predict::builder::Builder;
 use dockercache::predict::project::{Detail, Project};
 use generate::{BASES, Dialect, Generator};
 use scenario::Scenario;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use super::parameters::Parameters;
 use super::{failed, this_program};
-use crate::exit::{Exit, Failure};
+use crate::commands::exit::{Exit, Failure};
 use crate::report::Reporter;
 
 /// Where the path of the helper is noted, in the home directory. The orb's steps run this path and

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::substitute::substitute;
-use crate::exit::Failure;
+use crate::commands::exit::Failure;
 
 /// The environment of a step.
 pub(super) struct Parameters(BTreeMap<String, String>);

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use super::{Step, this_program};
-use crate::exit::{Exit, Failure};
+use crate::commands::exit::{Exit, Failure};
 
 /// Hands a build to this program, and anything else to docker itself. So does a build that this
 /// program started.

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
+use crate::builder::Strategy;
 use crate::cli::Format;
-use crate::engine::strategy::Strategy;
 use crate::engine::strategy::capture::Taken;
 use crate::oci::digest::Digest;
 use crate::report::{bytes, count, output};

@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use crate::archive::Archive;
 use crate::build::arguments::BuildArguments;
 use crate::build::build_log::ClassicStep;
+use crate::builder::Strategy;
 use crate::cli::SaveArgs;
+use crate::commands::exit::{Exit, Failure};
 use crate::commands::{builds, environment};
 use crate::engine::Engine;
 use crate::engine::api::facts::ImageStore;
 use crate::engine::error::EngineError;
 use crate::engine::strategy::capture::{Source, Taken};
 use crate::engine::strategy::classic;
-use crate::engine::strategy::{self, Choice, Strategy};
-use crate::exit::{Exit, Failure};
+use crate::engine::strategy::{self, Choice};
 use crate::job::capture::{self, Built};
 use crate::job::journal::{Journal, NotedBuild, State};
 use crate::job::offer;
@@ -22,7 +23,6 @@ use crate::job::take::Taking;
 use crate::job::variable;
 use crate::oci::codec::Compression;
 use crate::oci::directory::Layout;
-use crate::predict::builder::Builder;
 use crate::predict::project::{Detail, Project};
 use crate::report::Reporter;
 
@@ -167,7 +167,7 @@ fn capture_one(
     state: &mut State,
 ) -> Result<bool, Failure> {
     let How { compression, engine, layout, reporter, .. } = *how;
-    let builder = Builder::of(engine, choice.strategy);
+    let builder = engine.builder(choice.strategy);
     let project = Project::read(arguments, &builder, Detail::Files)
         .inspect_err(|error| reporter.warn(format!("only the built stage is saved: {error}")))
         .ok();

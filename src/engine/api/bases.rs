@@ -7,21 +7,47 @@ use bollard::models::{ImageConfig, ImageInspect};
 use serde::Deserialize;
 
 use super::connection::Connection;
+use crate::builder::{BaseImage, BaseImages};
 use crate::dockerfile::{BaseConfig, Image, Platform};
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
 use crate::oci::digest::Digest;
 
-/// An external image that was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BaseImage {
-    /// Tells images apart: by their layers, as BuildKit does, so that an image under another tag,
-    /// or with another label, is the same.
-    pub layers: String,
-    /// Tells images apart by their whole config, as the classic builder does.
-    pub id: Option<String>,
-    /// The settings.
-    pub config: BaseConfig,
+/// The external images of an engine, of registries, of both, or none.
+#[derive(Clone, Debug, Default)]
+pub struct Bases {
+    /// Reaches the engine that has images of its own, if there is one.
+    engine: Option<Connection>,
+    /// Reaches registries, if base images are part of the key by content.
+    registries: Option<Client>,
+}
+
+impl Bases {
+    /// The images of an engine, if there is one.
+    pub(in crate::engine) fn of(engine: Option<&Connection>) -> Self {
+        Self { engine: engine.cloned(), registries: None }
+    }
+
+    /// Lets registries be asked as well: an engine that has the images and an empty one know the
+    /// same then.
+    #[must_use]
+    pub fn and_registries(self, client: Client) -> Self {
+        Self { registries: Some(client), ..self }
+    }
+}
+
+impl BaseImages for Bases {
+    fn find(&self, image: &Image) -> Result<Option<BaseImage>, String> {
+        if let Some(found) = self.engine.as_ref().and_then(|engine| local(engine, image)) {
+            return Ok(Some(found));
+        }
+        let asked = self.registries.as_ref().map(|client| remote(client, image));
+        asked.transpose().map_err(|error| error.to_string())
+    }
+
+    fn asks_registries(&self) -> bool {
+        self.registries.is_some()
+    }
 }
 
 /// An image's config, as far as it counts: the OCI image specification.
@@ -105,7 +131,7 @@ impl Config {
 }
 
 /// Looks an image up in the engine; `None` if it is not there for that platform.
-pub fn local(engine: &Connection, image: &Image) -> Option<BaseImage> {
+fn local(engine: &Connection, image: &Image) -> Option<BaseImage> {
     let mut found = engine.image(&image.reference).ok()??;
     let id = found.id.take();
     let config = Config::of(found);
@@ -113,7 +139,7 @@ pub fn local(engine: &Connection, image: &Image) -> Option<BaseImage> {
 }
 
 /// Looks an image up in its registry.
-pub fn remote(client: &Client, image: &Image) -> Result<BaseImage, EngineError> {
+fn remote(client: &Client, image: &Image) -> Result<BaseImage, EngineError> {
     // What `imagetools` makes of a config itself omits the shell and the triggers: it knows
     // OCI's fields alone. By digest it shows any document, the config's own bytes included.
     let document =

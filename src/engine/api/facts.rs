@@ -3,7 +3,7 @@
 use bollard::models::SystemVersion;
 
 use super::connection::Connection;
-use crate::engine::client::version::Version;
+use crate::builder::Version;
 use crate::engine::error::EngineError;
 
 /// How an engine keeps images.

@@ -9,10 +9,10 @@ use std::path::Path;
 use super::{Cause, Change, Explanation, explain, notes};
 use crate::archive::{About, Archive, ImageNote, Role, StoredImage};
 use crate::build::arguments::BuildArguments;
-use crate::engine::strategy::Strategy;
+use crate::builder::Builder;
+use crate::builder::Strategy;
 use crate::oci::codec::Codec;
 use crate::oci::documents::{CONFIG, Descriptor, MANIFEST, Manifest};
-use crate::predict::builder::Builder;
 use crate::predict::needed_layers;
 use crate::predict::project::{Detail, Project};
 

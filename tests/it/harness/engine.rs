@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
-use dockercache::engine::client::version::Version;
+use dockercache::builder::Version;
 use tempfile::TempDir;
 use walkdir::{DirEntry, WalkDir};
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 
-use dockercache::engine::strategy::Strategy;
+use dockercache::builder::Strategy;
 
 use super::{Subject, build, predict};
 use crate::harness::{Engine, Generation};

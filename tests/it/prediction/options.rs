@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use dockercache::builder::Strategy;
 use dockercache::context::BuildContext;
-use dockercache::engine::strategy::Strategy;
 
 use super::builder::Built;
 use super::{Subject, build, predict};

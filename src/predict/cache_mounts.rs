@@ -5,9 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::StageDigest;
 use crate::dockerfile::{Action, BuildGraph, Mount, MountKind};
 use crate::oci::digest::Digest;
-use crate::predict::StageDigest;
 
 /// The owner and the mode that a mount starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

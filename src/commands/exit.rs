@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::engine::error::EngineError;
 use crate::job::journal::JournalError;
+use crate::job::store::SyncError;
 use crate::oci::directory::LayoutError;
 use crate::store::error::PushError;
 use crate::store::error::StoreError;
@@ -115,6 +116,16 @@ impl From<PushError> for Failure {
         match error {
             PushError::Store(error) => error.into(),
             PushError::Layout(error) => error.into(),
+        }
+    }
+}
+
+impl From<SyncError> for Failure {
+    fn from(error: SyncError) -> Self {
+        match error {
+            SyncError::Settings(message) => Self::usage(message),
+            SyncError::Store(error) => error.into(),
+            SyncError::Layout(error) => error.into(),
         }
     }
 }
