@@ -7,8 +7,8 @@
 use super::go_path::{chars, check_against_dot, clean};
 use super::program::Program;
 
-/// How large all patterns of a file may be together, in instructions of their programs.
-const MAXIMUM_SIZE: usize = 1_000_000;
+/// How large all patterns of a file may be together, in bytes of their automata.
+const MAXIMUM_SIZE: usize = 64 << 20;
 
 /// An ordered list of patterns; the last one that matches wins.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ enum Kind {
     Prefix,
     /// The text starts with `**`: the path ends with the rest.
     Suffix,
-    Program(Program),
+    Program(Box<Program>),
 }
 
 impl PatternMatcher {
@@ -121,7 +121,7 @@ impl Pattern {
         Ok(Self { negated, text, kind })
     }
 
-    /// How many instructions it takes.
+    /// How many bytes it takes.
     fn size(&self) -> usize {
         match &self.kind {
             Kind::Program(program) => program.size(),
@@ -219,7 +219,7 @@ impl Kind {
             Seen::Exact => Self::Exact,
             Seen::Prefix => Self::Prefix,
             Seen::Suffix => Self::Suffix,
-            Seen::Program => Self::Program(Program::compile(&expression)?),
+            Seen::Program => Self::Program(Box::new(Program::compile(&expression)?)),
         })
     }
 }

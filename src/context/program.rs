@@ -1,236 +1,154 @@
-//! A small regular expression machine for the expressions that ignore patterns turn into.
+//! The expressions that ignore patterns turn into.
 //!
 //! Moby's matcher translates a pattern into a Go regular expression, so a few odd patterns (`[*]`,
-//! `\d`, `a^*`, `[[:digit:]]`) mean what that expression means. This machine reads the same
-//! expression. It runs in time linear in the path, and can say whether any path that starts with a
-//! given prefix could still match, which a regular expression crate can't: that is what keeps a walk
-//! out of an ignored directory. Not supported, and refused: `\p`, `\Q`, and octal or hexadecimal
-//! escapes.
+//! `\d`, `a^*`, `[[:digit:]]`) mean what that expression means. Here Go's grammar is read, and
+//! `regex-automata` does the matching: linear in the path, and by its dead states it says whether a
+//! path that starts with a given prefix could still match. That is what keeps a walk out of an ignored
+//! directory. Not supported, and refused: `\p`, `\Q`, and octal or hexadecimal escapes.
+
+use std::error::Error;
+use std::panic::{RefUnwindSafe, UnwindSafe};
+
+use regex_automata::hybrid::dfa::{Cache, DFA};
+use regex_automata::nfa::thompson;
+use regex_automata::util::alphabet::Unit;
+use regex_automata::util::pool::Pool;
+use regex_automata::{Anchored, Input};
+use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, Dot, Hir, Look, Repetition};
 
 use super::go_path::chars;
 
-/// The most instructions of a program, which bounds the stack as well.
-const MAXIMUM_SIZE: usize = 8_000;
+/// The most bytes that a pattern's automaton takes before it is run.
+const MAXIMUM_SIZE: usize = 1 << 20;
+
+/// The bytes of states that it keeps while it runs, unless one path alone takes more.
+const CACHE: usize = 64 << 10;
 
 /// The most repetitions that Go takes.
-const MAXIMUM_COUNT: usize = 1_000;
+const MAXIMUM_COUNT: u32 = 1_000;
+
+const TOO_LARGE: &str = "the pattern is too large";
 
 /// A compiled expression.
 #[derive(Debug)]
 pub(super) struct Program {
-    instructions: Vec<Instruction>,
+    dfa: DFA,
+    /// What searches work with; walks are made by several threads.
+    caches: Pool<Cache, NewCache>,
 }
 
-/// Jump targets are relative to the instruction, so that fragments can be joined and repeated.
-#[derive(Clone, Debug)]
-enum Instruction {
-    One(Set),
-    Look(Look),
-    Split(isize, isize),
-    Match,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Look {
-    Start,
-    End,
-    WordBoundary(bool),
-}
-
-#[derive(Clone, Debug)]
-struct Set {
-    negated: bool,
-    ranges: Vec<(char, char)>,
-}
-
-impl Set {
-    fn char(c: char) -> Self {
-        Self { negated: false, ranges: vec![(c, c)] }
-    }
-
-    fn contains(&self, c: char) -> bool {
-        self.ranges.iter().any(|&(low, high)| low <= c && c <= high) != self.negated
-    }
-}
-
-/// What surrounds a position in the path.
-#[derive(Clone, Copy)]
-struct Around {
-    before: Option<char>,
-    after: After,
-}
-
-#[derive(Clone, Copy)]
-enum After {
-    Char(char),
-    End,
-    Unknown,
-}
-
-impl Look {
-    fn holds(self, around: Around) -> bool {
-        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        match (self, around.after) {
-            (Self::Start, _) => around.before.is_none(),
-            (Self::End, After::End) | (Self::End | Self::WordBoundary(_), After::Unknown) => true,
-            (Self::End, After::Char(_)) => false,
-            (Self::WordBoundary(wanted), after) => {
-                let after = matches!(after, After::Char(c) if is_word(c));
-                (around.before.is_some_and(is_word) != after) == wanted
-            }
-        }
-    }
-}
+type NewCache = Box<dyn Fn() -> Cache + Send + Sync + UnwindSafe + RefUnwindSafe>;
 
 impl Program {
     /// Compiles an expression without its leading `^` and its trailing `$`.
     pub(super) fn compile(expression: &str) -> Result<Self, &'static str> {
-        let expression: Vec<char> = expression.chars().collect();
-        let mut parser = Parser { rest: &expression };
-        let mut branches = Vec::new();
-        loop {
-            branches.push(parser.sequence(branches.is_empty())?);
-            if !parser.eat('|') {
-                break;
-            }
-        }
-        if !parser.rest.is_empty() {
-            return Err("`)` without `(`");
-        }
-        let mut instructions = branches.pop().unwrap_or_default();
-        if !branches.is_empty() {
-            // The `^` is the first branch's alone, and the `$` the last one's.
-            instructions.push(Instruction::Look(Look::End));
-            branches.first_mut().into_iter().for_each(|first| {
-                first.insert(0, Instruction::Look(Look::Start));
-            });
-            for branch in branches.into_iter().rev() {
-                instructions = either(branch, instructions);
-            }
-            instructions.splice(0..0, anything());
-            instructions.extend(anything());
-        }
-        instructions.push(Instruction::Match);
-        if instructions.len() > MAXIMUM_SIZE {
-            return Err("the pattern is too large");
-        }
-        Ok(Self { instructions })
+        let nfa = thompson::Compiler::new()
+            .configure(thompson::Config::new().nfa_size_limit(Some(MAXIMUM_SIZE)))
+            .build_from_hir(&whole(expression)?)
+            .map_err(|_| TOO_LARGE)?;
+        let dfa = DFA::builder()
+            .configure(DFA::config().skip_cache_capacity_check(true).cache_capacity(CACHE))
+            .build_from_nfa(nfa)
+            .map_err(|_| TOO_LARGE)?;
+        let of = dfa.clone();
+        Ok(Self { dfa, caches: Pool::new(Box::new(move || of.create_cache())) })
     }
 
-    /// How many instructions there are.
+    /// How many bytes it takes before it is run.
     pub(super) fn size(&self) -> usize {
-        self.instructions.len()
+        self.dfa.get_nfa().memory_usage()
     }
 
     /// Whether the whole path matches.
     pub(super) fn matches(&self, path: &[u8]) -> bool {
-        self.run(path, After::End).contains(self.instructions.len() - 1)
+        let text: String = chars(path).collect();
+        let input = Input::new(&text).anchored(Anchored::Yes);
+        // The automaton never gives up: nothing of its configuration makes it.
+        self.dfa.try_search_fwd(&mut self.caches.get(), &input).is_ok_and(|found| found.is_some())
     }
 
     /// Whether some longer path that starts with this prefix might match.
     pub(super) fn may_match_after(&self, prefix: &[u8]) -> bool {
-        let last = self.instructions.len() - 1;
-        self.run(prefix, After::Unknown).list.iter().any(|&at| at != last)
+        self.lives_after(prefix, &mut self.caches.get()).unwrap_or(true)
     }
 
-    fn run(&self, path: &[u8], end: After) -> Threads {
-        let mut current = Threads::new(self.instructions.len());
-        let mut next = Threads::new(self.instructions.len());
-        let mut input = chars(path).peekable();
-        let after = |c: Option<&char>| c.map_or(end, |&c| After::Char(c));
-        self.enter(&mut current, 0, Around { before: None, after: after(input.peek()) });
-        while let Some(c) = input.next() {
-            if current.list.is_empty() {
-                break;
-            }
-            let around = Around { before: Some(c), after: after(input.peek()) };
-            next.clear();
-            for &at in &current.list {
-                if let Instruction::One(set) = &self.instructions[at]
-                    && set.contains(c)
-                {
-                    self.enter(&mut next, at + 1, around);
-                }
-            }
-            std::mem::swap(&mut current, &mut next);
-        }
-        current
-    }
-
-    fn enter(&self, threads: &mut Threads, at: usize, around: Around) {
-        if std::mem::replace(&mut threads.seen[at], true) {
-            return;
-        }
-        match &self.instructions[at] {
-            Instruction::One(_) | Instruction::Match => threads.list.push(at),
-            Instruction::Look(look) if look.holds(around) => self.enter(threads, at + 1, around),
-            Instruction::Look(_) => {}
-            Instruction::Split(first, second) => {
-                self.enter(threads, at.strict_add_signed(*first), around);
-                self.enter(threads, at.strict_add_signed(*second), around);
+    fn lives_after(&self, prefix: &[u8], cache: &mut Cache) -> Result<bool, Box<dyn Error>> {
+        let text: String = chars(prefix).collect();
+        let start = Input::new("").anchored(Anchored::Yes);
+        let mut state = self.dfa.start_state_forward(cache, &start)?;
+        for byte in text.bytes() {
+            state = self.dfa.next_state(cache, state, byte)?;
+            if state.is_dead() {
+                return Ok(false);
             }
         }
-    }
-}
-
-struct Threads {
-    list: Vec<usize>,
-    seen: Vec<bool>,
-}
-
-impl Threads {
-    fn new(instructions: usize) -> Self {
-        Self { list: Vec::new(), seen: vec![false; instructions] }
-    }
-
-    fn clear(&mut self) {
-        self.list.clear();
-        self.seen.fill(false);
-    }
-
-    fn contains(&self, at: usize) -> bool {
-        self.list.contains(&at)
-    }
-}
-
-/// One of two fragments.
-fn either(mut one: Vec<Instruction>, other: Vec<Instruction>) -> Vec<Instruction> {
-    let mut code = vec![Instruction::Split(1, one.len().cast_signed() + 2)];
-    code.append(&mut one);
-    let behind = other.len().cast_signed() + 1;
-    code.push(Instruction::Split(behind, behind));
-    code.extend(other);
-    code
-}
-
-/// Any characters, as many as there are.
-fn anything() -> [Instruction; 3] {
-    let any = Set { negated: true, ranges: Vec::new() };
-    [Instruction::Split(1, 3), Instruction::One(any), Instruction::Split(-2, -2)]
-}
-
-/// A fragment, from `least` times on, up to `most` times if there is an end.
-fn repeated(
-    atom: &[Instruction],
-    least: usize,
-    most: Option<usize>,
-) -> Result<Vec<Instruction>, &'static str> {
-    if atom.len().saturating_mul(most.unwrap_or(least) + 1) > MAXIMUM_SIZE {
-        return Err("the pattern is too large");
-    }
-    let length = atom.len().cast_signed();
-    let mut code: Vec<Instruction> = std::iter::repeat_n(atom, least).flatten().cloned().collect();
-    if let Some(most) = most {
-        for _ in least..most {
-            code.push(Instruction::Split(1, length + 1));
-            code.extend_from_slice(atom);
+        let next = self.dfa.byte_classes().representatives(0..=u8::MAX).filter_map(Unit::as_u8);
+        for byte in next {
+            if !self.dfa.next_state(cache, state, byte)?.is_dead() {
+                return Ok(true);
+            }
         }
-    } else {
-        code.push(Instruction::Split(1, length + 2));
-        code.extend_from_slice(atom);
-        code.push(Instruction::Split(-length - 1, -length - 1));
+        Ok(false)
     }
-    Ok(code)
+}
+
+/// Reads an expression, and puts the `^` and the `$` where they belong.
+fn whole(expression: &str) -> Result<Hir, &'static str> {
+    let expression: Vec<char> = expression.chars().collect();
+    let mut parser = Parser { rest: &expression };
+    let mut branches = Vec::new();
+    loop {
+        branches.push(parser.sequence(branches.is_empty())?);
+        if !parser.eat('|') {
+            break;
+        }
+    }
+    if !parser.rest.is_empty() {
+        return Err("`)` without `(`");
+    }
+    let last = branches.pop().unwrap_or_else(Hir::empty);
+    let last = Hir::concat(vec![last, Hir::look(Look::End)]);
+    if branches.is_empty() {
+        return Ok(last);
+    }
+    // The `^` is the first branch's alone, and the `$` the last one's.
+    let anything = repeated(Hir::dot(Dot::AnyChar), 0, None);
+    let first = Hir::concat(vec![Hir::look(Look::Start), branches.remove(0)]);
+    let middle = branches.into_iter().chain([last]);
+    let any = Hir::alternation([first].into_iter().chain(middle).collect());
+    Ok(Hir::concat(vec![anything.clone(), any, anything, Hir::look(Look::End)]))
+}
+
+/// From `min` times on, up to `max` times if there is an end.
+fn repeated(atom: Hir, min: u32, max: Option<u32>) -> Hir {
+    Hir::repetition(Repetition { min, max, greedy: true, sub: Box::new(atom) })
+}
+
+fn one(c: char) -> ClassUnicode {
+    among([(c, c)])
+}
+
+fn among(ranges: impl IntoIterator<Item = (char, char)>) -> ClassUnicode {
+    ClassUnicode::new(ranges.into_iter().map(|(low, high)| ClassUnicodeRange::new(low, high)))
+}
+
+fn unless(negated: bool, mut class: ClassUnicode) -> ClassUnicode {
+    if negated {
+        class.negate();
+    }
+    class
+}
+
+fn hir(class: ClassUnicode) -> Hir {
+    Hir::class(Class::Unicode(class))
+}
+
+/// The one character of a class.
+fn only(class: &ClassUnicode) -> Option<char> {
+    match class.ranges() {
+        [range] if range.start() == range.end() => Some(range.start()),
+        _ => None,
+    }
 }
 
 struct Parser<'a> {
@@ -253,28 +171,25 @@ impl Parser<'_> {
     }
 
     /// Reads a sequence; at the very start, there is a `^` before it that can be repeated.
-    fn sequence(&mut self, at_start: bool) -> Result<Vec<Instruction>, &'static str> {
-        let mut code = Vec::new();
-        let mut atom = if at_start { Some(Vec::new()) } else { None };
+    fn sequence(&mut self, at_start: bool) -> Result<Hir, &'static str> {
+        let mut parts = Vec::new();
+        let mut atom = at_start.then(Hir::empty);
         loop {
             if let Some((least, most)) = self.repetition()? {
                 let atom = atom.take().ok_or("nothing stands before the `{` that repeats it")?;
-                code.extend(repeated(&atom, least, most)?);
+                parts.push(repeated(atom, least, most));
             } else {
-                code.extend(atom.take().unwrap_or_default());
+                parts.extend(atom.take());
                 if self.rest.first().is_none_or(|c| matches!(c, ')' | '|')) {
-                    return Ok(code);
+                    return Ok(Hir::concat(parts));
                 }
                 atom = Some(self.atom()?);
-            }
-            if code.len() > MAXIMUM_SIZE {
-                return Err("the pattern is too large");
             }
         }
     }
 
     /// Reads `*`, `?`, `{n}`, `{n,}` or `{n,m}`. Another `{` is a character.
-    fn repetition(&mut self) -> Result<Option<(usize, Option<usize>)>, &'static str> {
+    fn repetition(&mut self) -> Result<Option<(u32, Option<u32>)>, &'static str> {
         if self.eat('*') {
             return Ok(Some((0, None)));
         }
@@ -308,91 +223,90 @@ impl Parser<'_> {
     }
 
     /// Reads a number without leading zeros.
-    fn number(&mut self) -> Option<usize> {
+    fn number(&mut self) -> Option<u32> {
         let digits = self.rest.iter().take_while(|c| c.is_ascii_digit()).count();
         if digits == 0 || (digits > 1 && self.rest[0] == '0') {
             return None;
         }
         let text: String = self.rest[..digits].iter().collect();
         self.rest = &self.rest[digits..];
-        Some(text.parse().unwrap_or(usize::MAX))
+        Some(text.parse().unwrap_or(u32::MAX))
     }
 
-    fn atom(&mut self) -> Result<Vec<Instruction>, &'static str> {
-        let one = |set| Ok(vec![Instruction::One(set)]);
-        match self.next() {
+    fn atom(&mut self) -> Result<Hir, &'static str> {
+        Ok(match self.next() {
             Some('(') => {
                 let inner = self.sequence(false)?;
-                if self.eat(')') { Ok(inner) } else { Err("`(` without `)`") }
+                if !self.eat(')') {
+                    return Err("`(` without `)`");
+                }
+                inner
             }
-            Some('[') => one(self.class()?),
-            Some('.') => one(Set { negated: true, ranges: vec![('\n', '\n')] }),
-            Some('^') => Ok(vec![Instruction::Look(Look::Start)]),
+            Some('[') => hir(self.class()?),
+            Some('.') => Hir::dot(Dot::AnyCharExceptLF),
+            Some('^') => Hir::look(Look::Start),
             Some('\\') => {
                 let look = match self.rest.first() {
                     Some('A') => Look::Start,
                     Some('z') => Look::End,
-                    Some('b') => Look::WordBoundary(true),
-                    Some('B') => Look::WordBoundary(false),
-                    _ => return one(self.escape()?),
+                    Some('b') => Look::WordAscii,
+                    Some('B') => Look::WordAsciiNegate,
+                    _ => return self.escape().map(hir),
                 };
                 self.next();
-                Ok(vec![Instruction::Look(look)])
+                Hir::look(look)
             }
-            Some(c) => one(Set::char(c)),
-            None => Ok(Vec::new()),
-        }
+            Some(c) => hir(one(c)),
+            None => Hir::empty(),
+        })
     }
 
-    fn escape(&mut self) -> Result<Set, &'static str> {
+    fn escape(&mut self) -> Result<ClassUnicode, &'static str> {
         let c = self.next().ok_or("nothing follows the `\\`")?;
-        let named = |ranges: &[(char, char)], negated| Ok(Set { negated, ranges: ranges.to_vec() });
-        match c {
-            'd' | 'D' => named(&[('0', '9')], c == 'D'),
-            's' | 'S' => named(&[('\t', '\n'), ('\x0c', '\r'), (' ', ' ')], c == 'S'),
-            'w' | 'W' => named(&[('0', '9'), ('A', 'Z'), ('_', '_'), ('a', 'z')], c == 'W'),
-            'a' => Ok(Set::char('\x07')),
-            'f' => Ok(Set::char('\x0c')),
-            'n' => Ok(Set::char('\n')),
-            'r' => Ok(Set::char('\r')),
-            't' => Ok(Set::char('\t')),
-            'v' => Ok(Set::char('\x0b')),
-            _ if c.is_ascii() && !c.is_ascii_alphanumeric() => Ok(Set::char(c)),
-            _ => Err("a `\\` before this character has no meaning"),
-        }
+        Ok(match c {
+            'd' | 'D' => unless(c == 'D', named("digit")?),
+            // Without the vertical tab.
+            's' | 'S' => unless(c == 'S', among([('\t', '\n'), ('\x0c', '\r'), (' ', ' ')])),
+            'w' | 'W' => unless(c == 'W', named("word")?),
+            'a' => one('\x07'),
+            'f' => one('\x0c'),
+            'n' => one('\n'),
+            'r' => one('\r'),
+            't' => one('\t'),
+            'v' => one('\x0b'),
+            _ if c.is_ascii() && !c.is_ascii_alphanumeric() => one(c),
+            _ => return Err("a `\\` before this character has no meaning"),
+        })
     }
 
-    fn class(&mut self) -> Result<Set, &'static str> {
+    fn class(&mut self) -> Result<ClassUnicode, &'static str> {
         let unclosed = "the class is not closed with `]`";
         let negated = self.eat('^');
-        let mut ranges = Vec::new();
+        let mut class = ClassUnicode::empty();
         let mut first = true;
         loop {
             if !std::mem::take(&mut first) && self.eat(']') {
-                return Ok(Set { negated, ranges });
+                return Ok(unless(negated, class));
             }
             if self.rest.starts_with(&['[', ':'])
                 && let Some(end) = self.rest.windows(2).skip(2).position(|pair| pair == [':', ']'])
             {
                 let name: String = self.rest[2..end + 2].iter().collect();
                 self.rest = &self.rest[end + 4..];
-                ranges.extend(posix_class(&name)?);
+                class.union(&match name.strip_prefix('^') {
+                    Some(name) => unless(true, named(name)?),
+                    None => named(&name)?,
+                });
                 continue;
             }
             let low = match self.next().ok_or(unclosed)? {
                 '\\' => {
-                    let set = self.escape()?;
-                    match set.ranges.as_slice() {
-                        [(c, same)] if c == same && !set.negated => *c,
-                        _ if set.negated => {
-                            ranges.extend(complement(&set.ranges));
-                            continue;
-                        }
-                        several => {
-                            ranges.extend(several);
-                            continue;
-                        }
-                    }
+                    let several = self.escape()?;
+                    let Some(c) = only(&several) else {
+                        class.union(&several);
+                        continue;
+                    };
+                    c
                 }
                 c => c,
             };
@@ -400,37 +314,20 @@ impl Parser<'_> {
             if self.rest.len() >= 2 && self.rest[0] == '-' && self.rest[1] != ']' {
                 self.next();
                 high = match self.next().ok_or(unclosed)? {
-                    '\\' => match self.escape()?.ranges.as_slice() {
-                        [(c, same)] if c == same => *c,
-                        _ => return Err("a range ends in a class"),
-                    },
+                    '\\' => only(&self.escape()?).ok_or("a range ends in a class")?,
                     c => c,
                 };
             }
             if high < low {
                 return Err("the range in the class is in the wrong order");
             }
-            ranges.push((low, high));
+            class.push(ClassUnicodeRange::new(low, high));
         }
     }
-}
-
-fn complement(ranges: &[(char, char)]) -> Vec<(char, char)> {
-    let mut from = '\0';
-    let mut rest = Vec::new();
-    for &(low, high) in ranges {
-        if let Some(before) = char::from_u32(u32::from(low).wrapping_sub(1)) {
-            rest.push((from, before));
-        }
-        from = char::from_u32(u32::from(high) + 1).unwrap_or(char::MAX);
-    }
-    rest.push((from, char::MAX));
-    rest
 }
 
 /// Go's `[:name:]` classes: always ASCII.
-fn posix_class(name: &str) -> Result<Vec<(char, char)>, &'static str> {
-    let (negated, name) = name.strip_prefix('^').map_or((false, name), |name| (true, name));
+fn named(name: &str) -> Result<ClassUnicode, &'static str> {
     let ranges: &[(char, char)] = match name {
         "alnum" => &[('0', '9'), ('A', 'Z'), ('a', 'z')],
         "alpha" => &[('A', 'Z'), ('a', 'z')],
@@ -448,7 +345,7 @@ fn posix_class(name: &str) -> Result<Vec<(char, char)>, &'static str> {
         "xdigit" => &[('0', '9'), ('A', 'F'), ('a', 'f')],
         _ => return Err("no such `[:name:]` class"),
     };
-    Ok(if negated { complement(ranges) } else { ranges.to_vec() })
+    Ok(among(ranges.iter().copied()))
 }
 
 #[cfg(test)]
