@@ -116,6 +116,11 @@ pub enum Verb {
     /// Compares the project with the saved one, and names the first changed file, argument,
     /// instruction or base of each step. Reads no layers and runs no build.
     Explain(ExplainArgs),
+    /// Show every setting, its value and where it is from
+    ///
+    /// An option wins over a variable of the environment, and that over `dockercache.yml` in the
+    /// directory in which the command runs.
+    Config(ConfigArgs),
     /// Show the archive's stages, layers, sizes and dead blobs
     Inspect(InspectArgs),
     /// Delete blobs that an OCI image layout no longer uses
@@ -389,6 +394,14 @@ pub struct InspectArgs {
     /// The directory
     #[command(flatten)]
     pub directory: Directory,
+    /// The output
+    #[command(flatten)]
+    pub speech: Speech,
+}
+
+/// `config`
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
     /// The output
     #[command(flatten)]
     pub speech: Speech,

@@ -19,4 +19,5 @@ pub mod mounts;
 pub mod oci;
 pub mod predict;
 pub mod report;
+pub mod settings;
 pub mod store;

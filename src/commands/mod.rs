@@ -3,6 +3,7 @@
 mod build;
 mod builds;
 mod circleci;
+mod config;
 pub mod exit;
 mod explain;
 mod gc;
@@ -34,6 +35,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Verb::Restore(args) => strictly(args.speech.strict, restore::run(&args)),
         Verb::Explain(args) => strictly(args.speech.strict, explain::run(&args)),
         Verb::Key(args) => strictly(args.speech.strict, key::run(&args)),
+        Verb::Config(args) => Ok(config::run(&args)),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Prune(args) => prune::run(&args),
         Verb::Gc(args) => gc::run(&args),
