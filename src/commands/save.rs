@@ -56,8 +56,17 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let gate = Gate::of_environment(&engine).map_err(Failure::usage)?;
     capture::clean(&journal, Some(&engine), &layout);
     let recipe = recipe.map(|recipe| recipe.on(&engine)).transpose()?;
+    let scratch = journal.begin_scratch()?;
+    let mark = format!("{}{}-", journal.mark(), scratch.name());
     let mut well = {
-        let how = How { forced, compression: asked, engine: &engine, layout: &layout, reporter };
+        let how = How {
+            forced,
+            compression: asked,
+            engine: &engine,
+            layout: &layout,
+            scratch: scratch.scratch(),
+            reporter,
+        };
         subject::capture_named(args, &journal, &how, &mut state)?
     };
 
@@ -105,6 +114,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         offer: &offer,
         reporter,
         compression: asked.and_then(|asked| readable(asked, &engine, reporter)),
+        mark: &mark,
         keep_others: args.keep_others,
     };
     let due = store.is_some() && Store::is_due(&offer.archive, &state);

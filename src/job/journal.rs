@@ -32,6 +32,8 @@ const HOME: &str = "/tmp";
 const NOTE: &str = "note.json";
 const STATE: &str = "state.json";
 const LOCK: &str = "lock";
+/// How the names of notes end that no build is noted in.
+const OF_NO_BUILD: &str = "-scratch";
 
 /// Why there is no journal.
 #[derive(Debug, thiserror::Error)]
@@ -164,18 +166,30 @@ impl Journal {
         Ok(Self { directory, id })
     }
 
-    /// What all names in an engine begin with that builds of this journal leave there.
-    pub(crate) fn prefix(&self) -> String {
-        format!("dockercache-carrier:{}-", self.id)
+    /// What all tags in an engine begin with that builds of this journal, and saves of them, leave
+    /// there.
+    pub(crate) fn mark(&self) -> String {
+        format!("{}-", self.id)
     }
 
     /// Begins a note.
     pub(crate) fn begin(&self) -> Result<Draft, JournalError> {
+        self.begin_as("")
+    }
+
+    /// Begins a note that is never finished: what a command needs for a while and the next one
+    /// removes, should it be killed.
+    pub(crate) fn begin_scratch(&self) -> Result<Draft, JournalError> {
+        self.begin_as(OF_NO_BUILD)
+    }
+
+    fn begin_as(&self, suffix: &str) -> Result<Draft, JournalError> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Sorted by name, notes are in the order of time.
         let prefix = format!("{:020}-", since.as_nanos());
         let scratch = tempfile::Builder::new()
             .prefix(&prefix)
+            .suffix(suffix)
             .rand_bytes(8)
             .tempdir_in(&self.directory)
             .map_err(JournalError::io("create a directory in", &self.directory))?;
@@ -227,6 +241,7 @@ impl Journal {
     pub(crate) fn is_alone(&self, own: &Draft) -> bool {
         let is_other = |place: &PathBuf| {
             *place != own.directory
+                && !place.to_string_lossy().ends_with(OF_NO_BUILD)
                 && !place.join(NOTE).exists()
                 && File::open(place.join(LOCK)).is_ok_and(|lock| is_held(&lock))
         };

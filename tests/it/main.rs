@@ -5,6 +5,9 @@
 
 #[cfg(test)]
 mod archives;
+#[cfg(test)]
+mod attempts;
+#[cfg(test)]
 mod capture;
 #[cfg(test)]
 mod classic;
