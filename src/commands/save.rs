@@ -19,7 +19,7 @@ use crate::job::journal::{self, Journal, NotedBuild};
 use crate::job::offer::{self, Offer};
 use crate::job::store::{self, Store};
 use crate::job::take::{self, Taking};
-use crate::job::{capture, commit, locked, variable};
+use crate::job::{caller, capture, commit, locked, variable};
 use crate::mounts::carry::release;
 use crate::oci::codec::{Codec, Compression};
 use crate::oci::directory::{Layout, LayoutError};
@@ -155,6 +155,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     offer::remember(&layout, &reach, &mut state);
     settle(noted, &engine, reporter);
     drop(writer);
+    caller::give_archive(&dir);
     capture::clean(&journal, None, &layout);
     if let Some(key) = gate.signs_as(&state) {
         reporter.info(format!("save: signed; to check: DOCKERCACHE_VERIFY_KEY={key}"));

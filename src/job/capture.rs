@@ -10,6 +10,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::caller;
 use super::journal::{Draft, Journal, NotedBuild};
 use crate::archive::{About, Archive, FORMAT, StageAbout};
 use crate::build::arguments::BuildArguments;
@@ -24,7 +25,7 @@ use crate::engine::strategy::{classic, native, replay};
 use crate::mounts::carry::NotedMount;
 use crate::oci::codec::Compression;
 use crate::oci::digest::Digest;
-use crate::oci::directory::Layout;
+use crate::oci::directory::{Layout, LayoutError};
 use crate::predict::StageDigest;
 use crate::predict::explain::notes;
 use crate::predict::project::Project;
@@ -107,10 +108,15 @@ pub(crate) fn note(
             is_alone: &is_alone,
         };
         match built.strategy {
-            Strategy::BuildkitLocal => native::capture(&request, layout, about(built), reporter)?,
+            Strategy::BuildkitLocal => {
+                let root = layout.root();
+                caller::make_directory(root).map_err(LayoutError::io("create", root))?;
+                native::capture(&request, layout, about(built), reporter)?
+            }
             _ => replay::capture(&request, about(built), reporter)?,
         }
     };
+    caller::give_archive(layout.root());
     let (identity, project) = identities(built.arguments);
     let noted = NotedBuild {
         name: name(built),

@@ -5,9 +5,10 @@
 //! whose [`input`] is kept for that. [`capture`] makes sure right after a build that everything for the
 //! cache exists, [`take`] makes an archive of that, and [`commit`] puts it in the place of the old one.
 //! [`store`] moves it to and from where jobs share it. [`journal`] holds what the commands of a job tell
-//! each other.
+//! each other, and [`caller`] whose it is.
 
 pub(crate) mod attempts;
+pub(crate) mod caller;
 pub(crate) mod capture;
 pub(crate) mod commit;
 pub(crate) mod gate;
@@ -25,6 +26,8 @@ use crate::report::Reporter;
 
 /// Takes the write lock; if another process holds it, says for whom we wait.
 pub(crate) fn locked(layout: &Layout, reporter: Reporter) -> Result<Writer, LayoutError> {
+    let root = layout.root();
+    caller::make_directory(root).map_err(LayoutError::io("create", root))?;
     layout.lock_within(PATIENCE, |holder| {
         let dir = layout.root().display();
         reporter.info(format!("waiting for {holder}, which writes `{dir}`"));

@@ -117,39 +117,40 @@ fn a_build_that_was_offered_nothing_fails_by_itself() {
     }
 }
 
-/// The same with layers that are really gone, when the builder comes to read them.
+/// As if another job's `save` came after the check: before the archive is brought into the builder, or
+/// after that.
 #[test]
 fn layers_that_vanish_fail_no_bake() {
-    for generation in [Generation::V28_5Containerd, Generation::V28_5] {
-        for words in [&["buildx", "bake"][..], &["compose", "build"]] {
-            let machine = machine(generation);
-            machine.replace();
-            machine.run(["restore"]).success();
-            let (_, largest) = machine.carried.blobs().pop().expect("a blob");
-            assert!(fs::metadata(&largest).expect("a blob").len() >= 100_000);
-            // As another job's `save` does, after the check and before the build.
-            let hidden = machine.carried.file("hidden");
-            let docker = machine.job.engine.bin().join("docker");
-            let directory = machine.carried.file("late");
-            fs::create_dir(&directory).expect("a directory");
-            let script = format!(
-                "#!/bin/sh\n\
-                 case \" $* \" in\n\
-                 *' --print '* | *' --progress=rawjson '*) ;;\n\
-                 *' bake '* | *' build '*) mv -n '{}' '{}' 2>/dev/null ;;\n\
-                 esac\n\
-                 exec '{}' \"$@\"\n",
-                largest.display(),
-                hidden.display(),
-                docker.display(),
-            );
-            fs::write(directory.join("docker"), script).expect("a script");
-            let mode = fs::Permissions::from_mode(0o755);
-            fs::set_permissions(directory.join("docker"), mode).expect("a mode");
-            let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", directory.display());
-            machine.dockercache(words.iter().copied()).env("PATH", path).run().success();
-            assert!(hidden.exists(), "nothing has vanished");
-            assert_eq!(Image::of(&machine.job.engine, "app").layers().len(), 3);
-        }
+    for (generation, moment) in [
+        (Generation::V28_5Containerd, "--progress=rawjson"),
+        (Generation::V28_5Containerd, "bake"),
+        (Generation::V28_5, "bake"),
+    ] {
+        let machine = machine(generation);
+        machine.replace();
+        machine.run(["restore"]).success();
+        let layer = machine.carried.blob(|size, _| (100_000..120_000).contains(&size));
+        let hidden = machine.carried.file("hidden");
+        let directory = machine.carried.file("late");
+        fs::create_dir(&directory).expect("a directory");
+        let script = format!(
+            "#!/bin/sh\n\
+             case \" $* \" in\n\
+             *' --print '*) ;;\n\
+             *' {moment} '*) mv -n '{}' '{}' 2>/dev/null ;;\n\
+             esac\n\
+             exec '{}' \"$@\"\n",
+            layer.display(),
+            hidden.display(),
+            machine.job.engine.bin().join("docker").display(),
+        );
+        let program = directory.join("docker");
+        fs::write(&program, script).expect("a script");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a mode");
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", directory.display());
+        machine.dockercache(["buildx", "bake"]).env("PATH", path).run().success();
+        assert!(hidden.exists(), "nothing has vanished");
+        assert_eq!(Image::of(&machine.job.engine, "app").layers().len(), 3);
+        machine.run(["save"]).success();
     }
 }

@@ -68,6 +68,8 @@ mod transports;
 #[cfg(test)]
 mod trust;
 #[cfg(test)]
+mod users;
+#[cfg(test)]
 mod words;
 #[cfg(test)]
 mod wrapperless;

@@ -72,7 +72,7 @@ fn run(machine: &Machine, who: Who, words: &[&str]) -> Run {
     );
     eprintln!("as {who:?}:");
     let run = machine.unshared(["--mount", "sh", "-c", &line]);
-    run.env("HOME", &home).env("TMPDIR", &home).run()
+    run.env("HOME", &home).env("TMPDIR", &home).env("BUILDX_CONFIG", home.join("buildx")).run()
 }
 
 #[test]
