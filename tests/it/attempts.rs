@@ -12,7 +12,8 @@ FROM busybox:1
 RUN head -c 100000 /dev/urandom > /random
 COPY input /input
 ";
-const BAKE: &str = "target \"app\" {\n  tags = [\"app\"]\n}\n";
+const BAKE: &str =
+    "group \"default\" {\n  targets = [\"app\"]\n}\ntarget \"app\" {\n  tags = [\"app\"]\n}\n";
 const COMPOSE: &str = "services:\n  app:\n    image: app\n    build: .\n";
 
 /// What a builder says whose threads were in each other's way, and of a layer that has vanished.

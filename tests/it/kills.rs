@@ -115,6 +115,7 @@ fn pushes_leave_nothing(generation: Generation) {
     std::fs::create_dir(&temporary).expect("a directory");
     let inbox = || names(&machine).iter().filter(|name| name.contains("dockercache-inbox")).count();
     let mut left = 0;
+    let mut size = 8_000_000;
     for next in [&["restore"][..], &BUILD, &["save"], &["restore"], &BUILD, &["save"]] {
         let mut save = machine.dockercache(["save"]).env("TMPDIR", &temporary).into_command();
         let quiet = save.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -132,7 +133,8 @@ fn pushes_leave_nothing(generation: Generation) {
         if next == ["save"] {
             let own = names(&machine).into_iter().filter(|name| name.contains("dockercache"));
             assert_eq!(own.collect::<Vec<_>>(), [""; 0]);
-            project.edit("Dockerfile", "8000000", "8000001");
+            project.edit("Dockerfile", &size.to_string(), &(size + 1).to_string());
+            size += 1;
             machine.run(BUILD).success();
         }
     }
