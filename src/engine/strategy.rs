@@ -125,7 +125,7 @@ pub fn choose(
 
 /// How a build may have been made that nobody saw, the likeliest first. A client before 23 that is told
 /// nothing builds with the classic builder, but with BuildKit for `docker buildx build`.
-pub fn possible(
+pub(crate) fn possible(
     engine: &Engine,
     arguments: &BuildArguments,
     environment: &dyn Fn(&str) -> Option<String>,
@@ -146,7 +146,7 @@ pub fn possible(
 
 /// Whether the engine itself builds, as far as can be told without it; otherwise a builder that may do
 /// without any engine.
-pub fn builds_on_engine(
+pub(crate) fn builds_on_engine(
     client: &Client,
     arguments: &BuildArguments,
     environment: &dyn Fn(&str) -> Option<String>,

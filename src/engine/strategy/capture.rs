@@ -92,7 +92,7 @@ pub struct Captured {
 
 impl Captured {
     /// Whether there is a cache of any stage.
-    pub fn has_cache(&self) -> bool {
+    pub(crate) fn has_cache(&self) -> bool {
         use Source::{Archive, Carrier, Export, Images};
         let is_cache =
             |source: &Source| matches!(source, Carrier(_) | Export(..) | Images | Archive);
