@@ -1,8 +1,7 @@
 //! `build`: the user's own build, with the cache. Whatever is wrong with the cache, it runs.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
@@ -20,7 +19,9 @@ use crate::engine::client::process;
 use crate::engine::client::run::{self, Echo, Finished, Input};
 use crate::engine::error::EngineError;
 use crate::engine::strategy::{self, Choice};
+use crate::job::attempts::{self, With};
 use crate::job::capture::{self, Built};
+use crate::job::input::StandardInput;
 use crate::job::journal::{Draft, Journal, State};
 use crate::job::offer::{self, Offer};
 use crate::job::{store, variable};
@@ -65,11 +66,9 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
     let client = Client::from_path();
     let engine = match connect_to_choose(client.clone()) {
         Ok(engine) => engine,
-        // Without an engine there is no build either.
+        // Without the engine that builds there is no build either.
         Err(error @ (EngineError::NoClient { .. } | EngineError::Unreachable(_)))
-            if arguments.value("builder").is_none()
-                && variable("BUILDX_BUILDER").is_none()
-                && !arguments.is_for_buildx() =>
+            if strategy::builds_on_engine(&client, &arguments, &environment) =>
         {
             return Err(error.into());
         }
@@ -88,8 +87,8 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
     if let Some(journal) = &journal {
         capture::clean(journal, Some(&engine), &layout);
     }
-    let input = StandardInput::of(&arguments, draft.as_ref(), reporter);
-    if let (Some(path), true) = (&input.path, arguments.value("file").is_some_and(|f| f == "-")) {
+    let mut input = StandardInput::keep(arguments.reads_stdin(), draft.as_ref(), reporter);
+    if let (Some(path), true) = (input.path(), arguments.value("file").is_some_and(|f| f == "-")) {
         // The same Dockerfile, where it can be read as often as it takes.
         arguments = arguments.with("file", path);
     }
@@ -137,19 +136,12 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
 
     let build =
         Build { engine: &engine, choice: &choice, arguments: &arguments, draft: draft.as_ref() };
-    let mut input = input;
-    let mut finished = build.run(&offer.cache_from, &mut input)?;
-    let can_repeat = !offer.cache_from.is_empty() && input.is_repeatable();
-    if can_repeat && finished.failed_by_chance() {
-        reporter.warn("the builder got in its own way as it used the cache; it runs again");
-        finished = build.run(&offer.cache_from, &mut input)?;
-    }
-    if can_repeat && finished.failed_in_cache() {
-        reporter.warn("the build failed while it read the cache; it runs again without");
-        // Whatever the store was thought to hold: what is saved next must not count on it.
-        state.remote = None;
-        finished = build.run(&[], &mut input)?;
-    }
+    let is_offered = !offer.cache_from.is_empty();
+    let finished =
+        attempts::run(is_offered, &mut input, &mut state, reporter, &mut |with, input| {
+            let cache_from = if with == With::Cache { offer.cache_from.as_slice() } else { &[] };
+            build.run(cache_from, input)
+        })?;
     summarise(&finished, explanation.as_ref(), reporter);
     if let (Some(carrier), Some(mounts)) = (&carrier, &mut mounts)
         && !process::is_told_to_end()
@@ -170,7 +162,7 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
             builder: choice.builder.as_deref(),
             strategy: choice.strategy,
             arguments: &arguments,
-            input: input.file.as_ref(),
+            input: input.file(),
             project: project.as_ref(),
             steps: Some(finished.steps.as_slice()).filter(|steps| !steps.is_empty()),
             images: &finished.images,
@@ -220,50 +212,6 @@ fn offered(
     if offer.miss.is_some() { offer::nothing() } else { offer }
 }
 
-/// What the build reads from standard input, kept so that it can be read again.
-struct StandardInput {
-    /// Where it is kept.
-    path: Option<PathBuf>,
-    file: Option<File>,
-    /// What could not be kept.
-    rest: Option<Box<dyn Read + Send>>,
-}
-
-impl StandardInput {
-    fn of(arguments: &BuildArguments, draft: Option<&Draft>, reporter: Reporter) -> Self {
-        let nothing = Self { path: None, file: None, rest: None };
-        let Some(draft) = draft.filter(|_| arguments.reads_stdin()) else { return nothing };
-        let path = draft.scratch().join("stdin");
-        let Ok(mut file) = File::create_new(&path) else { return nothing };
-        let copied = io::copy(&mut io::stdin(), &mut file);
-        let Ok(file) = File::open(&path) else { return nothing };
-        match copied {
-            Ok(_) => Self { path: Some(path), file: Some(file), rest: None },
-            Err(error) => {
-                reporter.warn(format!(
-                    "the build can't be repeated: failed to keep its input: {error}"
-                ));
-                Self { path: None, file: None, rest: Some(Box::new(file.chain(io::stdin()))) }
-            }
-        }
-    }
-
-    fn is_repeatable(&self) -> bool {
-        self.rest.is_none()
-    }
-
-    fn next(&mut self) -> Input {
-        if let Some(rest) = self.rest.take() {
-            return Input::Passed(rest);
-        }
-        // Opened again: from its start.
-        match self.path.as_ref().map(File::open) {
-            Some(Ok(file)) => Input::File(file),
-            Some(Err(_)) | None => Input::Inherited,
-        }
-    }
-}
-
 /// The user's build.
 struct Build<'a> {
     engine: &'a Engine,
@@ -284,11 +232,7 @@ enum View {
 }
 
 impl Build<'_> {
-    fn run(
-        &self,
-        cache_from: &[String],
-        input: &mut StandardInput,
-    ) -> Result<Finished, EngineError> {
+    fn run(&self, cache_from: &[String], input: Input) -> Result<Finished, EngineError> {
         let view = self.view();
         let mut words: Vec<OsString> =
             cache_from.iter().map(|value| format!("--cache-from={value}").into()).collect();
@@ -319,9 +263,9 @@ impl Build<'_> {
         };
         let client = &self.engine.client;
         let finished = if is_buildkit {
-            run::buildkit(client, &words, self.choice.builder.as_deref(), echo, input.next())?
+            run::buildkit(client, &words, self.choice.builder.as_deref(), echo, input)?
         } else {
-            run::classic(client, &words, echo, input.next())?
+            run::classic(client, &words, echo, input)?
         };
         if let View::Quiet { .. } = view {
             if finished.status.success() {
@@ -363,7 +307,7 @@ fn uncached(
     let verb: &[&str] = if words.of_buildx { &["buildx", "build"] } else { &["build"] };
     let mut command = client.command(verb);
     command.args(words.words);
-    Ok(exit_of(run::plain(client, command)?))
+    Ok(exit_of(run::plain(client, command, Input::Inherited)?))
 }
 
 fn summarise(finished: &Finished, explanation: Option<&Explanation>, reporter: Reporter) {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 
 use tempfile::TempDir;
 
@@ -28,20 +29,34 @@ pub(super) struct Named {
 }
 
 impl Named {
-    /// The builds of targets. One that no plain build can stand for costs only itself.
-    pub(super) fn of(targets: Vec<PlannedTarget>, reporter: Reporter) -> Result<Self, Failure> {
-        let files = tempfile::Builder::new()
-            .prefix("dockercache-")
-            .tempdir()
-            .map_err(EngineError::io("create a temporary directory"))?;
+    /// The builds of targets. One that no plain build can stand for costs only itself. What the next
+    /// command shall find and remove, if this one is killed, goes to `scratch`.
+    pub(super) fn of(
+        targets: Vec<PlannedTarget>,
+        scratch: Option<&Path>,
+        reporter: Reporter,
+    ) -> Result<Self, Failure> {
+        let directory = || {
+            let mut builder = tempfile::Builder::new();
+            let builder = builder.prefix("dockercache-");
+            scratch.map_or_else(|| builder.tempdir(), |scratch| builder.tempdir_in(scratch))
+        };
+        let mut files = None;
         let mut builds = Vec::new();
         for PlannedTarget { name, build, dockerfile } in targets {
             match (build, dockerfile) {
                 (Err(reason), _) => reporter.warn(format!("{reason}: it has no cache")),
                 (Ok(build), None) => builds.push(build),
                 (Ok(build), Some(text)) => {
-                    let file = files.path().join(format!("{}.Dockerfile", builds.len()));
+                    let held = match files.take() {
+                        Some(held) => held,
+                        None => {
+                            directory().map_err(EngineError::io("create a temporary directory"))?
+                        }
+                    };
+                    let file = held.path().join(format!("{}.Dockerfile", builds.len()));
                     fs::write(&file, text).map_err(EngineError::io("write a Dockerfile"))?;
+                    files = Some(held);
                     let build = build.with("file", &file);
                     builds.push(if build.image_name().is_some() {
                         build
@@ -51,7 +66,7 @@ impl Named {
                 }
             }
         }
-        Ok(Self { builds, _files: Some(files) })
+        Ok(Self { builds, _files: files })
     }
 }
 
@@ -59,15 +74,17 @@ impl Named {
 pub(super) fn named(
     builds: &Builds,
     client: &Client,
+    scratch: Option<&Path>,
     reporter: Reporter,
 ) -> Result<Named, Failure> {
     if builds.bake {
-        return Named::of(targets(client, Planner::Bake, &builds.arguments)?, reporter);
+        let targets = targets(client, Planner::Bake, &builds.arguments, None)?;
+        return Named::of(targets, scratch, reporter);
     }
     if builds.compose {
         let mut words = vec![OsString::from("build")];
         words.extend(builds.arguments.iter().cloned());
-        return Named::of(targets(client, Planner::Compose, &words)?, reporter);
+        return Named::of(targets(client, Planner::Compose, &words, None)?, scratch, reporter);
     }
     if builds.arguments.is_empty() {
         return Ok(Named::default());
@@ -82,7 +99,7 @@ pub(super) fn required(
     client: &Client,
     reporter: Reporter,
 ) -> Result<Named, Failure> {
-    let mut named = named(builds, client, reporter)?;
+    let mut named = named(builds, client, None, reporter)?;
     if named.builds.is_empty() {
         named.builds = separate(&[]);
     }

@@ -2,7 +2,7 @@
 //! Whatever is wrong with the cache, they run.
 
 use std::ffi::OsString;
-use std::process::Command;
+use std::fs::File;
 
 use super::build::{self, Words};
 use super::builds::Named;
@@ -19,8 +19,10 @@ use crate::engine::client::run::{self, Echo, Input};
 use crate::engine::client::targets::targets;
 use crate::engine::error::EngineError;
 use crate::engine::strategy::{self, Choice};
+use crate::job::attempts::{self, With};
 use crate::job::capture::{self, Built};
-use crate::job::journal::Journal;
+use crate::job::input::StandardInput;
+use crate::job::journal::{Draft, Journal, State};
 use crate::job::offer::{self, Offer};
 use crate::job::prime::{Coming, prime};
 use crate::job::{store, variable};
@@ -61,7 +63,7 @@ pub(super) fn compose(args: &BuildArgs) -> Result<Exit, Failure> {
     let own = [&["compose".into()], words].concat();
     match building(words) {
         Some(planned) => run(Planner::Compose, &planned, &own),
-        None => as_it_is(&Client::from_path(), &own),
+        None => as_it_is(&Client::from_path(), &own, Input::Inherited),
     }
 }
 
@@ -87,31 +89,60 @@ fn building(words: &[OsString]) -> Option<Vec<OsString>> {
 fn run(planner: Planner, words: &[OsString], own: &[OsString]) -> Result<Exit, Failure> {
     let reporter = Reporter::new(false);
     let client = Client::from_path();
-    let prepared = Group::prepare(&client, planner, words, reporter);
-    let group = match prepared {
-        Ok(group) => group,
-        Err(failure) => {
-            reporter.warn(format!("the build runs without cache: {}", failure.message));
-            return as_it_is(&client, own);
-        }
+    let uncached = |failure: &Failure, input: Input| {
+        reporter.warn(format!("the build runs without cache: {}", failure.message));
+        as_it_is(&client, own, input)
     };
-    let mut command = client.command(own);
-    command.envs(group.choice.builder.iter().map(|builder| ("BUILDX_BUILDER", builder)));
+    let begun = Journal::open(&build::directory());
+    let begun = begun.and_then(|journal| Ok((journal.begin_scratch()?, journal)));
+    let (scratch, journal) = match begun {
+        Ok(begun) => begun,
+        Err(error) => return uncached(&error.into(), Input::Inherited),
+    };
+    let mut input = StandardInput::keep(reads_stdin(words), Some(&scratch), reporter);
+    if !input.is_repeatable() {
+        let failure = Failure::usage("its input can't be kept");
+        return uncached(&failure, input.next());
+    }
+    let prepared = Group::prepare(&client, planner, words, (journal, &scratch), &input, reporter);
+    let mut group = match prepared {
+        Ok(group) => group,
+        Err(failure) => return uncached(&failure, input.next()),
+    };
     // What draws on a terminal can't be read.
     let echo = match variable("BUILDKIT_PROGRESS").as_deref() {
         Some("tty") => Echo::Terminal,
         _ => Echo::Shown,
     };
-    let finished = run::own_command(&client, command, echo, Input::Inherited)?;
+    let is_offered = !group.offer.cache_from.is_empty();
+    let builder = group.choice.builder.clone();
+    // With or without the cache the command is the same: what the archive has was brought into the
+    // builder before, and what the builder could not read of it, it has dropped.
+    let mut attempt = |_: With, input: Input| {
+        let mut command = client.command(own);
+        command.envs(builder.iter().map(|builder| ("BUILDX_BUILDER", builder)));
+        run::own_command(&client, command, echo, input)
+    };
+    let finished = attempts::run(is_offered, &mut input, &mut group.state, reporter, &mut attempt)?;
+    if let Err(error) = group.state.write() {
+        reporter
+            .warn(format!("the next command verifies the archive again: failed to write: {error}"));
+    }
     if !process::is_told_to_end() {
         group.capture(&finished.steps, finished.status.success(), reporter);
     }
     Ok(build::exit_of(finished.status))
 }
 
-fn as_it_is(client: &Client, own: &[OsString]) -> Result<Exit, Failure> {
-    let command: Command = client.command(own);
-    Ok(build::exit_of(run::plain(client, command)?))
+/// Whether bake or compose reads one of its files from standard input.
+fn reads_stdin(words: &[OsString]) -> bool {
+    let is_stdin =
+        |word: &OsString| ["-", "-f-", "-f=-", "--file=-"].iter().any(|stdin| word == stdin);
+    words.iter().any(is_stdin)
+}
+
+fn as_it_is(client: &Client, own: &[OsString], input: Input) -> Result<Exit, Failure> {
+    Ok(build::exit_of(run::plain(client, client.command(own), input)?))
 }
 
 /// Several builds, and all that is known of them before they run.
@@ -119,6 +150,7 @@ struct Group {
     engine: Engine,
     choice: Choice,
     journal: Journal,
+    state: State,
     layout: Layout,
     offer: Offer,
     named: Named,
@@ -132,11 +164,11 @@ impl Group {
         client: &Client,
         planner: Planner,
         words: &[OsString],
+        (journal, scratch): (Journal, &Draft),
+        input: &StandardInput,
         reporter: Reporter,
     ) -> Result<Self, Failure> {
-        let dir = build::directory();
-        let layout = Layout::at(&dir);
-        let journal = Journal::open(&dir)?;
+        let layout = Layout::at(&build::directory());
         let mut state = journal.state();
         let store = store::of_environment(&mut state)?;
         let engine = connect_to_choose(client.clone())?;
@@ -146,7 +178,10 @@ impl Group {
             Planner::Compose => BuildArguments::default(),
         };
         let choice = strategy::choose(&engine, &arguments.of_buildx(), &environment, None)?;
-        let named = Named::of(targets(client, planner, words)?, reporter)?;
+        let input = input.path().map(File::open).transpose();
+        let input = input.map_err(EngineError::io("read the build's input"))?;
+        let targets = targets(client, planner, words, input)?;
+        let named = Named::of(targets, Some(scratch.scratch()), reporter)?;
         let builder = engine.builder(choice.strategy);
         let read = |arguments| Project::read(arguments, &builder, Detail::Files).ok();
         let all: Option<Vec<Project>> = named.builds.iter().map(read).collect();
@@ -163,11 +198,6 @@ impl Group {
         let offer = offer::make(&layout, &engine, choice.strategy, &mut state, reporter)?;
         reporter.info(format!("build: {}", offer::summary(&offer)));
         let offer = if offer.miss.is_some() { offer::nothing() } else { offer };
-        if let Err(error) = state.write() {
-            reporter.warn(format!(
-                "the next command verifies the archive again: failed to write: {error}"
-            ));
-        }
         // Before the builder knows more than it has by itself.
         let builder_cache = engine.builder_cache();
         let coming: Vec<Coming<'_>> = named
@@ -178,8 +208,9 @@ impl Group {
                 Some(Coming { arguments, project: project.as_ref()? })
             })
             .collect();
-        prime(&engine, choice.builder.as_deref(), &offer, &coming, reporter)?;
-        Ok(Self { engine, choice, journal, layout, offer, named, projects, builder_cache })
+        let builder = choice.builder.as_deref();
+        prime(&engine, builder, &offer, &coming, scratch.scratch(), reporter)?;
+        Ok(Self { engine, choice, journal, state, layout, offer, named, projects, builder_cache })
     }
 
     /// Captures each build.

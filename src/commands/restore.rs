@@ -4,15 +4,18 @@ use serde::Serialize;
 
 use super::exit::{Exit, Failure};
 use super::{builds, connect_to_choose, environment, forced};
+use crate::archive::Archive;
 use crate::archive::file;
 use crate::build::arguments::BuildArguments;
 use crate::builder::Builder;
 use crate::builder::Strategy;
 use crate::cli::{Format, RestoreArgs};
+use crate::engine::Engine;
 use crate::engine::client::Client;
+use crate::engine::error::EngineError;
 use crate::engine::strategy::{self, Choice};
 use crate::job::capture;
-use crate::job::journal::Journal;
+use crate::job::journal::{Draft, Journal};
 use crate::job::offer::{self, Offer};
 use crate::job::prime::{Coming, prime};
 use crate::job::{locked, store};
@@ -62,10 +65,12 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     if let Ok(journal) = &journal {
         capture::clean(journal, Some(&engine), &layout);
     }
-    let named = builds::named(&args.builds, &engine.client, reporter)?;
+    let draft = journal.as_ref().ok().and_then(|journal| journal.begin_scratch().ok());
+    let scratch = draft.as_ref().map(Draft::scratch);
+    let named = builds::named(&args.builds, &engine.client, scratch, reporter)?;
     let builds = &named.builds;
     let first = builds.first().cloned().unwrap_or_default();
-    let Choice { strategy, builder } = strategy::choose(&engine, &first, &environment, forced)?;
+    let Choice { strategy, builder } = chosen(&engine, &first, forced, &layout)?;
     let projects = projects(builds, &engine.builder(strategy), reporter);
     let mut well = true;
     if let Some(store) = store {
@@ -77,11 +82,14 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     let from = Some(&*from).filter(|_| !projects.is_empty());
     let pull = builds.iter().any(|build| build.switch("pull"));
     offer.make_ready(&engine, strategy, &layout, from, pull, reporter)?;
-    if builds.len() > 1 && projects.len() == builds.len() && strategy.is_buildkit() {
+    if let Some(scratch) = scratch.filter(|_| builds.len() > 1)
+        && projects.len() == builds.len()
+        && strategy.is_buildkit()
+    {
         let coming = builds.iter().zip(&projects);
         let coming: Vec<Coming<'_>> =
             coming.map(|(arguments, project)| Coming { arguments, project }).collect();
-        prime(&engine, builder.as_deref(), &offer, &coming, reporter)?;
+        prime(&engine, builder.as_deref(), &offer, &coming, scratch, reporter)?;
     }
     if let Err(error) = state.write() {
         reporter.warn(format!("the build will verify again: failed to note the result: {error}"));
@@ -102,6 +110,26 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     print(args, &offer, strategy);
     let soft_failure = !well || offer.miss.is_some() || offer.bad > 0;
     Ok(if args.speech.strict && soft_failure { Exit::Strict } else { Exit::Ok })
+}
+
+/// How the build to come is made: as `docker build` would do it, unless the job is known to use `docker
+/// buildx build` by its archive.
+fn chosen(
+    engine: &Engine,
+    build: &BuildArguments,
+    forced: Option<Strategy>,
+    layout: &Layout,
+) -> Result<Choice, EngineError> {
+    let own = strategy::choose(engine, build, &environment, forced)?;
+    if own.strategy.is_buildkit() {
+        return Ok(own);
+    }
+    let about = Archive::read(layout).ok().flatten().and_then(|archive| archive.about);
+    let is_archives = |choice: &Choice| {
+        about.as_ref().is_some_and(|about| about.strategy == choice.strategy.name())
+    };
+    let possible = strategy::possible(engine, build, &environment, forced)?;
+    Ok(possible.into_iter().find(is_archives).unwrap_or(own))
 }
 
 /// The projects of the builds to come; none if one can't be read. What is wrong with it is for its

@@ -19,7 +19,7 @@ use crate::job::journal::{self, Journal, NotedBuild};
 use crate::job::offer::{self, Offer};
 use crate::job::store::{self, Store};
 use crate::job::take::{self, Taking};
-use crate::job::{capture, commit, locked, variable};
+use crate::job::{caller, capture, commit, locked, variable};
 use crate::mounts::carry::release;
 use crate::oci::codec::{Codec, Compression};
 use crate::oci::directory::{Layout, LayoutError};
@@ -56,8 +56,17 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     let gate = Gate::of_environment(&engine).map_err(Failure::usage)?;
     capture::clean(&journal, Some(&engine), &layout);
     let recipe = recipe.map(|recipe| recipe.on(&engine)).transpose()?;
+    let scratch = journal.begin_scratch()?;
+    let mark = format!("{}{}-", journal.mark(), scratch.name());
     let mut well = {
-        let how = How { forced, compression: asked, engine: &engine, layout: &layout, reporter };
+        let how = How {
+            forced,
+            compression: asked,
+            engine: &engine,
+            layout: &layout,
+            scratch: scratch.scratch(),
+            reporter,
+        };
         subject::capture_named(args, &journal, &how, &mut state)?
     };
 
@@ -105,6 +114,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         offer: &offer,
         reporter,
         compression: asked.and_then(|asked| readable(asked, &engine, reporter)),
+        mark: &mark,
         keep_others: args.keep_others,
     };
     let due = store.is_some() && Store::is_due(&offer.archive, &state);
@@ -145,6 +155,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
     offer::remember(&layout, &reach, &mut state);
     settle(noted, &engine, reporter);
     drop(writer);
+    caller::give_archive(&dir);
     capture::clean(&journal, None, &layout);
     if let Some(key) = gate.signs_as(&state) {
         reporter.info(format!("save: signed; to check: DOCKERCACHE_VERIFY_KEY={key}"));

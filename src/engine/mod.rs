@@ -15,6 +15,8 @@ use api::connection::Connection;
 use api::facts::{Facts, ImageStore};
 use client::Client;
 use error::EngineError;
+use strategy::inbox::INBOX;
+use strategy::replay::CARRIER;
 
 use crate::builder::{Builder, Strategy};
 use crate::oci::codec::{Codec, Compression};
@@ -57,9 +59,9 @@ impl Engine {
         self.connection.builder_cache().ok()
     }
 
-    /// The tags of images that were made to carry a cache.
-    pub fn carriers(&self) -> Result<Vec<String>, EngineError> {
-        self.connection.tags("dockercache-carrier:*")
+    /// The names of images that were made to carry a cache, or to push one to us.
+    pub fn own_names(&self) -> Result<Vec<String>, EngineError> {
+        self.connection.names(&[&format!("{CARRIER}:*"), &format!("127.0.0.1:*/{INBOX}*")])
     }
 
     /// Whether layers with this compression can be offered to the engine.

@@ -70,6 +70,37 @@ pub fn choose(
     Ok(Choice { strategy, builder })
 }
 
+/// How a build may have been made that nobody saw, the likeliest first. A client before 23 that is told
+/// nothing builds with the classic builder, but with BuildKit for `docker buildx build`.
+pub(crate) fn possible(
+    engine: &Engine,
+    arguments: &BuildArguments,
+    environment: &dyn Fn(&str) -> Option<String>,
+    forced: Option<Strategy>,
+) -> Result<Vec<Choice>, EngineError> {
+    let own = choose(engine, arguments, environment, forced)?;
+    // The flags that `restore` prints are for `docker buildx build`.
+    let by_buildx = || choose(engine, &arguments.clone().of_buildx(), environment, forced);
+    let is_told = forced.is_some() || told(environment).is_some();
+    Ok(if own.strategy.is_buildkit() {
+        vec![by_buildx()?]
+    } else if is_told || !engine.client.has_buildx() {
+        vec![own]
+    } else {
+        vec![own, by_buildx()?]
+    })
+}
+
+/// Whether the engine itself builds, as far as can be told without it; otherwise a builder that may do
+/// without any engine.
+pub(crate) fn builds_on_engine(
+    client: &Client,
+    arguments: &BuildArguments,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> bool {
+    matches!(selection(client, arguments, environment), Selection::Default(_))
+}
+
 /// The builder that a build with BuildKit goes to.
 enum Selection {
     /// The one that an argument or `BUILDX_BUILDER` names.

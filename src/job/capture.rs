@@ -10,6 +10,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::caller;
 use super::journal::{Draft, Journal, NotedBuild};
 use crate::archive::{About, Archive, FORMAT, StageAbout};
 use crate::build::arguments::BuildArguments;
@@ -24,7 +25,7 @@ use crate::engine::strategy::{classic, native, replay};
 use crate::mounts::carry::NotedMount;
 use crate::oci::codec::Compression;
 use crate::oci::digest::Digest;
-use crate::oci::directory::Layout;
+use crate::oci::directory::{Layout, LayoutError};
 use crate::predict::StageDigest;
 use crate::predict::explain::notes;
 use crate::predict::project::Project;
@@ -86,7 +87,7 @@ pub(crate) fn note(
         of_images(built, &images)?
     } else {
         let evidence = Evidence::of(built, &earlier);
-        let prefix = journal.prefix();
+        let mark = journal.mark();
         let is_alone = || journal.is_alone(&draft);
         let request = Request {
             engine: built.engine,
@@ -100,17 +101,22 @@ pub(crate) fn note(
             offer: built.offer,
             archive: built.archive,
             scratch: draft.scratch(),
-            prefix: &prefix,
+            mark: &mark,
             name: draft.name(),
             failed: built.failed,
             compression: built.compression,
             is_alone: &is_alone,
         };
         match built.strategy {
-            Strategy::BuildkitLocal => native::capture(&request, layout, about(built), reporter)?,
+            Strategy::BuildkitLocal => {
+                let root = layout.root();
+                caller::make_directory(root).map_err(LayoutError::io("create", root))?;
+                native::capture(&request, layout, about(built), reporter)?
+            }
             _ => replay::capture(&request, about(built), reporter)?,
         }
     };
+    caller::give_archive(layout.root());
     let (identity, project) = identities(built.arguments);
     let noted = NotedBuild {
         name: name(built),
@@ -290,15 +296,16 @@ impl<'a> Evidence<'a> {
     }
 }
 
-/// Removes what builds that were killed have left: names in the engine, exports beside the archive.
+/// Removes what builds and saves that were killed have left: names in the engine, exports beside the archive.
 pub(crate) fn clean(journal: &Journal, engine: Option<&Engine>, layout: &Layout) {
     let names = journal.live_names();
     let is_dead = |name: &str| names.iter().all(|live| !name.starts_with(live.as_str()));
     if let Some(engine) = engine {
-        let prefix = journal.prefix();
-        for tag in engine.carriers().unwrap_or_default() {
-            if tag.strip_prefix(&prefix).is_some_and(is_dead) {
-                let _ = engine.connection.remove_image(&tag);
+        let mark = journal.mark();
+        for name in engine.own_names().unwrap_or_default() {
+            let tag = name.rsplit_once(':').map_or("", |(_, tag)| tag);
+            if tag.strip_prefix(&mark).is_some_and(is_dead) {
+                let _ = engine.connection.remove_image(&name);
             }
         }
     }

@@ -9,12 +9,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::caller;
 use crate::build::build_log::ClassicStep;
 use crate::builder::Strategy;
 use crate::engine::strategy::capture::Captured;
@@ -32,6 +33,8 @@ const HOME: &str = "/tmp";
 const NOTE: &str = "note.json";
 const STATE: &str = "state.json";
 const LOCK: &str = "lock";
+/// How the names of notes end that no build is noted in.
+const OF_NO_BUILD: &str = "-scratch";
 
 /// Why there is no journal.
 #[derive(Debug, thiserror::Error)]
@@ -164,24 +167,36 @@ impl Journal {
         Ok(Self { directory, id })
     }
 
-    /// What all names in an engine begin with that builds of this journal leave there.
-    pub(crate) fn prefix(&self) -> String {
-        format!("dockercache-carrier:{}-", self.id)
+    /// What all tags in an engine begin with that builds of this journal, and saves of them, leave
+    /// there.
+    pub(crate) fn mark(&self) -> String {
+        format!("{}-", self.id)
     }
 
     /// Begins a note.
     pub(crate) fn begin(&self) -> Result<Draft, JournalError> {
+        self.begin_as("")
+    }
+
+    /// Begins a note that is never finished: what a command needs for a while and the next one
+    /// removes, should it be killed.
+    pub(crate) fn begin_scratch(&self) -> Result<Draft, JournalError> {
+        self.begin_as(OF_NO_BUILD)
+    }
+
+    fn begin_as(&self, suffix: &str) -> Result<Draft, JournalError> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Sorted by name, notes are in the order of time.
         let prefix = format!("{:020}-", since.as_nanos());
         let scratch = tempfile::Builder::new()
             .prefix(&prefix)
+            .suffix(suffix)
             .rand_bytes(8)
             .tempdir_in(&self.directory)
             .map_err(JournalError::io("create a directory in", &self.directory))?;
         let directory = scratch.keep();
         let name = directory.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let begun = give_to_caller(&directory).and_then(|()| {
+        let begun = caller::give(&directory).and_then(|()| {
             let lock = File::create(directory.join(LOCK))?;
             lock.lock()?;
             Ok(lock)
@@ -227,6 +242,7 @@ impl Journal {
     pub(crate) fn is_alone(&self, own: &Draft) -> bool {
         let is_other = |place: &PathBuf| {
             *place != own.directory
+                && !place.to_string_lossy().ends_with(OF_NO_BUILD)
                 && !place.join(NOTE).exists()
                 && File::open(place.join(LOCK)).is_ok_and(|lock| is_held(&lock))
         };
@@ -352,7 +368,7 @@ pub(crate) fn current(notes: Vec<NotedBuild>, engine: &str) -> Vec<NotedBuild> {
 pub(crate) fn private_directory(name: &str) -> Result<PathBuf, JournalError> {
     let directory = Path::new(HOME).join(format!("dockercache-{name}"));
     match fs::DirBuilder::new().mode(0o700).create(&directory) {
-        Ok(()) => give_to_caller(&directory).map_err(JournalError::io("own", &directory))?,
+        Ok(()) => caller::give(&directory).map_err(JournalError::io("own", &directory))?,
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         Err(e) => return Err(JournalError::io("create", &directory)(e)),
     }
@@ -360,7 +376,7 @@ pub(crate) fn private_directory(name: &str) -> Result<PathBuf, JournalError> {
         fs::symlink_metadata(&directory).map_err(JournalError::io("look at", &directory))?;
     let reason = if !found.is_dir() {
         Some("it is not a directory".to_owned())
-    } else if !is_ours(found.uid()) {
+    } else if !caller::is_ours(found.uid()) {
         Some(format!("it belongs to user {}", found.uid()))
     } else {
         (found.mode() & 0o077 != 0).then(|| "other users have access to it".to_owned())
@@ -374,7 +390,7 @@ pub(crate) fn private_directory(name: &str) -> Result<PathBuf, JournalError> {
 fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new("/")))?;
     serde_json::to_writer(io::BufWriter::new(file.as_file()), value)?;
-    give_to_caller(file.path())?;
+    caller::give(file.path())?;
     file.persist(path).map_err(|e| e.error)?;
     Ok(())
 }
@@ -383,26 +399,6 @@ fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
 fn is_new(place: &Path) -> bool {
     let modified = fs::metadata(place).and_then(|found| found.modified());
     modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < Duration::from_mins(1)))
-}
-
-/// The user and group who called `sudo`, if root runs us for somebody.
-fn caller() -> Option<(u32, u32)> {
-    let number = |name| std::env::var(name).ok()?.parse().ok();
-    let is_root = rustix::process::geteuid().is_root();
-    is_root.then(|| Some((number("SUDO_UID")?, number("SUDO_GID")?))).flatten()
-}
-
-/// Whether what this user owns can be trusted as our own: steps of one job may run with and
-/// without `sudo`.
-fn is_ours(uid: u32) -> bool {
-    uid == rustix::process::geteuid().as_raw() || caller().is_some_and(|(user, _)| user == uid)
-}
-
-fn give_to_caller(path: &Path) -> io::Result<()> {
-    match caller() {
-        Some((user, group)) => chown(path, Some(user), Some(group)),
-        None => Ok(()),
-    }
 }
 
 /// The path without links, as far as it exists.

@@ -1,14 +1,18 @@
 //! What a CI job does with a cache, from command to command.
 //!
-//! [`offer`] verifies the archive and decides what a builder is offered of it, [`prime`] brings that into the builder where many builds run
-//! at once, [`capture`] makes sure
-//! right after a build that everything for the cache exists, [`take`] makes an archive of that, and
-//! [`commit`] puts it in the place of the old one. [`store`] moves it to and from where jobs share it.
-//! [`journal`] holds what the commands of a job tell each other.
+//! [`offer`] verifies the archive and decides what a builder is offered of it, [`prime`] brings that
+//! into the builder where many builds run at once, and [`attempts`] runs the user's build with it,
+//! whose [`input`] is kept for that. [`capture`] makes sure right after a build that everything for the
+//! cache exists, [`take`] makes an archive of that, and [`commit`] puts it in the place of the old one.
+//! [`store`] moves it to and from where jobs share it. [`journal`] holds what the commands of a job tell
+//! each other, and [`caller`] whose it is.
 
+pub(crate) mod attempts;
+pub(crate) mod caller;
 pub(crate) mod capture;
 pub(crate) mod commit;
 pub(crate) mod gate;
+pub(crate) mod input;
 pub(crate) mod journal;
 pub(crate) mod offer;
 pub(crate) mod prime;
@@ -23,6 +27,8 @@ use crate::report::Reporter;
 
 /// Takes the write lock; if another process holds it, says for whom we wait.
 pub(crate) fn locked(layout: &Layout, reporter: Reporter) -> Result<Writer, LayoutError> {
+    let root = layout.root();
+    caller::make_directory(root).map_err(LayoutError::io("create", root))?;
     layout.lock_within(PATIENCE, |holder| {
         let dir = layout.root().display();
         reporter.info(format!("waiting for {holder}, which writes `{dir}`"));

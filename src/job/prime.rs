@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 
 use super::offer::Offer;
 use crate::build::arguments::BuildArguments;
@@ -25,11 +26,13 @@ pub(crate) struct Coming<'a> {
 }
 
 /// Looks up what the archive is expected to have of these builds. What it has not is not built.
+/// `scratch` is a directory for temporary files.
 pub(crate) fn prime(
     engine: &Engine,
     builder: Option<&str>,
     offer: &Offer,
     builds: &[Coming<'_>],
+    scratch: &Path,
     reporter: Reporter,
 ) -> Result<(), EngineError> {
     let Some(about) = offer.archive.about.as_ref().filter(|_| offer.miss.is_none()) else {
@@ -37,10 +40,6 @@ pub(crate) fn prime(
     };
     let steps = about.stages.iter().flat_map(|stage| &stage.steps);
     let known: BTreeSet<&str> = steps.map(|step| step.digest.as_str()).collect();
-    let scratch = tempfile::Builder::new()
-        .prefix("dockercache-")
-        .tempdir()
-        .map_err(EngineError::io("create a temporary directory"))?;
     let _task = reporter.task("looking the builds up in the cache");
     // Stages that builds have in common are looked up once.
     let mut done: BTreeSet<String> = BTreeSet::new();
@@ -55,10 +54,10 @@ pub(crate) fn prime(
         if !done.insert((*last).to_owned()) {
             continue;
         }
-        let file = scratch.path().join("Dockerfile");
+        let file = scratch.join("Dockerfile");
         fs::write(&file, dockerfile).map_err(EngineError::io("write a Dockerfile"))?;
         if let Some(ignore) = &build.project.ignore_file {
-            let own = scratch.path().join("Dockerfile.dockerignore");
+            let own = scratch.join("Dockerfile.dockerignore");
             fs::copy(ignore, own).map_err(EngineError::io("copy the .dockerignore file"))?;
         }
         let repetition =
@@ -69,12 +68,7 @@ pub(crate) fn prime(
     Ok(())
 }
 
-fn words(
-    build: &Coming<'_>,
-    stage: &StageDigest,
-    file: &std::path::Path,
-    offer: &Offer,
-) -> Vec<OsString> {
+fn words(build: &Coming<'_>, stage: &StageDigest, file: &Path, offer: &Offer) -> Vec<OsString> {
     let mut flag = OsString::from("--file=");
     flag.push(file);
     let mut words: Vec<OsString> =

@@ -28,6 +28,8 @@ pub(crate) struct Taking<'a> {
     pub(crate) reporter: Reporter,
     /// How new layers are compressed, if the user says so.
     pub(crate) compression: Option<Compression>,
+    /// What begins the tags of what the engine pushes, which no other process has.
+    pub(crate) mark: &'a str,
     /// Whether builds stay that are not among those to be taken.
     pub(crate) keep_others: bool,
 }
@@ -101,7 +103,7 @@ impl Taking<'_> {
         name: &str,
         known: &Archive,
     ) -> Result<Taken, EngineError> {
-        let &Self { engine, layout, reporter, .. } = self;
+        let &Self { engine, layout, mark, reporter, .. } = self;
         let compression = self.compression.unwrap_or_else(|| engine.compression());
         let mut captured = build.captured.clone();
         for stage in &mut captured.stages {
@@ -123,7 +125,7 @@ impl Taking<'_> {
                 classic::take(engine, layout, known, &request, reporter)
             }
             Strategy::BuildkitReplay => {
-                replay::take(engine, layout, known, &captured, compression, reporter)
+                replay::take(engine, layout, known, &captured, compression, mark, reporter)
             }
             Strategy::BuildkitLocal => native::take(layout, known, &captured),
         }

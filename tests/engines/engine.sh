@@ -253,6 +253,8 @@ inside() {
   for file in /etc/resolv.conf /etc/hosts; do
     if [ -e "$file" ] && [ -e "$root$file" ]; then mount --bind "$file" "$root$file"; fi
   done
+  # A temporary directory of the caller's is not in there, and BuildKit computes layers in it.
+  unset TMPDIR
   # The init reaps what the daemon's children leave behind.
   exec chroot "$root" docker-init -- dockerd --config-file /mnt/daemon.json \
     --data-root /mnt/data --exec-root /mnt/exec --pidfile /mnt/docker.pid \

@@ -5,7 +5,9 @@ use std::fs;
 
 use dockercache::oci::digest::Digest;
 
-use crate::harness::{Builder, Generation, Image, Machine, busybox_tree, on_buildkit};
+use crate::harness::{
+    Builder, Generation, Image, Machine, busybox_tree, on_buildkit, on_every_builder,
+};
 
 on_buildkit! {
     a_secret_may_be_gone_by_the_time_of_save,
@@ -13,14 +15,17 @@ on_buildkit! {
     a_good_archive_outlives_a_changed_context,
     values_from_the_environment_of_the_build_are_enough,
     builds_at_the_same_time_are_all_saved_by_saves_at_the_same_time,
-    the_steps_of_a_failed_build_hit,
-    a_failed_build_costs_no_good_stage,
     a_save_of_what_was_never_built_builds_nothing,
     a_moved_base_costs_one_miss_whatever_is_shown,
     a_base_that_moves_costs_a_plain_build_one_miss,
     what_comes_from_standard_input_is_saved,
     a_step_of_another_temporary_directory_finds_the_build,
     a_quiet_build_that_writes_files_is_saved,
+}
+
+on_every_builder! {
+    the_steps_of_a_failed_build_hit,
+    a_failed_build_costs_no_good_stage,
 }
 
 /// Steps that give other bytes each time they run.

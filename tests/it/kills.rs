@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::harness::{BUILD, Builder, Carried, Generation, Machine, Run};
+use crate::random::Random;
 
 /// Random bytes, so that nothing is small when it is compressed.
 const OLD: &str = "\
@@ -86,6 +87,65 @@ fn saves_survive(builder: Builder) {
     machine.replace();
     machine.restore();
     assert_nothing_ran(&machine.run(BUILD));
+}
+
+/// While it pushes, the engine has names of ours for a registry that goes with the save.
+#[test]
+fn of_a_save_that_pushes_on_docker_20_10() {
+    pushes_leave_nothing(Generation::V20_10);
+}
+
+#[test]
+fn of_a_save_that_pushes_on_docker_28_5() {
+    pushes_leave_nothing(Generation::V28_5);
+}
+
+fn pushes_leave_nothing(generation: Generation) {
+    let (machine, _) = saved(Builder::Buildkit(generation));
+    let Machine { project, carried, .. } = &machine;
+    machine.replace();
+    machine.restore();
+    project.edit("Dockerfile", "run\n\n", "run\nRUN head -c 8000000 /dev/urandom > /new\n\n");
+    machine.run(BUILD).success();
+
+    let temporary = carried.file("tmp");
+    let seed = std::process::id().into();
+    eprintln!("seed {seed}");
+    let mut random = Random::new(seed);
+    std::fs::create_dir(&temporary).expect("a directory");
+    let inbox = || names(&machine).iter().filter(|name| name.contains("dockercache-inbox")).count();
+    let mut left = 0;
+    let mut size = 8_000_000;
+    for next in [&["restore"][..], &BUILD, &["save"], &["restore"], &BUILD, &["save"]] {
+        let mut save = machine.dockercache(["save"]).env("TMPDIR", &temporary).into_command();
+        let quiet = save.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = quiet.spawn().expect("the program starts");
+        while inbox() == 0 && child.try_wait().expect("a state").is_none() {}
+        std::thread::sleep(Duration::from_millis(random.next() % 150));
+        child.kill().expect("a kill");
+        child.wait().expect("the program's end");
+        left += inbox();
+        let run = machine.dockercache(next.iter().copied()).env("TMPDIR", &temporary).run();
+        run.success();
+        assert_eq!(inbox(), 0, "after {next:?}");
+        let files = std::fs::read_dir(&temporary).expect("a directory");
+        assert_eq!(files.count(), 0, "temporary files are left after {next:?}");
+        if next == ["save"] {
+            let own = names(&machine).into_iter().filter(|name| name.contains("dockercache"));
+            assert_eq!(own.collect::<Vec<_>>(), [""; 0]);
+            project.edit("Dockerfile", &size.to_string(), &(size + 1).to_string());
+            size += 1;
+            machine.run(BUILD).success();
+        }
+    }
+    eprintln!("{left} names were left by kills");
+    assert!(left > 0, "no kill came while it pushed");
+}
+
+/// The names that the engine's images have.
+fn names(machine: &Machine) -> Vec<String> {
+    let images = machine.docker(["images", "--format={{.Repository}}:{{.Tag}}"]).silently().run();
+    images.success().stdout.lines().map(str::to_owned).collect()
 }
 
 #[test]

@@ -5,6 +5,9 @@
 
 #[cfg(test)]
 mod archives;
+#[cfg(test)]
+mod attempts;
+#[cfg(test)]
 mod capture;
 #[cfg(test)]
 mod classic;
@@ -64,6 +67,8 @@ mod stores;
 mod transports;
 #[cfg(test)]
 mod trust;
+#[cfg(test)]
+mod users;
 #[cfg(test)]
 mod words;
 #[cfg(test)]

@@ -122,6 +122,99 @@ fn a_script_that_stands_before_the_client() {
     whole_job(&machine, &[("DOCKER_HOST", "unix:///run/no-engine.sock"), ("PATH", &programs)]);
 }
 
+/// A builder that is no part of the job's engine, as far as the client knows: the BuildKit of an
+/// engine behind a port.
+struct Far {
+    server: Server,
+    /// The client's notes of its builders.
+    notes: tempfile::TempDir,
+}
+
+impl Far {
+    fn of(machine: &Machine) -> Self {
+        need_programs(&["socat=socat"]);
+        let (port, engine) = (free_port(), &machine.job.engine);
+        let notes = tempfile::tempdir().expect("a directory");
+        let server = Server::start(
+            port,
+            engine
+                .command("/usr/bin/socat")
+                .arg(format!("TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork"))
+                .arg("EXEC:docker buildx dial-stdio"),
+        );
+        let far = Self { server, notes };
+        let address = format!("tcp://127.0.0.1:{port}");
+        far.client(machine, &["create", "--name=far", "--driver=remote", &address]);
+        far
+    }
+
+    fn client(&self, machine: &Machine, words: &[&str]) {
+        let run = machine.docker(["buildx"]).args(words.iter().copied());
+        let run = run.env("DOCKER_HOST", NOWHERE).env("BUILDX_CONFIG", self.notes.path());
+        run.run().success();
+    }
+}
+
+/// Where no engine is. The client selects a builder for one address.
+const NOWHERE: &str = "unix:///nowhere/docker.sock";
+const FAR: [&str; 4] = ["build", "--builder=far", "--output=out", "."];
+
+#[test]
+fn a_remote_builder_without_an_engine() {
+    let machine = Machine::new(
+        Builder::Buildkit(Generation::V28_5Containerd),
+        &[
+            ("Dockerfile", DOCKERFILE),
+            ("docker-bake.hcl", "target \"default\" {\n  output = [\"out\"]\n}\n"),
+        ],
+    );
+    let far = Far::of(&machine);
+    let run = |words: &[&str]| {
+        let run = machine.dockercache(words.iter().copied());
+        let run = run.env("DOCKER_HOST", NOWHERE);
+        run.env("BUILDX_CONFIG", far.notes.path()).run()
+    };
+    let builds = |words: &[&str]| {
+        let _ = fs::remove_dir_all(machine.project.path().join("out"));
+        let told = run(words).success().stderr.clone();
+        assert!(told.contains("the build runs without cache: "), "{told}");
+        assert!(told.contains("engine is not reachable"), "{told}");
+        assert_eq!(machine.project.read("out/size").trim(), "300000");
+    };
+    builds(&FAR);
+    builds(&[&["buildx"], &FAR[..]].concat());
+    builds(&["buildx", "bake", "--builder=far"]);
+    far.client(&machine, &["use", "far"]);
+    builds(&["buildx", "build", "--output=out", "."]);
+    builds(&["buildx", "bake"]);
+
+    // One that is down fails the build in the client's own words.
+    let Far { server, notes } = far;
+    drop(server);
+    let down = machine.dockercache(FAR).env("DOCKER_HOST", NOWHERE);
+    let down = down.env("BUILDX_CONFIG", notes.path()).run();
+    let told = &down.code(1).stderr;
+    assert!(told.contains("the build runs without cache: "), "{told}");
+    assert!(told.contains("ERROR: failed to build"), "{told}");
+}
+
+#[test]
+fn a_remote_builder_beside_an_engine() {
+    let machine =
+        Machine::new(Builder::Buildkit(Generation::V28_5Containerd), &[("Dockerfile", DOCKERFILE)]);
+    let far = Far::of(&machine);
+    let run = |words: &[&str]| {
+        let run = machine.dockercache(words.iter().copied());
+        run.env("BUILDX_CONFIG", far.notes.path()).run()
+    };
+    run(&["restore"]).success();
+    run(&FAR).success();
+    run(&["save", "--strict"]).success();
+    machine.replace();
+    run(&["restore"]).success();
+    run(&FAR).success().build_report().assert_all_cached();
+}
+
 fn machine() -> Machine {
     Machine::new(Builder::Buildkit(Generation::V28_5), &[("Dockerfile", DOCKERFILE)])
 }

@@ -41,6 +41,28 @@ fn save_takes_what_a_plain_build_built(builder: Builder) {
     }
 }
 
+/// A client before 23 builds with the classic builder, but not for `docker buildx build`.
+#[test]
+fn a_build_with_buildx_of_an_old_client() {
+    let machine = Machine::new(Builder::Classic(Generation::V20_10), FILES);
+    let job = || {
+        let restored = machine.run(["restore"]);
+        let flags = restored.success().stdout.split_whitespace();
+        let words = ["buildx", "build"].into_iter().chain(flags);
+        let report = machine.plain_build(&words.collect::<Vec<_>>());
+        machine.run(["save", "--strict", "--tag", "app", "."]).success();
+        (report, machine.image())
+    };
+    let (report, built) = job();
+    assert_eq!(report.cached(), [""; 0]);
+    for _ in 0..2 {
+        machine.replace();
+        let (report, image) = job();
+        report.assert_all_cached();
+        assert_eq!(image, built);
+    }
+}
+
 /// The ways to type a build, the one that can take a cache directory first.
 fn commands(builder: Builder) -> &'static [&'static [&'static str]] {
     if builder.is_buildkit() { &[&["buildx", "build"], &["build"]] } else { &[&["build"]] }

@@ -17,7 +17,7 @@ use crate::engine::strategy::capture::{Source, Taken};
 use crate::engine::strategy::classic;
 use crate::engine::strategy::{self, Choice};
 use crate::job::capture::{self, Built};
-use crate::job::journal::{Journal, NotedBuild, State};
+use crate::job::journal::{Draft, Journal, NotedBuild, State};
 use crate::job::offer;
 use crate::job::take::Taking;
 use crate::job::variable;
@@ -129,6 +129,8 @@ pub(super) struct How<'a> {
     pub(super) compression: Option<Compression>,
     pub(super) engine: &'a Engine,
     pub(super) layout: &'a Layout,
+    /// A directory for temporary files.
+    pub(super) scratch: &'a Path,
     pub(super) reporter: Reporter,
 }
 
@@ -140,32 +142,52 @@ pub(super) fn capture_named(
     how: &How<'_>,
     state: &mut State,
 ) -> Result<bool, Failure> {
-    let How { forced, engine, reporter, .. } = *how;
+    let How { forced, engine, scratch, reporter, .. } = *how;
     let mut well = true;
-    let named = builds::named(&args.builds, &engine.client, reporter)?;
+    let named = builds::named(&args.builds, &engine.client, Some(scratch), reporter)?;
     for arguments in named.builds {
         if let Some(missing) = arguments.missing() {
             return Err(Failure::usage(missing));
         }
-        // The flags that `restore` prints are for `docker buildx build`.
-        let mut goes_to =
-            strategy::choose(engine, &arguments.clone().of_buildx(), &environment, forced)?;
-        let own = strategy::choose(engine, &arguments, &environment, forced)?;
-        if !own.strategy.is_buildkit() {
-            goes_to = own;
+        let choices = strategy::possible(engine, &arguments, &environment, forced)?;
+        if let Some(reason) = why_not_captured(journal, &arguments, &choices, how, state)? {
+            reporter.warn(format!("a build is not saved: {reason}"));
+            well = false;
         }
-        well &= capture_one(journal, &arguments, &goes_to, how, state)?;
     }
     Ok(well)
 }
 
-fn capture_one(
+/// Captures a build in the way in which it was made; the result is why it can't be.
+fn why_not_captured(
     journal: &Journal,
+    arguments: &BuildArguments,
+    choices: &[Choice],
+    how: &How<'_>,
+    state: &mut State,
+) -> Result<Option<String>, Failure> {
+    let mut first = None;
+    for choice in choices {
+        match capture_one((journal, journal.begin()?), arguments, choice, how, state) {
+            // It was made in another way, or not at all.
+            Ok(noted) if choices.len() > 1 && !noted.captured.has_cache() => noted.forget(),
+            Ok(_) => return Ok(None),
+            Err(EngineError::Unsupported(reason) | EngineError::NotBuilt(reason)) => {
+                first.get_or_insert(reason);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(first)
+}
+
+fn capture_one(
+    (journal, draft): (&Journal, Draft),
     arguments: &BuildArguments,
     choice: &Choice,
     how: &How<'_>,
     state: &mut State,
-) -> Result<bool, Failure> {
+) -> Result<NotedBuild, EngineError> {
     let How { compression, engine, layout, reporter, .. } = *how;
     let builder = engine.builder(choice.strategy);
     let project = Project::read(arguments, &builder, Detail::Files)
@@ -190,15 +212,7 @@ fn capture_one(
         compression,
         mounts: None,
     };
-    let draft = journal.begin()?;
-    match capture::note(journal, draft, layout, &built, reporter) {
-        Ok(_) => Ok(true),
-        Err(EngineError::Unsupported(reason) | EngineError::NotBuilt(reason)) => {
-            reporter.warn(format!("a build is not saved: {reason}"));
-            Ok(false)
-        }
-        Err(error) => Err(error.into()),
-    }
+    capture::note(journal, draft, layout, &built, reporter)
 }
 
 impl Recipe {

@@ -121,9 +121,9 @@ impl Connection {
         })
     }
 
-    /// The tags of images that match a pattern, such as `name:*`.
-    pub fn tags(&self, pattern: &str) -> Result<Vec<String>, EngineError> {
-        let filters = HashMap::from([("reference", vec![pattern])]);
+    /// The names of images that match one of the patterns, such as `name:*`.
+    pub fn names(&self, patterns: &[&str]) -> Result<Vec<String>, EngineError> {
+        let filters = HashMap::from([("reference", patterns.to_vec())]);
         let options = ListImagesOptionsBuilder::default().filters(&filters).build();
         let images = self
             .runtime

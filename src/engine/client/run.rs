@@ -18,8 +18,8 @@ use crate::engine::error::EngineError;
 /// Enough of a log's end to find the cause of a failure in.
 const TAIL_LINES: usize = 200;
 
-/// What BuildKit says with the containerd store if two of its threads write the same layer of an
-/// imported cache at once. What they wrote is there the next time.
+/// What BuildKit says with the containerd store if a layer is written anew before the lock of an
+/// earlier attempt is released (moby/buildkit#7166). What was written is there the next time.
 pub(crate) const IN_EACH_OTHERS_WAY: &str = "failed to open writer";
 
 /// What the builder says when it can't read the cache.
@@ -168,9 +168,12 @@ pub fn own_command(
 }
 
 /// Runs the user's build as it is, when there is no cache to be had. All output is its own.
-pub fn plain(client: &Client, mut command: Command) -> Result<ExitStatus, EngineError> {
-    command.stdin(Stdio::inherit());
-    let mut running = Running::start(&mut command).map_err(|e| client.no_client(e))?;
+pub fn plain(
+    client: &Client,
+    mut command: Command,
+    input: Input,
+) -> Result<ExitStatus, EngineError> {
+    let mut running = start(client, &mut command, input)?;
     running.wait().map_err(EngineError::io("wait for the build"))
 }
 
@@ -218,20 +221,7 @@ pub(crate) fn run(
         Stream::Stdout => command.stdout(own()).stderr(other()),
         Stream::Stderr => command.stderr(own()).stdout(other()),
     };
-    let mut passed = None;
-    match input {
-        Input::None => command.stdin(Stdio::null()),
-        Input::Inherited => command.stdin(Stdio::inherit()),
-        Input::File(file) => command.stdin(file),
-        Input::Passed(reader) => {
-            passed = Some(reader);
-            command.stdin(Stdio::piped())
-        }
-    };
-    let mut running = Running::start(&mut command).map_err(|e| client.no_client(e))?;
-    if let Some(reader) = passed {
-        running.feed(reader);
-    }
+    let mut running = start(client, &mut command, input)?;
     let (pipe, output): (Option<Box<dyn Read + Send>>, Box<dyn Write>) = match log {
         Stream::Stdout => (running.stdout().map(|p| Box::new(p) as _), Box::new(io::stdout())),
         Stream::Stderr => (running.stderr().map(|p| Box::new(p) as _), Box::new(io::stderr())),
@@ -270,6 +260,25 @@ pub(crate) fn run(
     }
     let status = running.wait().map_err(waiting)?;
     Ok(Ended::Itself(status, tail.into()))
+}
+
+/// Starts a client that reads `input`.
+fn start(client: &Client, command: &mut Command, input: Input) -> Result<Running, EngineError> {
+    let mut passed = None;
+    match input {
+        Input::None => command.stdin(Stdio::null()),
+        Input::Inherited => command.stdin(Stdio::inherit()),
+        Input::File(file) => command.stdin(file),
+        Input::Passed(reader) => {
+            passed = Some(reader);
+            command.stdin(Stdio::piped())
+        }
+    };
+    let mut running = Running::start(command).map_err(|e| client.no_client(e))?;
+    if let Some(reader) = passed {
+        running.feed(reader);
+    }
+    Ok(running)
 }
 
 /// Reads lines in a thread, so that waiting for them can end.

@@ -1,17 +1,20 @@
 //! Asks the user's client what a command that builds several images would build.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::process::Stdio;
 
 use super::Client;
 use crate::build::bake::{self, PlannedTarget, Planner};
 use crate::engine::error::EngineError;
 
 /// Asks the client what a command with these words builds. `words` are those after `bake`, or after
-/// `compose`, with `build` among them.
+/// `compose`, with `build` among them; `input` is what the client reads from standard input.
 pub(crate) fn targets(
     client: &Client,
     planner: Planner,
     words: &[OsString],
+    input: Option<File>,
 ) -> Result<Vec<PlannedTarget>, EngineError> {
     let (command, base) = match planner {
         Planner::Bake => (&["buildx", "bake"][..], bake::directory_of_yaml(words)),
@@ -21,6 +24,7 @@ pub(crate) fn targets(
         .command(command)
         .args(words)
         .arg("--print")
+        .stdin(input.map_or_else(Stdio::null, Stdio::from))
         .output()
         .map_err(|e| client.no_client(e))?;
     if !output.status.success() {

@@ -68,7 +68,7 @@ pub struct Request<'a> {
     /// A directory for temporary files.
     pub scratch: &'a Path,
     /// What the tags of images in the engine begin with that are made here.
-    pub prefix: &'a str,
+    pub mark: &'a str,
     /// A name for what is made here, which no other build has.
     pub name: &'a str,
     /// Whether the build failed.
@@ -88,6 +88,16 @@ pub struct Captured {
     pub failed: bool,
     /// The stages, dependencies first.
     pub stages: Vec<CapturedStage>,
+}
+
+impl Captured {
+    /// Whether there is a cache of any stage.
+    pub(crate) fn has_cache(&self) -> bool {
+        use Source::{Archive, Carrier, Export, Images};
+        let is_cache =
+            |source: &Source| matches!(source, Carrier(_) | Export(..) | Images | Archive);
+        self.stages.iter().any(|stage| is_cache(&stage.source))
+    }
 }
 
 /// A stage, and where its cache is.

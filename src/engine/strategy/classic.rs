@@ -416,8 +416,15 @@ pub fn offer(engine: &Engine, archive: &Archive) -> Vec<String> {
     }
     // In the order of the stages: the builder takes the first image that has a step, and a stage
     // that another stands on must be found before it, or its last image gets a new ID.
-    let stages = archive.about.iter().flat_map(|about| &about.stages);
-    let in_order = stages.filter_map(|s| {
+    let stages = || archive.about.iter().flat_map(|about| &about.stages);
+    // It then looks at no other image: what a failed build has made of a stage comes after what an
+    // earlier one has, and hides nothing of that.
+    let is_beside = |stage: &&StageAbout| {
+        let is_whole = |s: &StageAbout| (&s.build, &s.name) == (&stage.build, &stage.name);
+        stage.of_failed && stages().any(|other| !other.of_failed && is_whole(other))
+    };
+    let beside = stages().filter(is_beside);
+    let in_order = stages().filter(|stage| !is_beside(stage)).chain(beside).filter_map(|s| {
         archive.images.iter().find(|i| s.image.as_ref() == Some(&i.descriptor.digest))
     });
     let mut ids: Vec<String> = Vec::new();

@@ -40,6 +40,9 @@ use crate::oci::directory::DOCUMENT_LIMIT;
 use crate::oci::documents::ImageConfig;
 use crate::oci::writer::Writer;
 
+/// What the names of all inboxes begin with.
+pub(crate) const INBOX: &str = "dockercache-inbox-";
+
 /// An inbox that engines can push to, until it is dropped.
 pub struct Inbox {
     address: SocketAddr,
@@ -100,7 +103,7 @@ impl Inbox {
         let contents = Arc::new(Contents {
             layout: layout.clone(),
             compression,
-            repository: format!("dockercache-{}", secret()?),
+            repository: format!("{INBOX}{}", secret()?),
             room: room.into(),
             arrived: AtomicU64::default(),
             // An image's ID is the digest of its config.

@@ -7,9 +7,11 @@
 //! blobs by hard links, so that the builder writes only what is new; `save` takes them in.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
 
 use super::capture::{Captured, Request, Source, Taken, local_cache};
 use super::stages::{self, Destination};
@@ -18,7 +20,7 @@ use crate::engine::error::EngineError;
 use crate::oci::codec::Compression;
 use crate::oci::directory::{Layout, LayoutError};
 use crate::oci::documents::Descriptor;
-use crate::oci::writer::Writer;
+use crate::oci::writer::{Writer, world_readable};
 use crate::report::Reporter;
 
 /// Lets the builder export each stage that the archive in `layout` does not have.
@@ -138,6 +140,21 @@ fn directories(captured: &Captured) -> Vec<&PathBuf> {
     directories
 }
 
+/// Gives a file one more name. Where the system does not let us do so with another user's file, makes a
+/// copy, by way of `aside`.
+fn link(file: &Path, name: &Path, aside: &Path) -> io::Result<()> {
+    match fs::hard_link(file, name) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            let mut copy = NamedTempFile::new_in(aside)?;
+            io::copy(&mut File::open(file)?, &mut copy)?;
+            world_readable(copy.as_file())?;
+            copy.persist(name)?;
+            Ok(())
+        }
+        linked => linked,
+    }
+}
+
 /// Makes a layout with the same blobs, without copying them.
 fn share_blobs(layout: &Layout, directory: &Path) -> Result<(), EngineError> {
     let shared = Layout::at(directory);
@@ -145,7 +162,7 @@ fn share_blobs(layout: &Layout, directory: &Path) -> Result<(), EngineError> {
     fs::create_dir_all(&blobs).map_err(LayoutError::io("create", &blobs))?;
     for (digest, _) in layout.blob_files()? {
         let to = shared.blob_path(&digest);
-        match fs::hard_link(layout.blob_path(&digest), &to) {
+        match link(&layout.blob_path(&digest), &to, directory) {
             // Another job's save may have removed it since.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             linked => linked.map_err(LayoutError::io("link", &to))?,
@@ -159,7 +176,7 @@ fn take_new_blobs(layout: &Writer, directory: &Path) -> Result<(), EngineError> 
     let shared = Layout::at(directory);
     for (digest, _) in shared.blob_files()? {
         let to = layout.blob_path(&digest);
-        match fs::hard_link(shared.blob_path(&digest), &to) {
+        match link(&shared.blob_path(&digest), &to, &layout.aside()) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(LayoutError::io("link", &to)(e).into());
             }

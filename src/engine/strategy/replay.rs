@@ -28,6 +28,9 @@ use crate::report::Reporter;
 /// built known layers itself would send all of them.
 const PUSH_SLACK: u64 = 64 << 20;
 
+/// The name of all images that carry a cache.
+pub(crate) const CARRIER: &str = "dockercache-carrier";
+
 /// Makes an image with inline cache of each stage that the archive does not have.
 pub fn capture(
     request: &Request<'_>,
@@ -47,7 +50,7 @@ struct Images<'a> {
 
 impl Images<'_> {
     fn tag(&self, number: usize) -> String {
-        format!("{}{}-{number}", self.request.prefix, self.request.name)
+        format!("{CARRIER}:{}{}-{number}", self.request.mark, self.request.name)
     }
 }
 
@@ -69,16 +72,18 @@ impl Destination for Images<'_> {
 }
 
 /// Takes the stages that were captured in images out of the engine and keeps the others from `old`.
+/// `mark` begins the tags of what is pushed.
 pub fn take(
     engine: &Engine,
     layout: &Writer,
     old: &Archive,
     captured: &Captured,
     compression: Compression,
+    mark: &str,
     reporter: Reporter,
 ) -> Result<Taken, EngineError> {
     let carriers: Vec<Carrier<'_>> = captured.stages.iter().filter_map(Carrier::of).collect();
-    let new = export(engine, layout, old, &carriers, compression, reporter)?;
+    let new = export(engine, layout, old, &carriers, compression, mark, reporter)?;
     let mut taken = stages::take(layout, captured, old, &|source| match source {
         Source::Carrier(tag) => new.get(tag.as_str()).cloned(),
         _ => None,
@@ -150,6 +155,7 @@ fn export<'a>(
     old: &Archive,
     carriers: &[Carrier<'a>],
     compression: Compression,
+    mark: &str,
     reporter: Reporter,
 ) -> Result<BTreeMap<&'a str, Option<StoredImage>>, EngineError> {
     let mut stored = BTreeMap::new();
@@ -179,7 +185,10 @@ fn export<'a>(
     let pushed = match engine.client.socket() {
         // An engine with a network of its own does not reach us.
         Some(_) if weight.is_mostly_known() => {
-            push(engine, layout, compression, &known, weight.new, &by_id, &advance).ok()
+            let room = 2 * weight.new + PUSH_SLACK;
+            let ids = by_id.iter().map(|(id, _)| id.clone());
+            let inbox = Inbox::open(&engine.connection, layout, compression, room, ids).ok();
+            inbox.and_then(|inbox| push(engine, &inbox, mark, &known, &by_id, &advance).ok())
         }
         _ => None,
     };
@@ -225,28 +234,23 @@ impl Weight {
     }
 }
 
-/// Lets the engine push images to us, without the layers that are known. Each image has an ID and a
+/// Lets the engine push images to the inbox, without the layers that are known. Each image has an ID and a
 /// name.
 fn push(
     engine: &Engine,
-    layout: &Writer,
-    compression: Compression,
+    inbox: &Inbox,
+    mark: &str,
     known: &BTreeMap<Digest, LayerBlob>,
-    new: u64,
     images: &[(String, &Carrier<'_>)],
     advance: &dyn Fn(u64),
 ) -> Result<Vec<SavedImage>, EngineError> {
-    let room = 2 * new + PUSH_SLACK;
-    let ids = images.iter().map(|(id, _)| id.clone());
-    let inbox = Inbox::open(&engine.connection, layout, compression, room, ids)
-        .map_err(EngineError::io("listen on loopback"))?;
     let repository = inbox.repository();
-    let numbers: Vec<String> = (0..images.len()).map(|number| number.to_string()).collect();
-    let tags = images.iter().zip(&numbers);
-    let named: Vec<_> = tags.map(|((_, c), n)| (c.tag, n.as_str())).collect();
+    let tags: Vec<String> = (0..images.len()).map(|number| format!("{mark}{number}")).collect();
+    let named = images.iter().zip(&tags);
+    let named: Vec<_> = named.map(|((_, c), tag)| (c.tag, tag.as_str())).collect();
     for _ in 0..2 {
         engine.connection.push(&repository, &named, &|| advance(inbox.arrived()))?;
-        let pushed = numbers.iter().map(|number| inbox.image(number, known));
+        let pushed = tags.iter().map(|tag| inbox.image(tag, known));
         let pushed = pushed.collect::<Result<Vec<_>, _>>()?;
         if let Some(pushed) = pushed.into_iter().collect() {
             return Ok(pushed);

@@ -85,8 +85,12 @@ impl Job {
         carried: &Carried,
         words: impl IntoIterator<Item = &'w str>,
     ) -> Invocation {
+        self.builder.choose(self.with(carried, dockercache(&self.engine, words)))
+    }
+
+    /// Prepares a run with what is carried, whatever it is that runs.
+    pub(super) fn with(&self, carried: &Carried, run: Invocation) -> Invocation {
         self.archives.lock().expect("the job's archives").insert(carried.archive());
-        let run = self.builder.choose(dockercache(&self.engine, words));
         run.env("DOCKERCACHE_DIR", carried.archive())
     }
 

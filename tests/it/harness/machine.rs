@@ -79,10 +79,8 @@ impl Machine {
 
     /// Prepares a run of a program with namespaces of its own: these are the words for `unshare`.
     pub(crate) fn unshared<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Invocation {
-        Invocation::new(self.job.engine.command("/usr/bin/unshare"))
-            .args(words)
-            .env("DOCKERCACHE_DIR", self.carried.archive())
-            .in_dir(self.project.path())
+        let unshare = Invocation::new(self.job.engine.command("/usr/bin/unshare")).args(words);
+        self.job.with(&self.carried, unshare).in_dir(self.project.path())
     }
 
     /// Prepares a run of the client in the project's directory.
