@@ -1,5 +1,6 @@
 //! `build`: the user's own build, with the cache. Whatever is wrong with the cache, it runs.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -20,10 +21,11 @@ use crate::engine::error::EngineError;
 use crate::engine::strategy::{self, Choice, Strategy};
 use crate::exit::{Exit, Failure};
 use crate::job::capture::{self, Built};
+use crate::job::deadline::Deadline;
 use crate::job::journal::{Draft, Journal, State};
 use crate::job::offer::{self, Offer};
 use crate::job::{store, variable};
-use crate::mounts::carry::Carrier;
+use crate::mounts::carry::{Carrier, NotedMount};
 use crate::mounts::policy::Settings;
 use crate::oci::directory::Layout;
 use crate::predict::builder::Builder;
@@ -44,6 +46,7 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
 /// Builds as the user's own command would.
 pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
     let reporter = Reporter::new(false);
+    let deadline = Deadline::of_environment(reporter);
     let mut arguments = BuildArguments::of_user(words.words.iter().cloned(), environment);
     if words.of_buildx {
         arguments = arguments.of_buildx();
@@ -57,87 +60,41 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
             (None, None)
         }
     };
-    let mut state = journal.as_ref().map(Journal::state).unwrap_or_default();
-    let store = store::of_environment(&mut state).unwrap_or_else(|failure| {
-        reporter.warn(format!("the store is skipped: {}", failure.message));
-        None
-    });
     let client = Client::from_path();
-    let engine = match connect_to_choose(client.clone()) {
-        Ok(engine) => engine,
-        // Without an engine there is no build either.
-        Err(error @ (EngineError::NoClient { .. } | EngineError::Unreachable(_)))
-            if arguments.value("builder").is_none()
-                && variable("BUILDX_BUILDER").is_none()
-                && !arguments.is_for_buildx() =>
-        {
-            return Err(error.into());
-        }
-        Err(error) => return uncached(&client, words, &error, reporter),
-    };
-    let forced = variable("DOCKERCACHE_STRATEGY").and_then(|name| {
-        let parsed = name.parse().map_err(|why| format!("DOCKERCACHE_STRATEGY is ignored: {why}"));
-        parsed.inspect_err(|why| reporter.warn(why)).ok()
-    });
-    let choice = match strategy::choose(&engine, &arguments, &environment, forced) {
-        Ok(choice) => choice,
-        Err(error) => return uncached(&client, words, &error, reporter),
-    };
-
-    let layout = Layout::at(&dir);
-    if let Some(journal) = &journal {
-        capture::clean(journal, Some(&engine), &layout);
-    }
-    let input = StandardInput::of(&arguments, draft.as_ref(), reporter);
-    if let (Some(path), true) = (&input.path, arguments.value("file").is_some_and(|f| f == "-")) {
+    // Whoever writes it may take any time.
+    let mut input = StandardInput::of(&arguments, draft.as_ref(), reporter);
+    let kept = input.path.as_ref().filter(|_| arguments.value("file").is_some_and(|f| f == "-"));
+    let to_read = match kept {
         // The same Dockerfile, where it can be read as often as it takes.
-        arguments = arguments.with("file", path);
-    }
-    warn_of_cache_in_context(&arguments, &dir, reporter);
-    // Before the build: it may take long, and files may change meanwhile.
-    let builder = Builder::of(&engine, choice.strategy);
-    let project = Project::read(&arguments, &builder, Detail::Files).ok();
-    if let Some(store) = store {
-        let task =
-            store::Task { engine: &engine, strategy: choice.strategy, layout: &layout, reporter };
-        store.fetch(&task, project.as_slice(), &mut state);
-    }
-    let bases = (project.as_ref().map(|p| p.from.clone()), arguments.switch("pull"));
-    let offer = offered(&layout, &engine, choice.strategy, bases, &mut state, reporter);
-    let explanation = offer
-        .archive
-        .about
-        .as_ref()
-        .zip(project.as_ref())
-        .map(|(about, project)| explain(about, arguments.image_name().as_deref(), project));
-    let builder_cache = engine.builder_cache();
-    let carrier = project.as_ref().zip(draft.as_ref()).map(|(project, draft)| Carrier {
-        engine: &engine,
-        builder: choice.builder.as_deref(),
-        arguments: &arguments,
-        layout: &layout,
-        archive: &offer.archive,
-        mounts: &project.cache_mounts,
-        directory: offer::absolute(&layout.captures().join(format!("{}-mounts", draft.name()))),
-        settings: Settings::of_environment(&environment, reporter),
-        reporter,
+        Some(path) => arguments.with("file", path),
+        None => arguments,
+    };
+    let preparation = Preparation {
+        arguments: to_read,
+        dir,
+        journal: journal.clone(),
+        captures: draft.as_ref().map(|draft| draft.name().to_owned()),
+    };
+    let prepared = deadline.before(reporter, {
+        let client = client.clone();
+        move |reporter| preparation.run(client, reporter)
     });
-    let carrier = carrier.filter(|carrier| {
-        choice.strategy.is_buildkit()
-            && !arguments.has_several_platforms()
-            && !arguments.switch("check")
-            && carrier.is_of_use()
-    });
-    let mut mounts = carrier.as_ref().map(|carrier| {
-        let noted = journal.as_ref().map(Journal::builds).unwrap_or_default();
-        let noted = noted.iter().filter(|build| build.engine == engine.facts.id);
-        let noted: Vec<_> = noted.flat_map(|build| build.mounts.iter().flatten()).collect();
-        carrier.fill(&noted)
-    });
+    let mut prepared = match prepared {
+        Ok(Ok(prepared)) => prepared,
+        Ok(Err(Trouble::Engine(error))) => return Err(error.into()),
+        Ok(Err(Trouble::Cache(error))) => {
+            return uncached(&client, words, &mut input, &error.to_string(), reporter);
+        }
+        Err(late) => return uncached(&client, words, &mut input, &late.to_string(), reporter),
+    };
 
-    let build =
-        Build { engine: &engine, choice: &choice, arguments: &arguments, draft: draft.as_ref() };
-    let mut input = input;
+    let offer = &prepared.offer;
+    let build = Build {
+        engine: &prepared.engine,
+        choice: &prepared.choice,
+        arguments: &prepared.arguments,
+        draft: draft.as_ref(),
+    };
     let mut finished = build.run(&offer.cache_from, &mut input)?;
     let can_repeat = !offer.cache_from.is_empty() && input.is_repeatable();
     if can_repeat && finished.failed_by_chance() {
@@ -147,45 +104,194 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
     if can_repeat && finished.failed_in_cache() {
         reporter.warn("the build failed while it read the cache; it runs again without");
         // Whatever the store was thought to hold: what is saved next must not count on it.
-        state.remote = None;
+        prepared.state.remote = None;
         finished = build.run(&[], &mut input)?;
     }
-    summarise(&finished, explanation.as_ref(), reporter);
-    if let (Some(carrier), Some(mounts)) = (&carrier, &mut mounts)
-        && !process::is_told_to_end()
-    {
-        carrier.pack(mounts, &finished.steps);
+    summarise(&finished, prepared.explanation.as_ref(), reporter);
+    let status = finished.status;
+    let kept = deadline.after(reporter, move |reporter| {
+        prepared.keep(&finished, draft, journal.as_ref(), input.file.as_ref(), reporter);
+    });
+    if let Err(late) = kept {
+        reporter.warn(format!("the build is not saved: {late}"));
     }
-    // A build without mounts, or with none to be carried, is known to have none.
-    let mounts = mounts.or_else(|| project.as_ref().map(|_| Vec::new()));
-    if let Err(error) = state.write() {
-        reporter
-            .warn(format!("the next command verifies the archive again: failed to write: {error}"));
+    Ok(exit_of(status))
+}
+
+/// What must be known to prepare a build.
+struct Preparation {
+    /// Those of the build, with a Dockerfile that can be read.
+    arguments: BuildArguments,
+    dir: PathBuf,
+    journal: Option<Journal>,
+    /// The name of what it leaves beside the archive; none if it will not be saved.
+    captures: Option<String>,
+}
+
+/// Why a build is not prepared.
+enum Trouble {
+    /// Without an engine there is no build either.
+    Engine(EngineError),
+    /// There is no cache for it.
+    Cache(EngineError),
+}
+
+/// A build that is about to run.
+struct Prepared {
+    engine: Engine,
+    choice: Choice,
+    arguments: BuildArguments,
+    layout: Layout,
+    state: State,
+    project: Option<Project>,
+    offer: Offer,
+    explanation: Option<Explanation>,
+    builder_cache: Option<BTreeSet<String>>,
+    settings: Settings,
+    /// Its cache mounts; none if they can't be carried.
+    mounts: Option<Vec<NotedMount>>,
+    /// Where they lie.
+    directory: PathBuf,
+}
+
+impl Preparation {
+    fn run(self, client: Client, reporter: Reporter) -> Result<Prepared, Trouble> {
+        let Self { arguments, dir, journal, captures } = self;
+        let mut state = journal.as_ref().map(Journal::state).unwrap_or_default();
+        let store = store::of_environment(&mut state).unwrap_or_else(|failure| {
+            reporter.warn(format!("the store is skipped: {}", failure.message));
+            None
+        });
+        let engine = connect_to_choose(client).map_err(|error| match error {
+            EngineError::NoClient { .. } | EngineError::Unreachable(_)
+                if arguments.value("builder").is_none()
+                    && variable("BUILDX_BUILDER").is_none()
+                    && !arguments.is_for_buildx() =>
+            {
+                Trouble::Engine(error)
+            }
+            error => Trouble::Cache(error),
+        })?;
+        let forced = variable("DOCKERCACHE_STRATEGY").and_then(|name| {
+            let parsed =
+                name.parse().map_err(|why| format!("DOCKERCACHE_STRATEGY is ignored: {why}"));
+            parsed.inspect_err(|why| reporter.warn(why)).ok()
+        });
+        let choice =
+            strategy::choose(&engine, &arguments, &environment, forced).map_err(Trouble::Cache)?;
+
+        let layout = Layout::at(&dir);
+        if let Some(journal) = &journal {
+            capture::clean(journal, Some(&engine), &layout);
+        }
+        warn_of_cache_in_context(&arguments, &dir, reporter);
+        // Before the build: it may take long, and files may change meanwhile.
+        let builder = Builder::of(&engine, choice.strategy);
+        let project = Project::read(&arguments, &builder, Detail::Files).ok();
+        if let Some(store) = store {
+            let strategy = choice.strategy;
+            let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };
+            store.fetch(&task, project.as_slice(), &mut state);
+        }
+        let bases = (project.as_ref().map(|p| p.from.clone()), arguments.switch("pull"));
+        let offer = offered(&layout, &engine, choice.strategy, bases, &mut state, reporter);
+        let explanation = offer
+            .archive
+            .about
+            .as_ref()
+            .zip(project.as_ref())
+            .map(|(about, project)| explain(about, arguments.image_name().as_deref(), project));
+        let builder_cache = engine.builder_cache();
+        let name = format!("{}-mounts", captures.as_deref().unwrap_or_default());
+        let mut prepared = Prepared {
+            directory: offer::absolute(&layout.captures().join(name)),
+            settings: Settings::of_environment(&environment, reporter),
+            mounts: None,
+            engine,
+            choice,
+            arguments,
+            layout,
+            state,
+            project,
+            offer,
+            explanation,
+            builder_cache,
+        };
+        let carries = captures.is_some()
+            && prepared.choice.strategy.is_buildkit()
+            && !prepared.arguments.has_several_platforms()
+            && !prepared.arguments.switch("check");
+        prepared.mounts =
+            prepared.carrier(reporter).filter(|c| carries && c.is_of_use()).map(|c| {
+                let noted = journal.as_ref().map(Journal::builds).unwrap_or_default();
+                let noted = noted.iter().filter(|build| build.engine == prepared.engine.facts.id);
+                let noted: Vec<_> = noted.flat_map(|build| build.mounts.iter().flatten()).collect();
+                c.fill(&noted)
+            });
+        Ok(prepared)
     }
-    if let (Some(journal), Some(draft)) = (&journal, draft)
-        && !process::is_told_to_end()
-    {
+}
+
+impl Prepared {
+    fn carrier(&self, reporter: Reporter) -> Option<Carrier<'_>> {
+        self.project.as_ref().map(|project| Carrier {
+            engine: &self.engine,
+            builder: self.choice.builder.as_deref(),
+            arguments: &self.arguments,
+            layout: &self.layout,
+            archive: &self.offer.archive,
+            mounts: &project.cache_mounts,
+            directory: self.directory.clone(),
+            settings: self.settings.clone(),
+            reporter,
+        })
+    }
+
+    /// Captures the build that has run.
+    fn keep(
+        &self,
+        finished: &Finished,
+        draft: Option<Draft>,
+        journal: Option<&Journal>,
+        input: Option<&File>,
+        reporter: Reporter,
+    ) {
+        let mut mounts = self.mounts.clone();
+        if let (Some(carrier), Some(mounts)) = (self.carrier(reporter), &mut mounts)
+            && !process::is_told_to_end()
+        {
+            carrier.pack(mounts, &finished.steps);
+        }
+        if let Err(error) = self.state.write() {
+            reporter.warn(format!(
+                "the next command verifies the archive again: failed to write: {error}"
+            ));
+        }
+        let (Some(journal), Some(draft)) = (journal, draft) else { return };
+        if process::is_told_to_end() {
+            return;
+        }
         let done = Built {
-            engine: &engine,
-            builder: choice.builder.as_deref(),
-            strategy: choice.strategy,
-            arguments: &arguments,
-            input: input.file.as_ref(),
-            project: project.as_ref(),
+            engine: &self.engine,
+            builder: self.choice.builder.as_deref(),
+            strategy: self.choice.strategy,
+            arguments: &self.arguments,
+            input,
+            project: self.project.as_ref(),
             steps: Some(finished.steps.as_slice()).filter(|steps| !steps.is_empty()),
             images: &finished.images,
             failed: !finished.status.success(),
-            archive: &offer.archive,
-            offer: &offer.cache_from,
-            builder_cache: builder_cache.as_ref(),
+            archive: &self.offer.archive,
+            offer: &self.offer.cache_from,
+            builder_cache: self.builder_cache.as_ref(),
             compression: variable("DOCKERCACHE_COMPRESSION").and_then(|text| text.parse().ok()),
-            mounts,
+            // A build without mounts, or with none to be carried, is known to have none.
+            mounts: mounts.or_else(|| self.project.as_ref().map(|_| Vec::new())),
         };
-        if let Err(error) = capture::note(journal, draft, &layout, &done, reporter) {
+        if let Err(error) = capture::note(journal, draft, &self.layout, &done, reporter) {
             reporter.warn(format!("the build is not saved: {error}"));
         }
     }
-    Ok(exit_of(finished.status))
 }
 
 /// `build` has no options of its own, so the directory comes from the environment alone.
@@ -356,14 +462,15 @@ impl Build<'_> {
 fn uncached(
     client: &Client,
     words: &Words<'_>,
-    why: &EngineError,
+    input: &mut StandardInput,
+    why: &str,
     reporter: Reporter,
 ) -> Result<Exit, Failure> {
     reporter.warn(format!("the build runs without cache: {why}"));
     let verb: &[&str] = if words.of_buildx { &["buildx", "build"] } else { &["build"] };
     let mut command = client.command(verb);
     command.args(words.words);
-    Ok(exit_of(run::plain(client, command)?))
+    Ok(exit_of(run::plain(client, command, input.next())?))
 }
 
 fn summarise(finished: &Finished, explanation: Option<&Explanation>, reporter: Reporter) {

@@ -20,6 +20,7 @@ use crate::engine::error::EngineError;
 use crate::engine::strategy::{self, Choice};
 use crate::exit::{Exit, Failure};
 use crate::job::capture::{self, Built};
+use crate::job::deadline::Deadline;
 use crate::job::journal::Journal;
 use crate::job::offer::{self, Offer};
 use crate::job::prime::{Coming, prime};
@@ -87,12 +88,17 @@ fn building(words: &[OsString]) -> Option<Vec<OsString>> {
 /// Runs `own`, which builds what the planner makes of `words`, with the cache.
 fn run(planner: Planner, words: &[OsString], own: &[OsString]) -> Result<Exit, Failure> {
     let reporter = Reporter::new(false);
+    let deadline = Deadline::of_environment(reporter);
     let client = Client::from_path();
-    let prepared = Group::prepare(&client, planner, words, reporter);
-    let group = match prepared {
+    let prepared = deadline.before(reporter, {
+        let (client, words) = (client.clone(), words.to_vec());
+        move |reporter| Group::prepare(&client, planner, &words, reporter)
+    });
+    let prepared = prepared.map_err(|late| late.to_string());
+    let group = match prepared.and_then(|group| group.map_err(|failure| failure.message)) {
         Ok(group) => group,
-        Err(failure) => {
-            reporter.warn(format!("the build runs without cache: {}", failure.message));
+        Err(why) => {
+            reporter.warn(format!("the build runs without cache: {why}"));
             return as_it_is(&client, own);
         }
     };
@@ -104,15 +110,21 @@ fn run(planner: Planner, words: &[OsString], own: &[OsString]) -> Result<Exit, F
         _ => Echo::Shown,
     };
     let finished = run::own_command(&client, command, echo, Input::Inherited)?;
+    let status = finished.status;
     if !process::is_told_to_end() {
-        group.capture(&finished.steps, finished.status.success(), reporter);
+        let kept = deadline.after(reporter, move |reporter| {
+            group.capture(&finished.steps, finished.status.success(), reporter);
+        });
+        if let Err(late) = kept {
+            reporter.warn(format!("not all builds are saved: {late}"));
+        }
     }
-    Ok(build::exit_of(finished.status))
+    Ok(build::exit_of(status))
 }
 
 fn as_it_is(client: &Client, own: &[OsString]) -> Result<Exit, Failure> {
     let command: Command = client.command(own);
-    Ok(build::exit_of(run::plain(client, command)?))
+    Ok(build::exit_of(run::plain(client, command, Input::Inherited)?))
 }
 
 /// Several builds, and all that is known of them before they run.

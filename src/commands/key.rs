@@ -148,6 +148,7 @@ fn target(
         }
         Err(
             error @ (EngineError::Unreachable(_)
+            | EngineError::NoAnswer { .. }
             | EngineError::NoClient { .. }
             | EngineError::Unsupported(_)),
         ) => {

@@ -392,6 +392,16 @@ fn caller() -> Option<(u32, u32)> {
     is_root.then(|| Some((number("SUDO_UID")?, number("SUDO_GID")?))).flatten()
 }
 
+/// Who has put a directory where anybody could have put it, if that is not us, or root.
+pub(crate) fn stranger_of(directory: &Path) -> Option<u32> {
+    const STICKY_AND_FOR_ALL: u32 = 0o1002;
+    let directory = real_path(directory);
+    let parent = fs::metadata(directory.parent()?).ok()?;
+    let owner = fs::metadata(&directory).ok()?.uid();
+    let is_open = parent.mode() & STICKY_AND_FOR_ALL == STICKY_AND_FOR_ALL;
+    (is_open && owner != 0 && !is_ours(owner)).then_some(owner)
+}
+
 /// Whether what this user owns can be trusted as our own: steps of one job may run with and
 /// without `sudo`.
 fn is_ours(uid: u32) -> bool {

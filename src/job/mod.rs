@@ -4,10 +4,11 @@
 //! at once, [`capture`] makes sure
 //! right after a build that everything for the cache exists, [`take`] makes an archive of that, and
 //! [`commit`] puts it in the place of the old one. [`store`] moves it to and from where jobs share it.
-//! [`journal`] holds what the commands of a job tell each other.
+//! [`deadline`] keeps all of that from holding a build up. [`journal`] holds what the commands of a job tell each other.
 
 pub(crate) mod capture;
 pub(crate) mod commit;
+pub(crate) mod deadline;
 pub(crate) mod gate;
 pub(crate) mod journal;
 pub(crate) mod offer;
@@ -15,6 +16,8 @@ pub(crate) mod prime;
 pub(crate) mod project_name;
 pub(crate) mod store;
 pub(crate) mod take;
+
+use std::time::Duration;
 
 use crate::oci::directory::{Layout, LayoutError};
 use crate::oci::writer::{PATIENCE, Writer};
@@ -31,4 +34,13 @@ pub(crate) fn locked(layout: &Layout, reporter: Reporter) -> Result<Writer, Layo
 /// A variable of the environment, if it has a value.
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// A time as users write it: with a unit, or in seconds; none if it is neither, or zero.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let parsed = match text.trim().parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text.trim()).ok(),
+    };
+    parsed.filter(|time| !time.is_zero())
 }
