@@ -199,7 +199,7 @@ fn dockerfiles_that_grow_take_little_memory_and_time() {
         let run = sandbox.run(&words, &[code]).unwrap_or_else(|reason| panic!("{name}: {reason}"));
         println!("{name}: {} MiB, {:.1} s", run.peak >> 10, run.took.as_secs_f64());
         if code != 0 {
-            assert!(run.stderr.contains("expands to more than 64 MiB"), "{}", run.stderr);
+            assert!(run.stderr.contains("it expands to more than 1024 KiB"), "{}", run.stderr);
         }
     }
 }

@@ -9,13 +9,18 @@ use std::time::{Duration, Instant};
 
 use super::invocation::Invocation;
 
+/// How many times as long work may take on a busy machine.
+const BUSY: u32 = 6;
+/// Ticks of the clock by which processes are measured.
+const TICKS: u64 = 100;
 /// How often the memory is looked at.
 const LOOK: Duration = Duration::from_millis(3);
 
 /// When a watched program is killed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Until {
-    /// When it hangs: it has taken longer than this.
+    /// When it hangs: it has taken longer than this, beside what its own work takes on a machine
+    /// that others keep busy.
     Limit(Duration),
     /// In the middle of its work.
     Moment(Duration),
@@ -50,13 +55,17 @@ pub(crate) fn watched(mut command: Command, until: Until) -> Watched {
     let started = Instant::now();
     command.stdin(Stdio::null()).stdout(own(&stdout)).stderr(own(&stderr));
     let mut child = command.spawn().expect("the program starts");
-    let (Until::Limit(limit) | Until::Moment(limit)) = until;
     let (mut peak, mut killed) = (0, false);
     let status = loop {
         peak = peak.max(memory(&child).unwrap_or_default());
         if let Some(status) = child.try_wait().expect("a status") {
             break status;
         }
+        let limit = match until {
+            Until::Moment(moment) => moment,
+            Until::Limit(limit) if started.elapsed() < limit => limit,
+            Until::Limit(limit) => limit + work(&child).unwrap_or_default() * BUSY,
+        };
         if started.elapsed() >= limit && !killed {
             killed = true;
             child.kill().expect("a kill");
@@ -72,6 +81,16 @@ pub(crate) fn watched(mut command: Command, until: Until) -> Watched {
     };
     let (stdout, stderr) = (text(&mut stdout), text(&mut stderr));
     Watched { code: status.code(), signal: status.signal(), stdout, stderr, took, peak, killed }
+}
+
+/// How long a process has worked, and those that it has waited for.
+fn work(child: &Child) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).ok()?;
+    // The name before may have anything in it. Then: the state is the first field.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let ticks = fields.split(' ').skip(11).take(4).map(|ticks| ticks.parse::<u64>().ok());
+    let ticks = ticks.sum::<Option<u64>>()?;
+    Some(Duration::from_millis(ticks * 1000 / TICKS))
 }
 
 /// The most memory that a process had until now, in KiB.
