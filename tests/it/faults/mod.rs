@@ -137,7 +137,9 @@ fn campaign() {
         let sandbox = Sandbox::new();
         while let Some((seed, kind)) = without.get(next.fetch_add(1, Ordering::Relaxed)) {
             if let Trial::Alone(trial) = kind.trial {
-                run(*seed, kind, &|random: &mut Random| trial(&sandbox, random.pick(&good), random));
+                run(*seed, kind, &|random: &mut Random| {
+                    trial(&sandbox, random.pick(&good), random)
+                });
             }
         }
     };
