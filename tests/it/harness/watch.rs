@@ -9,17 +9,15 @@ use std::time::{Duration, Instant};
 
 use super::invocation::Invocation;
 
-/// How many times as long work may take on a busy machine.
+/// How many times as long everything may take on a machine that is busy all the time.
 const BUSY: u32 = 6;
-/// Ticks of the clock by which processes are measured.
-const TICKS: u64 = 100;
 /// How often the memory is looked at.
 const LOOK: Duration = Duration::from_millis(3);
 
 /// When a watched program is killed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Until {
-    /// When it hangs: it has taken longer than this, beside what its own work takes on a machine
+    /// When it hangs: it has taken longer than this, and than what it may have waited for a processor
     /// that others keep busy.
     Limit(Duration),
     /// In the middle of its work.
@@ -55,6 +53,7 @@ pub(crate) fn watched(mut command: Command, until: Until) -> Watched {
     let started = Instant::now();
     command.stdin(Stdio::null()).stdout(own(&stdout)).stderr(own(&stderr));
     let mut child = command.spawn().expect("the program starts");
+    let before = busy().unwrap_or_default();
     let (mut peak, mut killed) = (0, false);
     let status = loop {
         peak = peak.max(memory(&child).unwrap_or_default());
@@ -64,7 +63,10 @@ pub(crate) fn watched(mut command: Command, until: Until) -> Watched {
         let limit = match until {
             Until::Moment(moment) => moment,
             Until::Limit(limit) if started.elapsed() < limit => limit,
-            Until::Limit(limit) => limit + work(&child).unwrap_or_default() * BUSY,
+            Until::Limit(limit) => {
+                let busy = busy().unwrap_or_default().saturating_sub(before);
+                limit + busy.min(limit * (BUSY - 1))
+            }
         };
         if started.elapsed() >= limit && !killed {
             killed = true;
@@ -83,14 +85,12 @@ pub(crate) fn watched(mut command: Command, until: Until) -> Watched {
     Watched { code: status.code(), signal: status.signal(), stdout, stderr, took, peak, killed }
 }
 
-/// How long a process has worked, and those that it has waited for.
-fn work(child: &Child) -> Option<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).ok()?;
-    // The name before may have anything in it. Then: the state is the first field.
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let ticks = fields.split(' ').skip(11).take(4).map(|ticks| ticks.parse::<u64>().ok());
-    let ticks = ticks.sum::<Option<u64>>()?;
-    Some(Duration::from_millis(ticks * 1000 / TICKS))
+/// For how long anything on this machine has waited for a processor, since it was started.
+fn busy() -> Option<Duration> {
+    let pressure = fs::read_to_string("/proc/pressure/cpu").ok()?;
+    let line = pressure.lines().find(|line| line.starts_with("some "))?;
+    let (_, total) = line.split_once("total=")?;
+    Some(Duration::from_micros(total.trim().parse().ok()?))
 }
 
 /// The most memory that a process had until now, in KiB.
