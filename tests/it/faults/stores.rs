@@ -31,7 +31,7 @@ pub(super) fn plan(
     ];
     let fault = *random.pick(&faults);
     let (from, share) = (random.below(8), *random.pick(&[1, 1, 3, 7]));
-    move |number, _| (number >= from && number % share == 0).then_some(fault)
+    move |number, _| (number >= from && number.is_multiple_of(share)).then_some(fault)
 }
 
 pub(super) fn collections(sandbox: &Sandbox, good: &Good, random: &mut Random) -> Verdict {
