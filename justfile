@@ -12,6 +12,10 @@ servers:
 engines NAME:
     cargo test --locked --test it --test orb -- {{NAME}}
 
+# Generated faults, from a fresh seed. Needs root
+faults COUNT="10000":
+    DOCKERCACHE_FAULTS={{COUNT}} cargo test --locked --test it faults::campaign -- --nocapture
+
 # Every check and every test, with all set-up. Needs root
 all:
     ./test.sh

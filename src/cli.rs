@@ -28,6 +28,7 @@ Examples:
 
 Environment:
   DOCKERCACHE_DIR       the directory, for every verb (default: /tmp/dockercache)
+  DOCKERCACHE_DEADLINE  how long `build` waits for all that is not the build (default: 60s)
   DOCKERCACHE_STORE     a store that jobs share, for restore, build, save and gc
   DOCKERCACHE_STORE_TIMEOUT
                         how long to look for a cache in a store (default: 60s)

@@ -1,6 +1,7 @@
-//! `docs/cli.md` is the help of the program: every verb, every option.
+//! What documents say of the program is so: `docs/cli.md` is its help, every verb, every option, and
+//! the tests that the threat model names are there.
 //!
-//! To write it anew, run with `UPDATE_DOCS=1`, and read the difference.
+//! To write the help anew, run with `UPDATE_DOCS=1`, and read the difference.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -23,6 +24,43 @@ fn the_reference_is_the_help() {
         committed == rendered,
         "docs/cli.md is stale: run `UPDATE_DOCS=1 cargo test --test reference`"
     );
+}
+
+#[test]
+fn each_promise_of_the_threat_model_names_its_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("docs/threat-model.md")).unwrap();
+    let rows = text.lines().skip_while(|line| *line != "| promise | test |").skip(2);
+    let mut count = 0;
+    for row in rows.take_while(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [promise, tests] = cells[..] else { panic!("no two cells: {row}") };
+        if promise.starts_with("**") {
+            continue;
+        }
+        let (names, file) = match tests.split_once(" in `") {
+            Some((names, file)) => (names, Some(file.trim_end_matches('`'))),
+            None => (tests, None),
+        };
+        let mut source = String::new();
+        for name in names.split(", ").map(|name| name.trim_matches('`')) {
+            let mut path: Vec<&str> = name.split("::").collect();
+            let function = path.pop().unwrap();
+            // One without a module is in that of the one before.
+            if let Some(file) = file {
+                source = fs::read_to_string(root.join(file)).unwrap_or_default();
+            } else if !path.is_empty() {
+                let module = root.join("tests/it").join(path.join("/"));
+                let of_file = fs::read_to_string(module.with_extension("rs"));
+                let read = of_file.or_else(|_| fs::read_to_string(module.join("mod.rs")));
+                source = read.unwrap_or_default();
+            }
+            let is_there = source.contains(&format!("fn {function}("));
+            assert!(is_there, "there is no test `{name}`, which guards: {promise}");
+            count += 1;
+        }
+    }
+    assert!(count > 50, "only {count} tests are named");
 }
 
 fn reference() -> String {

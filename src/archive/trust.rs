@@ -39,6 +39,24 @@ pub struct Scope {
     pub platform: String,
 }
 
+/// What the signature of an index is worth to this job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Signature {
+    /// There is none.
+    Missing,
+    /// There is one, and this job has no key to check it with.
+    Unchecked,
+    /// The index was altered, or signed with a key that this job does not trust.
+    Foreign,
+    /// One of the keys is the signer's.
+    Good {
+        /// The public key, in base64.
+        key: String,
+        /// Whose cache it is.
+        scope: Scope,
+    },
+}
+
 /// The keys of this job.
 #[derive(Default)]
 pub struct Trust {
@@ -122,6 +140,23 @@ impl Trust {
     pub fn has_signed(&self, index: &Index, scope: &Scope) -> bool {
         let own = self.signer.as_ref().map(|pair| pair.public_key().as_ref().to_vec());
         own.is_some_and(|own| verify(index, scope, &[own]).is_ok())
+    }
+
+    /// Looks at the signature of an index, for whomever it is.
+    pub fn look(&self, index: &Index) -> Signature {
+        if !index.annotations.contains_key(SIGNATURE) {
+            return Signature::Missing;
+        }
+        if !self.is_required() {
+            return Signature::Unchecked;
+        }
+        let signed = |name| index.annotations.get(name).cloned().unwrap_or_default();
+        let scope = Scope { project: signed(PROJECT), platform: signed(PLATFORM) };
+        let is_signer = |key: &&Vec<u8>| verify(index, &scope, &[(*key).clone()]).is_ok();
+        match self.trusted.iter().find(is_signer) {
+            Some(key) => Signature::Good { key: BASE64_STANDARD.encode(key), scope },
+            None => Signature::Foreign,
+        }
     }
 
     /// What is noted of an index that was found good with these keys.
@@ -241,6 +276,24 @@ mod tests {
         assert!(refused(&moved).contains("altered"));
         let foreign = Trust::new(Some(&key(2)), None).unwrap().sign(&index(), &own());
         assert!(refused(&foreign).contains("not trusted"));
+    }
+
+    #[test]
+    fn a_signature_is_worth_what_the_keys_say() {
+        let trust = Trust::new(Some(&key(1)), None).unwrap();
+        let signed = trust.sign(&index(), &own());
+        let key_of = |from: &Trust| from.public_key().unwrap();
+        let good = Signature::Good { key: key_of(&trust), scope: own() };
+        assert_eq!(trust.look(&signed), good);
+        let other = Trust::new(Some(&key(2)), None).unwrap();
+        assert_eq!(other.look(&signed), Signature::Foreign);
+        let both = Trust::new(Some(&key(2)), Some(&key_of(&trust))).unwrap();
+        assert_eq!(both.look(&signed), good);
+        assert_eq!(Trust::default().look(&signed), Signature::Unchecked);
+        assert_eq!(trust.look(&index()), Signature::Missing);
+        let mut altered = signed;
+        altered.annotations.insert(PROJECT.to_owned(), "other".to_owned());
+        assert_eq!(trust.look(&altered), Signature::Foreign);
     }
 
     #[test]

@@ -1,36 +1,24 @@
 //! `build`: the user's own build, with the cache. Whatever is wrong with the cache, it runs.
 
 use std::ffi::OsString;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitStatus;
 
+use super::environment;
 use super::exit::{Exit, Failure};
-use super::{connect_to_choose, environment};
-use crate::build::arguments::{BuildArguments, ContextSource};
+use crate::build::arguments::BuildArguments;
 use crate::build::build_log::Outcome;
-use crate::builder::Strategy;
 use crate::cli::BuildArgs;
-use crate::context::BuildContext;
-use crate::dockerfile::Image;
-use crate::engine::Engine;
 use crate::engine::client::Client;
-use crate::engine::client::process;
-use crate::engine::client::run::{self, Echo, Finished, Input};
-use crate::engine::error::EngineError;
-use crate::engine::strategy::{self, Choice};
+use crate::engine::client::run::{self, Finished};
 use crate::job::attempts::{self, With};
-use crate::job::capture::{self, Built};
+use crate::job::deadline::Deadline;
 use crate::job::input::StandardInput;
-use crate::job::journal::{Draft, Journal, State};
-use crate::job::offer::{self, Offer};
-use crate::job::{store, variable};
-use crate::mounts::carry::Carrier;
-use crate::mounts::policy::Settings;
-use crate::oci::directory::Layout;
-use crate::predict::explain::{Explanation, explain};
-use crate::predict::project::{Detail, Project};
-use crate::report::{Reporter, output};
+use crate::job::journal::Journal;
+use crate::job::prepared::{Preparation, Trouble};
+use crate::job::users_build::UsersBuild;
+use crate::predict::explain::Explanation;
+use crate::report::Reporter;
 
 /// The words of a build, and whether they are those of `docker buildx build`.
 pub(super) struct Words<'a> {
@@ -45,6 +33,7 @@ pub(super) fn run(args: &BuildArgs) -> Result<Exit, Failure> {
 /// Builds as the user's own command would.
 pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
     let reporter = Reporter::new(false);
+    let deadline = Deadline::of_environment(reporter);
     let mut arguments = BuildArguments::of_user(words.words.iter().cloned(), environment);
     if words.of_buildx {
         arguments = arguments.of_buildx();
@@ -58,126 +47,53 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
             (None, None)
         }
     };
-    let mut state = journal.as_ref().map(Journal::state).unwrap_or_default();
-    let store = store::of_environment(&mut state).unwrap_or_else(|error| {
-        reporter.warn(format!("the store is skipped: {error}"));
-        None
-    });
     let client = Client::from_path();
-    let engine = match connect_to_choose(client.clone()) {
-        Ok(engine) => engine,
-        // Without the engine that builds there is no build either.
-        Err(error @ (EngineError::NoClient { .. } | EngineError::Unreachable(_)))
-            if strategy::builds_on_engine(&client, &arguments, &environment) =>
-        {
-            return Err(error.into());
-        }
-        Err(error) => return uncached(&client, words, &error, reporter),
-    };
-    let forced = variable("DOCKERCACHE_STRATEGY").and_then(|name| {
-        let parsed = name.parse().map_err(|why| format!("DOCKERCACHE_STRATEGY is ignored: {why}"));
-        parsed.inspect_err(|why| reporter.warn(why)).ok()
-    });
-    let choice = match strategy::choose(&engine, &arguments, &environment, forced) {
-        Ok(choice) => choice,
-        Err(error) => return uncached(&client, words, &error, reporter),
-    };
-
-    let layout = Layout::at(&dir);
-    if let Some(journal) = &journal {
-        capture::clean(journal, Some(&engine), &layout);
-    }
+    // Whoever writes it may take any time.
     let mut input = StandardInput::keep(arguments.reads_stdin(), draft.as_ref(), reporter);
     if let (Some(path), true) = (input.path(), arguments.value("file").is_some_and(|f| f == "-")) {
         // The same Dockerfile, where it can be read as often as it takes.
         arguments = arguments.with("file", path);
     }
-    warn_of_cache_in_context(&arguments, &dir, reporter);
-    // Before the build: it may take long, and files may change meanwhile.
-    let builder = engine.builder(choice.strategy);
-    let project = Project::read(&arguments, &builder, Detail::Files).ok();
-    if let Some(store) = store {
-        let task =
-            store::Task { engine: &engine, strategy: choice.strategy, layout: &layout, reporter };
-        store.fetch(&task, project.as_slice(), &mut state);
-    }
-    let bases = (project.as_ref().map(|p| p.from.clone()), arguments.switch("pull"));
-    let offer = offered(&layout, &engine, choice.strategy, bases, &mut state, reporter);
-    let explanation = offer
-        .archive
-        .about
-        .as_ref()
-        .zip(project.as_ref())
-        .map(|(about, project)| explain(about, arguments.image_name().as_deref(), project));
-    let builder_cache = engine.builder_cache();
-    let carrier = project.as_ref().zip(draft.as_ref()).map(|(project, draft)| Carrier {
-        engine: &engine,
-        builder: choice.builder.as_deref(),
-        arguments: &arguments,
-        layout: &layout,
-        archive: &offer.archive,
-        mounts: &project.cache_mounts,
-        directory: offer::absolute(&layout.captures().join(format!("{}-mounts", draft.name()))),
-        settings: Settings::of_environment(&environment, reporter),
-        reporter,
+    let preparation = Preparation {
+        arguments,
+        dir,
+        journal: journal.clone(),
+        captures: draft.as_ref().map(|draft| draft.name().to_owned()),
+    };
+    let prepared = deadline.before(reporter, {
+        let client = client.clone();
+        move |reporter| preparation.run(&client, reporter)
     });
-    let carrier = carrier.filter(|carrier| {
-        choice.strategy.is_buildkit()
-            && !arguments.has_several_platforms()
-            && !arguments.switch("check")
-            && carrier.is_of_use()
-    });
-    let mut mounts = carrier.as_ref().map(|carrier| {
-        let noted = journal.as_ref().map(Journal::builds).unwrap_or_default();
-        let noted = noted.iter().filter(|build| build.engine == engine.facts.id);
-        let noted: Vec<_> = noted.flat_map(|build| build.mounts.iter().flatten()).collect();
-        carrier.fill(&noted)
-    });
-
-    let build =
-        Build { engine: &engine, choice: &choice, arguments: &arguments, draft: draft.as_ref() };
-    let is_offered = !offer.cache_from.is_empty();
-    let finished =
-        attempts::run(is_offered, &mut input, &mut state, reporter, &mut |with, input| {
-            let cache_from = if with == With::Cache { offer.cache_from.as_slice() } else { &[] };
-            build.run(cache_from, input)
-        })?;
-    summarise(&finished, explanation.as_ref(), reporter);
-    if let (Some(carrier), Some(mounts)) = (&carrier, &mut mounts)
-        && !process::is_told_to_end()
-    {
-        carrier.pack(mounts, &finished.steps);
-    }
-    // A build without mounts, or with none to be carried, is known to have none.
-    let mounts = mounts.or_else(|| project.as_ref().map(|_| Vec::new()));
-    if let Err(error) = state.write() {
-        reporter
-            .warn(format!("the next command verifies the archive again: failed to write: {error}"));
-    }
-    if let (Some(journal), Some(draft)) = (&journal, draft)
-        && !process::is_told_to_end()
-    {
-        let done = Built {
-            engine: &engine,
-            builder: choice.builder.as_deref(),
-            strategy: choice.strategy,
-            arguments: &arguments,
-            input: input.file(),
-            project: project.as_ref(),
-            steps: Some(finished.steps.as_slice()).filter(|steps| !steps.is_empty()),
-            images: &finished.images,
-            failed: !finished.status.success(),
-            archive: &offer.archive,
-            offer: &offer.cache_from,
-            builder_cache: builder_cache.as_ref(),
-            compression: variable("DOCKERCACHE_COMPRESSION").and_then(|text| text.parse().ok()),
-            mounts,
-        };
-        if let Err(error) = capture::note(journal, draft, &layout, &done, reporter) {
-            reporter.warn(format!("the build is not saved: {error}"));
+    let mut prepared = match prepared {
+        Ok(Ok(prepared)) => prepared,
+        Ok(Err(Trouble::Engine(error))) => return Err(error.into()),
+        Ok(Err(Trouble::Cache(error))) => {
+            return uncached(&client, words, &mut input, &error.to_string(), reporter);
         }
+        Err(late) => return uncached(&client, words, &mut input, &late.to_string(), reporter),
+    };
+
+    let cache_from = prepared.offer.cache_from.clone();
+    let build = UsersBuild {
+        engine: &prepared.engine,
+        choice: &prepared.choice,
+        arguments: &prepared.arguments,
+        draft: draft.as_ref(),
+    };
+    let state = &mut prepared.state;
+    let finished =
+        attempts::run(!cache_from.is_empty(), &mut input, state, reporter, &mut |with, input| {
+            build.run(if with == With::Cache { &cache_from } else { &[] }, input)
+        })?;
+    summarise(&finished, prepared.explanation.as_ref(), reporter);
+    let status = finished.status;
+    let kept = deadline.after(reporter, move |reporter| {
+        prepared.keep(&finished, draft, journal.as_ref(), input.file(), reporter);
+    });
+    if let Err(late) = kept {
+        reporter.warn(format!("the build is not saved: {late}"));
     }
-    Ok(exit_of(finished.status))
+    Ok(exit_of(status))
 }
 
 /// `build` has no options of its own, so the directory comes from the environment alone.
@@ -187,127 +103,19 @@ pub(super) fn directory() -> PathBuf {
         .map_or_else(|| PathBuf::from("/tmp/dockercache"), PathBuf::from)
 }
 
-/// What the build can be offered. No trouble with the cache gets any further than a warning.
-fn offered(
-    layout: &Layout,
-    engine: &Engine,
-    strategy: Strategy,
-    (from, pull): (Option<Vec<Image>>, bool),
-    state: &mut State,
-    reporter: Reporter,
-) -> Offer {
-    let without = |error: String| {
-        reporter.warn(format!("the build runs without cache: {error}"));
-        offer::nothing()
-    };
-    let mut offer = match offer::make(layout, engine, strategy, state, reporter) {
-        Ok(offer) => offer,
-        Err(error) => return without(error.to_string()),
-    };
-    let from = from.as_deref();
-    if let Err(error) = offer.make_ready(engine, strategy, layout, from, pull, reporter) {
-        return without(error.to_string());
-    }
-    reporter.info(format!("build: {}", offer::summary(&offer)));
-    if offer.miss.is_some() { offer::nothing() } else { offer }
-}
-
-/// The user's build.
-struct Build<'a> {
-    engine: &'a Engine,
-    choice: &'a Choice,
-    arguments: &'a BuildArguments,
-    draft: Option<&'a Draft>,
-}
-
-/// What the user wants to see of a build.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum View {
-    /// Its log, in a form that we can read.
-    Log,
-    /// Nothing; with `-q`, the image's ID in the end.
-    Quiet { prints_id: bool },
-    /// What the client draws on a terminal, which nobody else can read.
-    Terminal,
-}
-
-impl Build<'_> {
-    fn run(&self, cache_from: &[String], input: Input) -> Result<Finished, EngineError> {
-        let view = self.view();
-        let mut words: Vec<OsString> =
-            cache_from.iter().map(|value| format!("--cache-from={value}").into()).collect();
-        let mut id_file = None;
-        match view {
-            View::Quiet { prints_id } => {
-                words.extend(self.arguments.without(&["quiet", "progress"]));
-                let own = self.arguments.value("iidfile").map(PathBuf::from);
-                let ours = self.draft.map(|draft| draft.scratch().join("iid"));
-                if let (true, None, Some(ours)) = (prints_id, &own, &ours) {
-                    words.insert(0, format!("--iidfile={}", ours.display()).into());
-                }
-                id_file = own.or(ours).filter(|_| prints_id);
-            }
-            View::Log | View::Terminal => words.extend(self.arguments.all()),
-        }
-        let asked =
-            self.arguments.value("progress").is_some() || variable("BUILDKIT_PROGRESS").is_some();
-        let is_buildkit = self.choice.strategy.is_buildkit();
-        if is_buildkit && (matches!(view, View::Quiet { .. }) || view == View::Log && !asked) {
-            // The form that we can read; in a CI log it is the default anyway.
-            words.insert(0, "--progress=plain".into());
-        }
-        let echo = match view {
-            View::Log => Echo::Shown,
-            View::Quiet { .. } => Echo::Muted,
-            View::Terminal => Echo::Terminal,
-        };
-        let client = &self.engine.client;
-        let finished = if is_buildkit {
-            run::buildkit(client, &words, self.choice.builder.as_deref(), echo, input)?
-        } else {
-            run::classic(client, &words, echo, input)?
-        };
-        if let View::Quiet { .. } = view {
-            if finished.status.success() {
-                if let Some(file) = id_file {
-                    output::line(fs::read_to_string(file).unwrap_or_default().trim());
-                }
-            } else {
-                finished.last_words().iter().for_each(|line| output::complaint(line));
-            }
-        }
-        Ok(finished)
-    }
-
-    fn view(&self) -> View {
-        let flag = self.arguments.value("progress").map(|p| p.to_string_lossy().into_owned());
-        let progress = flag.clone().or_else(|| variable("BUILDKIT_PROGRESS"));
-        if self.arguments.switch("quiet") || flag.as_deref() == Some("quiet") {
-            // Without a place for the image's ID, the client prints it by itself. And the ID is no
-            // result of what an exporter writes to files, which refuse to name it.
-            let has_id = self.draft.is_some() && self.arguments.value("output").is_none();
-            return if has_id { View::Quiet { prints_id: true } } else { View::Terminal };
-        }
-        match progress.as_deref() {
-            Some("quiet") => View::Quiet { prints_id: false },
-            Some("tty") => View::Terminal,
-            _ => View::Log,
-        }
-    }
-}
-
 /// Runs the build as it is, after saying why it has no cache.
 fn uncached(
     client: &Client,
     words: &Words<'_>,
-    why: &EngineError,
+    input: &mut StandardInput,
+    why: &str,
     reporter: Reporter,
 ) -> Result<Exit, Failure> {
     reporter.warn(format!("the build runs without cache: {why}"));
     let verb: &[&str] = if words.of_buildx { &["buildx", "build"] } else { &["build"] };
     let mut command = client.command(verb);
     command.args(words.words);
-    Ok(exit_of(run::plain(client, command, Input::Inherited)?))
+    Ok(exit_of(run::plain(client, command, input.next())?))
 }
 
 fn summarise(finished: &Finished, explanation: Option<&Explanation>, reporter: Reporter) {
@@ -325,23 +133,6 @@ fn summarise(finished: &Finished, explanation: Option<&Explanation>, reporter: R
     }
     if executed > 0 && explanation.is_some_and(|explanation| explanation.first_miss().is_none()) {
         reporter.info("explain: the builder ran steps all the same: a base image may have moved");
-    }
-}
-
-/// A cache that is copied into the image changes the build that it is the cache of.
-fn warn_of_cache_in_context(arguments: &BuildArguments, dir: &Path, reporter: Reporter) {
-    let ContextSource::Directory(root) = arguments.context() else { return };
-    let (Ok(canonical), Ok(dir)) = (root.canonicalize(), dir.canonicalize()) else { return };
-    let Ok(inside) = dir.strip_prefix(canonical) else { return };
-    let Ok(context) = BuildContext::open(&root, arguments.dockerfile().as_deref()) else { return };
-    if ["index.json", "blobs/sha256"].iter().any(|file| context.sends(&inside.join(file))) {
-        let file = context.ignore_file().unwrap_or(Path::new(".dockerignore"));
-        reporter.warn(format!(
-            "the cache is in the build context: add `{}` to `{}`, or each build sends it to the \
-             engine",
-            inside.display(),
-            file.display()
-        ));
     }
 }
 

@@ -97,7 +97,7 @@ impl From<EngineError> for Failure {
         let (exit, hint) = match error {
             EngineError::Layout(error) => return error.into(),
             EngineError::NoClient { .. } => (Exit::Engine, Some("install the docker client")),
-            EngineError::Unreachable(_) => (
+            EngineError::Unreachable(_) | EngineError::NoAnswer { .. } => (
                 Exit::Engine,
                 Some("check `docker version`, and DOCKER_HOST or the docker context"),
             ),

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
-use super::{builds, connect_to_choose, environment, forced};
+use super::{builds, environment, forced};
 use crate::archive::Archive;
 use crate::builder::Strategy;
 use crate::cli::{ExplainArgs, Format};
@@ -60,7 +60,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
             .info(format!("explain: there is no archive of ours in `{dir}`: all steps will run"));
         return Ok(if args.speech.strict { Exit::Strict } else { Exit::Ok });
     };
-    let engine = connect_to_choose(Client::from_path())?;
+    let engine = strategy::connect_to_choose(&Client::from_path(), &environment)?;
     let named = builds::required(&args.builds, &engine.client, reporter)?;
     let builds = &named.builds;
     let strategy = strategy::choose(&engine, &builds[0], &environment, forced)?.strategy;

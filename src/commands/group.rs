@@ -3,11 +3,12 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::path::{Path, PathBuf};
 
 use super::build::{self, Words};
 use super::builds::Named;
+use super::environment;
 use super::exit::{Exit, Failure};
-use super::{connect_to_choose, environment};
 use crate::build::arguments::BuildArguments;
 use crate::build::bake::Planner;
 use crate::build::build_log::{LoggedStep, Outcome};
@@ -21,8 +22,9 @@ use crate::engine::error::EngineError;
 use crate::engine::strategy::{self, Choice};
 use crate::job::attempts::{self, With};
 use crate::job::capture::{self, Built};
+use crate::job::deadline::Deadline;
 use crate::job::input::StandardInput;
-use crate::job::journal::{Draft, Journal, State};
+use crate::job::journal::{Journal, State};
 use crate::job::offer::{self, Offer};
 use crate::job::prime::{Coming, prime};
 use crate::job::{store, variable};
@@ -88,26 +90,32 @@ fn building(words: &[OsString]) -> Option<Vec<OsString>> {
 /// Runs `own`, which builds what the planner makes of `words`, with the cache.
 fn run(planner: Planner, words: &[OsString], own: &[OsString]) -> Result<Exit, Failure> {
     let reporter = Reporter::new(false);
+    let deadline = Deadline::of_environment(reporter);
     let client = Client::from_path();
-    let uncached = |failure: &Failure, input: Input| {
-        reporter.warn(format!("the build runs without cache: {}", failure.message));
+    let uncached = |why: &str, input: Input| {
+        reporter.warn(format!("the build runs without cache: {why}"));
         as_it_is(&client, own, input)
     };
     let begun = Journal::open(&build::directory());
     let begun = begun.and_then(|journal| Ok((journal.begin_scratch()?, journal)));
     let (scratch, journal) = match begun {
         Ok(begun) => begun,
-        Err(error) => return uncached(&error.into(), Input::Inherited),
+        Err(error) => return uncached(&error.to_string(), Input::Inherited),
     };
     let mut input = StandardInput::keep(reads_stdin(words), Some(&scratch), reporter);
     if !input.is_repeatable() {
-        let failure = Failure::usage("its input can't be kept");
-        return uncached(&failure, input.next());
+        return uncached("its input can't be kept", input.next());
     }
-    let prepared = Group::prepare(&client, planner, words, (journal, &scratch), &input, reporter);
-    let mut group = match prepared {
+    let prepared = deadline.before(reporter, {
+        let (client, words, scratch) =
+            (client.clone(), words.to_vec(), scratch.scratch().to_path_buf());
+        let input = input.path().cloned();
+        move |reporter| Group::prepare(&client, planner, &words, journal, &scratch, input, reporter)
+    });
+    let prepared = prepared.map_err(|late| late.to_string());
+    let mut group = match prepared.and_then(|group| group.map_err(|failure| failure.message)) {
         Ok(group) => group,
-        Err(failure) => return uncached(&failure, input.next()),
+        Err(why) => return uncached(&why, input.next()),
     };
     // What draws on a terminal can't be read.
     let echo = match variable("BUILDKIT_PROGRESS").as_deref() {
@@ -124,14 +132,25 @@ fn run(planner: Planner, words: &[OsString], own: &[OsString]) -> Result<Exit, F
         run::own_command(&client, command, echo, input)
     };
     let finished = attempts::run(is_offered, &mut input, &mut group.state, reporter, &mut attempt)?;
-    if let Err(error) = group.state.write() {
-        reporter
-            .warn(format!("the next command verifies the archive again: failed to write: {error}"));
-    }
+    let status = finished.status;
     if !process::is_told_to_end() {
-        group.capture(&finished.steps, finished.status.success(), reporter);
+        let kept = deadline.after(reporter, move |reporter| {
+            if let Err(error) = group.state.write() {
+                reporter.warn(format!(
+                    "the next command verifies the archive again: failed to write: {error}"
+                ));
+            }
+            group.capture(&finished.steps, finished.status.success(), reporter);
+        });
+        if let Err(late) = kept {
+            reporter.warn(format!("not all builds are saved: {late}"));
+        }
     }
-    Ok(build::exit_of(finished.status))
+    Ok(build::exit_of(status))
+}
+
+fn as_it_is(client: &Client, own: &[OsString], input: Input) -> Result<Exit, Failure> {
+    Ok(build::exit_of(run::plain(client, client.command(own), input)?))
 }
 
 /// Whether bake or compose reads one of its files from standard input.
@@ -139,10 +158,6 @@ fn reads_stdin(words: &[OsString]) -> bool {
     let is_stdin =
         |word: &OsString| ["-", "-f-", "-f=-", "--file=-"].iter().any(|stdin| word == stdin);
     words.iter().any(is_stdin)
-}
-
-fn as_it_is(client: &Client, own: &[OsString], input: Input) -> Result<Exit, Failure> {
-    Ok(build::exit_of(run::plain(client, client.command(own), input)?))
 }
 
 /// Several builds, and all that is known of them before they run.
@@ -164,24 +179,25 @@ impl Group {
         client: &Client,
         planner: Planner,
         words: &[OsString],
-        (journal, scratch): (Journal, &Draft),
-        input: &StandardInput,
+        journal: Journal,
+        scratch: &Path,
+        input: Option<PathBuf>,
         reporter: Reporter,
     ) -> Result<Self, Failure> {
         let layout = Layout::at(&build::directory());
         let mut state = journal.state();
         let store = store::of_environment(&mut state)?;
-        let engine = connect_to_choose(client.clone())?;
+        let engine = strategy::connect_to_choose(client, &environment)?;
         capture::clean(&journal, Some(&engine), &layout);
         let arguments = match planner {
             Planner::Bake => BuildArguments::parse(words.iter().cloned()),
             Planner::Compose => BuildArguments::default(),
         };
         let choice = strategy::choose(&engine, &arguments.of_buildx(), &environment, None)?;
-        let input = input.path().map(File::open).transpose();
+        let input = input.map(File::open).transpose();
         let input = input.map_err(EngineError::io("read the build's input"))?;
         let targets = targets(client, planner, words, input)?;
-        let named = Named::of(targets, Some(scratch.scratch()), reporter)?;
+        let named = Named::of(targets, Some(scratch), reporter)?;
         let builder = engine.builder(choice.strategy);
         let read = |arguments| Project::read(arguments, &builder, Detail::Files).ok();
         let all: Option<Vec<Project>> = named.builds.iter().map(read).collect();
@@ -209,7 +225,7 @@ impl Group {
             })
             .collect();
         let builder = choice.builder.as_deref();
-        prime(&engine, builder, &offer, &coming, scratch.scratch(), reporter)?;
+        prime(&engine, builder, &offer, &coming, scratch, reporter)?;
         Ok(Self { engine, choice, journal, state, layout, offer, named, projects, builder_cache })
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
+use crate::archive::trust::{Scope, Signature, Trust, VERIFY_KEY};
 use crate::archive::{self, Archive, LayerBlob, Role, StageAbout, StepAbout, StoredImage};
 use crate::cli::{Format, InspectArgs};
 use crate::mounts::layers::{self, MountAbout};
@@ -23,12 +24,51 @@ struct Inspected {
     strategy: Option<String>,
     platform: Option<String>,
     created: Option<String>,
+    signature: SignatureRow,
     stages: Vec<StageRow>,
     cache: Option<CacheRow>,
     mounts: Vec<MountRow>,
     blobs: Vec<BlobRow>,
     live: Total,
     dead: Total,
+}
+
+/// Whether it is signed, and by a key that this job trusts.
+#[derive(Serialize)]
+struct SignatureRow {
+    state: &'static str,
+    /// The public key, and what is covered, if that could be checked.
+    key: Option<String>,
+    project: Option<String>,
+    platform: Option<String>,
+}
+
+impl From<Signature> for SignatureRow {
+    fn from(signature: Signature) -> Self {
+        let (state, good) = match signature {
+            Signature::Missing => ("unsigned", None),
+            Signature::Unchecked => ("unchecked", None),
+            Signature::Foreign => ("foreign", None),
+            Signature::Good { key, scope } => ("good", Some((key, scope))),
+        };
+        let (key, scope) = good.unzip();
+        let (project, platform) =
+            scope.map(|Scope { project, platform }| (project, platform)).unzip();
+        Self { state, key, project, platform }
+    }
+}
+
+impl SignatureRow {
+    fn text(&self) -> String {
+        match (self.state, &self.key, &self.project, &self.platform) {
+            ("unsigned", ..) => "not signed".to_owned(),
+            ("unchecked", ..) => format!("signed; set {VERIFY_KEY} to check by whom"),
+            (_, Some(key), Some(project), Some(platform)) => {
+                format!("signed with the trusted key {key} for `{project}`, {platform}")
+            }
+            _ => "altered, or signed by someone who is not trusted".to_owned(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -111,7 +151,9 @@ pub(super) fn run(args: &InspectArgs) -> Result<Exit, Failure> {
     let layout = Layout::at(dir);
     let index = layout.index()?;
     let is_there = index.is_some();
-    let inspected = look(&layout, index.unwrap_or_else(|| Index::new(Vec::new())))?;
+    let index = index.unwrap_or_else(|| Index::new(Vec::new()));
+    let signature = Trust::of_environment().map_err(Failure::usage)?.look(&index);
+    let inspected = look(&layout, index, signature)?;
     if !is_there {
         reporter.info(format!("inspect: there is no archive in `{}`", dir.display()));
     }
@@ -124,12 +166,13 @@ pub(super) fn run(args: &InspectArgs) -> Result<Exit, Failure> {
             output::pair(env, "live-bytes", &inspected.live.bytes.to_string());
             output::pair(env, "dead-bytes", &inspected.dead.bytes.to_string());
             output::pair(env, "stages", &inspected.stages.len().to_string());
+            output::pair(env, "signature", inspected.signature.state);
         }
     }
     Ok(if args.speech.strict && !is_there { Exit::Strict } else { Exit::Ok })
 }
 
-fn look(layout: &Layout, index: Index) -> Result<Inspected, Failure> {
+fn look(layout: &Layout, index: Index, signature: Signature) -> Result<Inspected, Failure> {
     let reach = live::reach(layout, &index);
     let archive = Archive::of(layout, index)?;
     let mut users: BTreeMap<Digest, BTreeSet<Digest>> = BTreeMap::new();
@@ -189,6 +232,7 @@ fn look(layout: &Layout, index: Index) -> Result<Inspected, Failure> {
         strategy: archive.about.as_ref().map(|a| a.strategy.clone()),
         platform: archive.about.as_ref().map(|a| a.platform.clone()),
         created: archive.about.as_ref().map(|a| a.created.clone()),
+        signature: signature.into(),
         stages: stages.collect(),
         cache,
         mounts: mounts(layout, &archive),
@@ -273,6 +317,7 @@ fn text(inspected: &Inspected) {
         inspected.platform.clone().unwrap_or_else(unknown),
         inspected.created.clone().unwrap_or_else(unknown),
     ));
+    output::text(&format!("  signature: {}", inspected.signature.text()));
     let several = inspected.stages.iter().any(|stage| stage.build != inspected.stages[0].build);
     for stage in &inspected.stages {
         let name = match (several, stage.build.as_str()) {

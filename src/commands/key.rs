@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
-use super::{builds, connect_to_choose, environment, forced};
+use super::{builds, environment, forced};
 use crate::build::arguments::{BuildArguments, ContextSource};
 use crate::builder::Builder;
 use crate::builder::Strategy;
@@ -135,7 +135,7 @@ fn target(
     forced: Option<Strategy>,
     reporter: Reporter,
 ) -> Result<Target, Failure> {
-    match connect_to_choose(Client::from_path()) {
+    match strategy::connect_to_choose(&Client::from_path(), &environment) {
         Ok(engine) => {
             let chosen = strategy::choose(&engine, arguments, &environment, forced);
             let strategy = match chosen {
@@ -155,6 +155,7 @@ fn target(
         }
         Err(
             error @ (EngineError::Unreachable(_)
+            | EngineError::NoAnswer { .. }
             | EngineError::NoClient { .. }
             | EngineError::Unsupported(_)),
         ) => {

@@ -17,10 +17,7 @@ mod shim;
 
 use crate::builder::Strategy;
 use crate::cli::{self, Cli, Verb};
-use crate::engine::Engine;
-use crate::engine::client::Client;
 use crate::engine::error::EngineError;
-use crate::engine::strategy;
 use crate::mounts::inside;
 use exit::{Exit, Failure};
 
@@ -64,10 +61,4 @@ fn environment(name: &str) -> Option<String> {
 fn forced(engine: &cli::Engine) -> Result<Option<Strategy>, Failure> {
     let parsed = engine.strategy.as_deref().map(str::parse).transpose();
     parsed.map_err(|why: String| Failure::usage(why))
-}
-
-/// Reaches the engine; meanwhile it is found out what the choice of a strategy will ask of the client.
-fn connect_to_choose(client: Client) -> Result<Engine, EngineError> {
-    strategy::ask_ahead(&client, &environment);
-    Engine::connect(client)
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
-use super::{builds, connect_to_choose, environment, forced};
+use super::{builds, environment, forced};
 use crate::archive::Archive;
 use crate::archive::file;
 use crate::build::arguments::BuildArguments;
@@ -61,7 +61,7 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     state.away = None;
     state.unverified = false;
     let store = store::open(args.store.store.as_deref(), args.store.read_only, &mut state)?;
-    let engine = connect_to_choose(Client::from_path())?;
+    let engine = strategy::connect_to_choose(&Client::from_path(), &environment)?;
     if let Ok(journal) = &journal {
         capture::clean(journal, Some(&engine), &layout);
     }

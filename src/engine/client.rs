@@ -10,9 +10,12 @@ pub mod settings;
 pub(crate) mod targets;
 
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -23,6 +26,8 @@ use settings::Settings;
 /// By this variable a plugin knows that the client has started it, and which: docker/cli,
 /// `cli-plugins/metadata`.
 const STARTED_BY: &str = "DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND";
+/// How long the client may take to answer a question; some go to a registry.
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// The docker command-line client.
 #[derive(Clone, Debug)]
@@ -32,6 +37,8 @@ pub struct Client {
     settings: Option<Arc<Settings>>,
     version: Arc<OnceLock<Version>>,
     info: Arc<OnceLock<Info>>,
+    /// Whether it has failed to answer in time: nobody waits for that twice.
+    is_silent: Arc<AtomicBool>,
 }
 
 /// What the client says of itself in `docker info`.
@@ -66,6 +73,7 @@ impl Client {
             settings: None,
             version: Arc::default(),
             info: Arc::default(),
+            is_silent: Arc::default(),
         }
     }
 
@@ -140,7 +148,7 @@ impl Client {
 
     /// Runs a short command and gives its standard output, trimmed.
     pub fn output(&self, args: &[&str]) -> Result<String, EngineError> {
-        let output = self.command(args).output().map_err(|e| self.no_client(e))?;
+        let output = self.ask(self.command(args), &args.join(" "))?;
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
         } else {
@@ -151,15 +159,36 @@ impl Client {
         }
     }
 
+    /// Runs a command that answers a question, `what` for messages, whatever comes of it.
+    pub(crate) fn ask(&self, mut command: Command, what: &str) -> Result<Output, EngineError> {
+        let silent = || EngineError::NoAnswer { to: format!("`docker {what}`"), waited: ANSWER };
+        if self.is_silent.load(Ordering::Relaxed) {
+            return Err(silent());
+        }
+        process::answer(&mut command, ANSWER).map_err(|error| {
+            if error.kind() == ErrorKind::TimedOut {
+                self.is_silent.store(true, Ordering::Relaxed);
+                return silent();
+            }
+            self.no_client(error)
+        })
+    }
+
     /// Why no engine answers, in the client's own words; `otherwise` if it knows of no trouble.
     pub fn trouble(&self, otherwise: EngineError) -> EngineError {
+        if let EngineError::NoAnswer { .. } = otherwise {
+            return otherwise;
+        }
         // Podman's client speaks to no engine.
         if self.output(&["--version"]).is_ok_and(|said| said.contains("podman")) {
             return EngineError::podman();
         }
-        match self.command(["version"]).output() {
-            Err(error) => self.no_client(error),
-            Ok(output) if output.status.success() => otherwise,
+        match self.ask(self.command(["version"]), "version") {
+            Err(error) => error,
+            // A build would reach it.
+            Ok(output) if output.status.success() => {
+                EngineError::failed("answer a question that was not the client's", otherwise)
+            }
             Ok(output) => {
                 let said = String::from_utf8_lossy(&output.stderr);
                 EngineError::Unreachable(said.trim().to_owned())

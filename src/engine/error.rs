@@ -1,6 +1,7 @@
 //! What can go wrong between us and an engine.
 
 use std::io;
+use std::time::Duration;
 
 use crate::oci::directory::LayoutError;
 
@@ -18,6 +19,14 @@ pub enum EngineError {
     /// The engine does not answer.
     #[error("the Docker engine is not reachable: {0}")]
     Unreachable(String),
+    /// Something hangs: the client, or an engine that can be reached.
+    #[error("no answer to {to} within {} s", waited.as_secs())]
+    NoAnswer {
+        /// What was asked.
+        to: String,
+        /// For how long we waited.
+        waited: Duration,
+    },
     /// The engine answered with an error.
     #[error("the engine failed to {action}: {reason}")]
     Failed {

@@ -30,13 +30,22 @@ enum Builder {
 }
 
 /// Begins to find out what [`choose`] will ask of the client: each start of it takes a while.
-pub fn ask_ahead(client: &Client, environment: &dyn Fn(&str) -> Option<String>) {
+fn ask_ahead(client: &Client, environment: &dyn Fn(&str) -> Option<String>) {
     let (client, told) = (client.clone(), told(environment));
     thread::spawn(move || {
         if client.has_buildx() && told.is_none() {
             client.version();
         }
     });
+}
+
+/// Reaches the engine; meanwhile it is found out what the choice of a strategy will ask of the client.
+pub fn connect_to_choose(
+    client: &Client,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Engine, EngineError> {
+    ask_ahead(client, environment);
+    Engine::connect(client.clone())
 }
 
 /// How a build's cache is carried, and where the build goes.

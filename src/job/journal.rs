@@ -401,6 +401,16 @@ fn is_new(place: &Path) -> bool {
     modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < Duration::from_mins(1)))
 }
 
+/// Who has put a directory where anybody could have put it, if that is not us, or root.
+pub(crate) fn stranger_of(directory: &Path) -> Option<u32> {
+    const STICKY_AND_FOR_ALL: u32 = 0o1002;
+    let directory = real_path(directory);
+    let parent = fs::metadata(directory.parent()?).ok()?;
+    let owner = fs::metadata(&directory).ok()?.uid();
+    let is_open = parent.mode() & STICKY_AND_FOR_ALL == STICKY_AND_FOR_ALL;
+    (is_open && owner != 0 && !caller::is_ours(owner)).then_some(owner)
+}
+
 /// The path without links, as far as it exists.
 fn real_path(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

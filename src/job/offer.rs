@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use super::gate::Gate;
-use super::journal::{RemoteCopy, State};
+use super::journal::{RemoteCopy, State, stranger_of};
 use crate::archive::{self, Archive};
 use crate::builder::Strategy;
 use crate::dockerfile::Image;
@@ -152,6 +152,13 @@ pub(crate) fn make(
         Ok(gate) => gate,
         Err(reason) => return missing(reason),
     };
+    if let Some(user) = stranger_of(layout.root()) {
+        return missing(format!(
+            "`{}` is not used: it belongs to user {user}, and anyone can make it; remove it, or \
+             choose another directory with DOCKERCACHE_DIR",
+            layout.root().display()
+        ));
+    }
     // Read once: what is offered is what was checked.
     let Some(index) = layout.index()? else {
         return missing(format!("there is no archive in `{}`", layout.root().display()));

@@ -60,8 +60,7 @@ pub(crate) fn prime(
             let own = scratch.join("Dockerfile.dockerignore");
             fs::copy(ignore, own).map_err(EngineError::io("copy the .dockerignore file"))?;
         }
-        let repetition =
-            Repetition { client: &engine.client, builder, input: None, stops_at_fetch: false };
+        let repetition = Repetition { engine, builder, input: None, stops_at_fetch: false };
         // Whatever comes of it, the build itself decides what is a hit.
         repetition.run(&words(build, stage, &file, offer))?;
     }

@@ -119,11 +119,7 @@ fn named(url: Option<&str>, read_only: bool, state: &State) -> Result<Option<Sto
 /// How long a job looks for a cache in a store.
 fn patience() -> Result<Duration, SyncError> {
     let Some(text) = variable(TIMEOUT) else { return Ok(PATIENCE) };
-    let parsed = match text.trim().parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => humantime::parse_duration(text.trim()).ok(),
-    };
-    parsed.filter(|limit| !limit.is_zero()).ok_or_else(|| {
+    super::parse_duration(&text).ok_or_else(|| {
         SyncError::Settings(format!(
             "invalid `{TIMEOUT}`: expected a time with a unit, such as `60s`"
         ))

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,12 +22,12 @@ use crate::archive::{Archive, LayerBlob, StoredImage};
 use crate::build::arguments::BuildArguments;
 use crate::build::build_log::{LoggedStep, Outcome};
 use crate::engine::Engine;
-use crate::engine::client::run::{self, Echo, Input};
+use crate::engine::client::run::{self, Patience};
 use crate::engine::error::EngineError;
 use crate::oci::digest::Digest;
 use crate::oci::directory::Layout;
 use crate::predict::cache_mounts::{CacheMount, CacheMounts, Place, Used};
-use crate::report::{Reporter, bytes, count};
+use crate::report::{Reporter, bytes, count, moving};
 
 /// The hidden verb that runs [`inside`].
 pub(crate) const VERB: &str = "inside-mount";
@@ -145,6 +145,7 @@ impl Carrier<'_> {
         }
         let label = format!("filling {}", count(tasks.len(), "cache mount"));
         let helper: Vec<&Task<'_>> = tasks.iter().map(|(_, task, ..)| task).collect();
+        moving(tasks.iter().map(|(.., size)| size).sum());
         let reports = match self.run(&label, "fill", &helper) {
             Ok(reports) => reports,
             Err(reason) => {
@@ -349,8 +350,10 @@ impl Carrier<'_> {
             words.push(format!("--build-arg=BUILDKIT_CACHE_MOUNT_NS={namespace}").into());
         }
         words.push(context.into());
-        let client = &self.engine.client;
-        let finished = run::buildkit(client, &words, self.builder, Echo::Hidden, Input::None)?;
+        let is_alive = || self.engine.connection.answers();
+        // Packing says nothing, and takes as long as the mounts are large.
+        let patience = Patience { silence: Duration::MAX, is_alive: &is_alive };
+        let finished = run::helper(&self.engine.client, &words, self.builder, &patience)?;
         if finished.status.success() {
             return Ok(());
         }

@@ -9,9 +9,11 @@ mod sanitize;
 mod time;
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use amount::{bytes, count};
 pub use progress::{Progress, Task};
+pub(crate) use progress::{moved, moving};
 pub use sanitize::{one_line, sanitized};
 pub use time::timestamp;
 
@@ -20,7 +22,12 @@ pub use time::timestamp;
 pub struct Reporter {
     quiet: bool,
     bars: bool,
+    /// Whether nothing is to be heard any more of what it was given to.
+    muted: &'static AtomicBool,
 }
+
+/// For those who are never muted.
+static NEVER: AtomicBool = AtomicBool::new(false);
 
 impl Reporter {
     /// For a program at work: bars on a terminal that a person watches, lines elsewhere.
@@ -28,34 +35,47 @@ impl Reporter {
         let set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
         // CI systems give steps a terminal, and a bar floods their logs.
-        Self { quiet, bars: io::stderr().is_terminal() && !set("CI") && !dumb && !quiet }
+        let bars = io::stderr().is_terminal() && !set("CI") && !dumb && !quiet;
+        Self { quiet, bars, muted: &NEVER }
+    }
+
+    /// For work that may be given up: from when `muted` is set, it says nothing.
+    #[must_use]
+    pub(crate) fn until(self, muted: &'static AtomicBool) -> Self {
+        Self { muted, ..self }
+    }
+
+    fn line(self, prefix: &str, message: &str) {
+        if !self.muted.load(Ordering::Relaxed) {
+            line(prefix, message);
+        }
     }
 
     /// Says what happens.
     pub fn info(&self, message: impl AsRef<str>) {
         if !self.quiet {
-            line("", message.as_ref());
+            self.line("", message.as_ref());
         }
     }
 
     /// Says what is wrong but does not stop us.
     pub fn warn(&self, message: impl AsRef<str>) {
-        line("warning: ", message.as_ref());
+        self.line("warning: ", message.as_ref());
     }
 
     /// Says what stopped us.
     pub fn error(&self, message: impl AsRef<str>) {
-        line("error: ", message.as_ref());
+        self.line("error: ", message.as_ref());
     }
 
     /// Shows how many bytes have passed; `total` is 0 if it is not known.
     pub fn progress(&self, label: &str, total: u64) -> Progress {
-        Progress::start(label, total, self.bars, self.quiet)
+        Progress::start(label, total, *self)
     }
 
     /// Shows that something of unknown length is going on.
     pub fn task(&self, label: &str) -> Task {
-        Task::start(label, self.quiet)
+        Task::start(label, *self)
     }
 }
 

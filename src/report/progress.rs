@@ -7,10 +7,22 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{bytes, line};
+use super::{Reporter, bytes};
 
 /// How often a log hears that work goes on; CI systems end a silent step after ten minutes.
 const LINE_EVERY: Duration = Duration::from_secs(15);
+/// See [`moved`].
+static MOVED: AtomicU64 = AtomicU64::new(0);
+
+/// Counts bytes that others move, whose progress nobody sees.
+pub(crate) fn moving(bytes: u64) {
+    MOVED.fetch_add(bytes, Ordering::Relaxed);
+}
+
+/// How many bytes all work of this process has reported so far.
+pub(crate) fn moved() -> u64 {
+    MOVED.load(Ordering::Relaxed)
+}
 
 /// Counts bytes and shows them.
 pub struct Progress {
@@ -22,7 +34,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub(super) fn start(label: &str, total: u64, bars: bool, quiet: bool) -> Self {
+    pub(super) fn start(label: &str, total: u64, reporter: Reporter) -> Self {
+        let Reporter { quiet, bars, .. } = reporter;
         let done = Arc::new(AtomicU64::new(0));
         let bar = bars.then(|| {
             let template = if total == 0 {
@@ -38,7 +51,9 @@ impl Progress {
         });
         let beat = (!bars && !quiet).then(|| {
             let (label, done) = (label.to_owned(), Arc::clone(&done));
-            Task::every(LINE_EVERY, move |_| status(&label, done.load(Ordering::Relaxed), total))
+            Task::every(LINE_EVERY, reporter, move |_| {
+                status(&label, done.load(Ordering::Relaxed), total)
+            })
         });
         Self { label: label.to_owned(), total, done, bar, _beat: beat }
     }
@@ -46,6 +61,7 @@ impl Progress {
     /// Adds bytes.
     pub fn advance(&self, count: u64) {
         self.done.fetch_add(count, Ordering::Relaxed);
+        moving(count);
         if let Some(bar) = &self.bar {
             bar.inc(count);
         }
@@ -85,13 +101,19 @@ pub struct Task {
 }
 
 impl Task {
-    pub(super) fn start(label: &str, quiet: bool) -> Self {
+    pub(super) fn start(label: &str, reporter: Reporter) -> Self {
         let label = label.to_owned();
-        let every = if quiet { Duration::MAX } else { LINE_EVERY };
-        Self::every(every, move |elapsed| format!("{label}: {} s so far", elapsed.as_secs()))
+        let every = if reporter.quiet { Duration::MAX } else { LINE_EVERY };
+        Self::every(every, reporter, move |elapsed| {
+            format!("{label}: {} s so far", elapsed.as_secs())
+        })
     }
 
-    fn every(period: Duration, text: impl Fn(Duration) -> String + Send + 'static) -> Self {
+    fn every(
+        period: Duration,
+        reporter: Reporter,
+        text: impl Fn(Duration) -> String + Send + 'static,
+    ) -> Self {
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let shared = Arc::clone(&stop);
         let begun = Instant::now();
@@ -103,7 +125,7 @@ impl Task {
                     changed.wait_timeout(guard, period).unwrap_or_else(PoisonError::into_inner);
                 guard = next;
                 if wait.timed_out() && !*guard {
-                    line("", &text(begun.elapsed()));
+                    reporter.line("", &text(begun.elapsed()));
                 }
             }
         });

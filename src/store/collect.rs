@@ -50,6 +50,8 @@ pub struct Collected {
 
 /// Refs that are read between two looks at the clock.
 const AT_A_TIME: usize = 16;
+/// How long a collector that could not go on tries to take its note back.
+const PARTING: Duration = Duration::from_secs(3);
 /// Blobs that are condemned and removed at once: all must be gone within [`super::remote::Terms`].
 const AT_A_REMOVAL: usize = 300;
 /// The same for caches, each of which has some refs.
@@ -85,6 +87,8 @@ impl Remote {
             condemned: 0,
         }
         .run(policy);
+        // A store that has just failed is not waited for once more: nobody relies on the note for long.
+        let _limited = result.is_err().then(|| self.within(PARTING));
         let _ = self.wait(objects.remove_note(&name));
         result
     }

@@ -16,6 +16,8 @@ mod compression;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
+mod deadlines;
+#[cfg(test)]
 mod dockerfiles;
 #[cfg(test)]
 mod engine_move;
@@ -25,6 +27,8 @@ mod engines;
 mod exit_codes;
 #[cfg(test)]
 mod explain;
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod generations;
 #[cfg(test)]

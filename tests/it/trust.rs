@@ -3,8 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
+use std::process::Command;
 
+use dockercache::oci::digest::Digest;
 use serde_json::Value;
 
 use crate::harness::{BUILD, Builder, Generation, Machine, Run};
@@ -167,6 +170,33 @@ fn an_altered_or_foreign_index_is_a_miss() {
     assert!(run(&machine, &["restore", "--strict"], &[VERIFY]).success().stderr.contains("hit"));
 }
 
+#[test]
+fn inspect_says_whose_the_archive_is() {
+    let machine = signed();
+    let said = |keys: &[(&str, &str)], state: &str, words: &str| {
+        let inspected: Value = run(&machine, &["inspect", "--format", "json"], keys).json();
+        assert_eq!(inspected["signature"]["state"], state);
+        let text = run(&machine, &["inspect"], keys);
+        let text = text.success().stdout.clone();
+        assert!(text.contains(&format!("  signature: {words}")), "{text}");
+        inspected
+    };
+    let good = format!("signed with the trusted key {} for `words`, linux/", VERIFY.1);
+    let inspected = said(&[VERIFY], "good", &good);
+    assert_eq!(inspected["signature"]["key"], VERIFY.1);
+    assert_eq!(inspected["signature"]["project"], "words");
+    said(&[SIGNING], "good", &good);
+    said(&[], "unchecked", "signed; set DOCKERCACHE_VERIFY_KEY to check by whom");
+    let foreign = ("DOCKERCACHE_VERIFY_KEY", SIGNING.1);
+    said(&[foreign], "foreign", "altered, or signed by someone who is not trusted");
+    // As `restore` has it.
+    run(&machine, &["inspect"], &[("DOCKERCACHE_VERIFY_KEY", "")]).code(2);
+    machine.carried.forget();
+    run(&machine, &BUILD, &[]).success();
+    run(&machine, &["save"], &[]).success();
+    said(&[VERIFY], "unsigned", "not signed");
+}
+
 /// What this program makes of a signed archive is as good, on the machine where it made it.
 #[test]
 fn what_is_left_of_a_damaged_signed_archive_is_used() {
@@ -202,6 +232,67 @@ fn a_file_is_signed_and_verified_like_a_directory() {
     let miss = restore(bad, &[VERIFY]);
     assert!(miss.success().stderr.contains(NOT_SIGNED), "{}", miss.stderr);
     assert!(restore(bad, &[]).success().stderr.contains("hit"));
+}
+
+/// Anyone can make a directory in `/tmp`, and write an archive or a journal into it.
+#[test]
+fn what_another_user_has_put_there_is_not_believed() {
+    let machine = planted(Builder::Buildkit(Generation::V28_5));
+    let open = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(open.path(), fs::Permissions::from_mode(0o1777)).expect("a mode");
+    let archive = open.path().join("archive");
+    let own = |user| {
+        let chown = Command::new("chown").args(["-R", user]).arg(&archive).status();
+        assert!(chown.expect("chown runs").success());
+    };
+    let copied = Command::new("cp").arg("-a").arg(machine.carried.archive()).arg(&archive).status();
+    assert!(copied.expect("cp runs").success());
+    let path = archive.to_str().expect("UTF-8");
+    let run = |words: &[&str]| run(&machine, words, &[("DOCKERCACHE_DIR", path)]);
+    let id = Digest::of(path.as_bytes());
+    let journal = format!("/tmp/dockercache-journal-{}", id.short());
+
+    own("4711");
+    let foreign = "is not used: it belongs to user 4711";
+    assert!(run(&["restore"]).success().stderr.contains(foreign));
+    let built = run(&BUILD);
+    assert!(built.success().stderr.contains(foreign), "{}", built.stderr);
+    assert_eq!(built.build_report().cached(), [""; 0]);
+    // Whoever has restored it for this job is another matter.
+    own("0");
+    next(&machine);
+    fs::remove_dir_all(&journal).expect("no journal");
+    assert!(run(&["restore"]).success().stderr.contains("hit"));
+
+    fs::remove_dir_all(&journal).expect("no journal");
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let plant: [(&dyn Fn(), &str); 3] = [
+        (&|| symlink(elsewhere.path(), &journal).expect("a link"), "it is not a directory"),
+        (
+            &|| {
+                fs::create_dir(&journal).expect("a directory");
+                std::os::unix::fs::chown(&journal, Some(4711), Some(4711)).expect("an owner");
+            },
+            "it belongs to user 4711",
+        ),
+        (
+            &|| {
+                fs::create_dir(&journal).expect("a directory");
+                fs::set_permissions(&journal, fs::Permissions::from_mode(0o777)).expect("a mode");
+            },
+            "other users have access to it",
+        ),
+    ];
+    for (plant, reason) in plant {
+        plant();
+        let said = format!("is not trusted: {reason}");
+        let saved = run(&["save"]);
+        assert!(saved.code(5).stderr.contains(&said), "{}", saved.stderr);
+        let built = run(&BUILD);
+        assert!(built.success().stderr.contains("the build will not be saved"), "{}", built.stderr);
+        assert!(fs::read_dir(elsewhere.path()).expect("a directory").next().is_none());
+        fs::remove_dir(&journal).or_else(|_| fs::remove_file(&journal)).expect("no journal");
+    }
 }
 
 /// Such as a secret that a CI does not give to this job: it is no reason to check nothing.

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt::Display;
 use std::io::{self, Read};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,8 +40,15 @@ use crate::engine::error::EngineError;
 
 /// An export or a load may take hours; bollard's clock runs until the response begins.
 const TRANSFER_TIMEOUT_SECONDS: u64 = 24 * 3600;
-/// How long the engine may take to say its version.
-const CONNECT_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long the engine may take to say that it is there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the engine may take to answer a question. It may be busy.
+const QUESTION_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long the engine is waited for before it is asked whether it is still there. It may be silent
+/// for long: it first writes an image to its disk, and then streams it.
+const SILENCE: Duration = Duration::from_secs(5);
+/// How long it may take to say so.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the engine may take to list its build cache. Old ones measure all else besides.
 const USAGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The minor version of the API up to which the build cache is listed record by record unasked.
@@ -58,7 +66,7 @@ const RELEASE: Duration = Duration::from_millis(20);
 pub struct Connection {
     runtime: Arc<Runtime>,
     api: bollard::Docker,
-    client: Client,
+    watch: Watch,
 }
 
 impl Connection {
@@ -80,28 +88,40 @@ impl Connection {
         let negotiated =
             runtime.block_on(async { timeout(CONNECT_TIMEOUT, api.negotiate_version()).await });
         let api = negotiated
-            .map_err(|_| EngineError::Unreachable("no answer within a minute".to_owned()))?
+            .map_err(|_| EngineError::NoAnswer {
+                to: "the first question to the Docker engine".to_owned(),
+                waited: CONNECT_TIMEOUT,
+            })?
             .map_err(|e| EngineError::Unreachable(e.to_string()))?;
-        Ok(Self { runtime: Arc::new(runtime), api, client: client.clone() })
+        let watch = Watch { client: client.clone(), is_gone: Arc::default() };
+        Ok(Self { runtime: Arc::new(runtime), api, watch })
+    }
+
+    /// Whether the engine answers at all.
+    pub(crate) fn answers(&self) -> bool {
+        self.runtime.block_on(self.watch.sees_engine())
+    }
+
+    /// Waits for the answer to a question.
+    fn ask<T>(&self, question: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let question = self.watch.over(question);
+        let answer = self.runtime.block_on(async { timeout(QUESTION_TIMEOUT, question).await });
+        answer.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
     }
 
     /// The engine's own description.
     pub fn info(&self) -> Result<SystemInfo, EngineError> {
-        self.runtime
-            .block_on(self.api.info())
-            .map_err(|e| EngineError::failed("describe itself", e))
+        self.ask(self.api.info()).map_err(|e| EngineError::failed("describe itself", e))
     }
 
     /// The engine's version, and those of its parts.
     pub fn version(&self) -> Result<SystemVersion, EngineError> {
-        self.runtime
-            .block_on(self.api.version())
-            .map_err(|e| EngineError::failed("say its version", e))
+        self.ask(self.api.version()).map_err(|e| EngineError::failed("say its version", e))
     }
 
     /// Looks at an image by a name, an ID or the start of one; `None` if there is none.
     pub fn image(&self, name: &str) -> Result<Option<ImageInspect>, EngineError> {
-        match self.runtime.block_on(self.api.inspect_image(name)) {
+        match self.ask(self.api.inspect_image(name)) {
             Ok(image) => Ok(Some(image)),
             Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
             Err(e) => Err(EngineError::failed(format!("look at image `{name}`"), e)),
@@ -111,14 +131,8 @@ impl Connection {
     /// Whether the engine asks clients to build with BuildKit: `Builder-Version` of its answer to a
     /// ping.
     pub fn builds_with_buildkit(&self) -> bool {
-        let line = Line::<String> { client: self.client.clone(), idle: Arc::default() };
-        let ping = Request::head("/_ping").body(String::new());
-        let Ok(ping) = ping else { return false };
-        let answer =
-            self.runtime.block_on(async { timeout(CONNECT_TIMEOUT, line.send(ping)).await });
-        answer.is_ok_and(|answer| {
-            answer.is_ok_and(|a| a.headers().get("Builder-Version").is_some_and(|v| v == "2"))
-        })
+        let answer = self.runtime.block_on(ping(&self.watch.client, CONNECT_TIMEOUT));
+        answer.is_some_and(|a| a.headers().get("Builder-Version").is_some_and(|v| v == "2"))
     }
 
     /// The names of images that match one of the patterns, such as `name:*`.
@@ -126,8 +140,7 @@ impl Connection {
         let filters = HashMap::from([("reference", patterns.to_vec())]);
         let options = ListImagesOptionsBuilder::default().filters(&filters).build();
         let images = self
-            .runtime
-            .block_on(self.api.list_images(Some(options)))
+            .ask(self.api.list_images(Some(options)))
             .map_err(|e| EngineError::failed("list its images", e))?;
         Ok(images.into_iter().flat_map(|image| image.repo_tags).collect())
     }
@@ -149,7 +162,7 @@ impl Connection {
         // Later versions of the API answer in another form.
         let version = LISTS_BUILD_CACHE.min(self.api.client_version().minor_version);
         let path = format!("/v1.{version}/system/df?type=build-cache");
-        let line = Line::<String> { client: self.client.clone(), idle: Arc::default() };
+        let line = Line::<String> { client: self.watch.client.clone(), idle: Arc::default() };
         let request = Request::get(path).body(String::new()).map_err(|e| failed(&e))?;
         let answer = self.runtime.block_on(async {
             let answer = async {
@@ -165,7 +178,7 @@ impl Connection {
 
     /// The entries of an image's history, each as the builder wrote it down.
     pub(crate) fn history(&self, name: &str) -> Result<Vec<String>, EngineError> {
-        let entries = self.runtime.block_on(self.api.image_history(name));
+        let entries = self.ask(self.api.image_history(name));
         let entries =
             entries.map_err(|e| EngineError::failed(format!("show the history of `{name}`"), e))?;
         Ok(entries.into_iter().map(|entry| entry.created_by).collect())
@@ -188,15 +201,14 @@ impl Connection {
     /// All images, those between two steps of the classic builder as well.
     pub fn images(&self) -> Result<Vec<ImageSummary>, EngineError> {
         let options = ListImagesOptionsBuilder::default().all(true).build();
-        self.runtime
-            .block_on(self.api.list_images(Some(options)))
+        self.ask(self.api.list_images(Some(options)))
             .map_err(|e| EngineError::failed("list its images", e))
     }
 
     /// Removes a name, and what it alone holds.
     pub fn remove_image(&self, name: &str) -> Result<(), EngineError> {
         let options = None::<RemoveImageOptions>;
-        match self.runtime.block_on(self.api.remove_image(name, options, None)) {
+        match self.ask(self.api.remove_image(name, options, None)) {
             Ok(_) => Ok(()),
             Err(e) => Err(EngineError::failed(format!("remove image `{name}`"), e)),
         }
@@ -246,14 +258,16 @@ impl Connection {
 
     /// Streams `docker save` of these images: a tar.
     pub fn export(&self, names: &[&str]) -> impl Read + Send + use<> {
-        let api = self.api.clone();
+        let (api, watch) = (self.api.clone(), self.watch.clone());
         let names: Vec<String> = names.iter().map(|&n| n.to_owned()).collect();
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
         self.runtime.spawn(async move {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let stream = api.export_images(&names);
             tokio::pin!(stream);
-            while let Some(chunk) = stream.next().await {
+            loop {
+                let next = watch.over(async { Ok(stream.next().await) }).await;
+                let Some(chunk) = next.unwrap_or_else(|error| Some(Err(error))) else { break };
                 let failed = chunk.is_err();
                 if sender.send(chunk.map_err(io::Error::other)).await.is_err() || failed {
                     break;
@@ -272,11 +286,52 @@ impl Connection {
             let options = ImportImageOptionsBuilder::default().quiet(true).build();
             let answers = self.api.import_image_stream(options, chunks, None);
             tokio::pin!(answers);
-            while let Some(answer) = answers.next().await {
-                answer.map_err(|e| EngineError::failed("load images", e))?;
+            let failed = |e| EngineError::failed("load images", e);
+            let mut next = async || self.watch.over(async { Ok(answers.next().await) }).await;
+            while let Some(answer) = next().await.map_err(failed)? {
+                answer.map_err(failed)?;
             }
             Ok(())
         })
+    }
+}
+
+/// Says hello, without an answer after this time or if nobody is there.
+async fn ping(client: &Client, limit: Duration) -> Option<Response<Incoming>> {
+    let line = Line::<String> { client: client.clone(), idle: Arc::default() };
+    let request = Request::head("/_ping").body(String::new()).ok()?;
+    timeout(limit, line.send(request)).await.ok()?.ok()
+}
+
+/// Tells an engine that is busy from one that is gone.
+#[derive(Clone, Debug)]
+struct Watch {
+    client: Client,
+    /// Whether it has not answered: nobody waits for that twice.
+    is_gone: Arc<AtomicBool>,
+}
+
+impl Watch {
+    /// Whether the engine answers at all.
+    async fn sees_engine(&self) -> bool {
+        if self.is_gone.load(Ordering::Relaxed) {
+            return false;
+        }
+        let answers = ping(&self.client, PING_TIMEOUT).await.is_some();
+        self.is_gone.fetch_or(!answers, Ordering::Relaxed);
+        answers
+    }
+
+    /// Waits for an engine as long as it answers others.
+    async fn over<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::pin!(work);
+        while !self.is_gone.load(Ordering::Relaxed) {
+            match timeout(SILENCE, &mut work).await {
+                Ok(done) => return done,
+                Err(_) => self.sees_engine().await,
+            };
+        }
+        Err(io::Error::new(io::ErrorKind::TimedOut, "it answers no more").into())
     }
 }
 

@@ -1,12 +1,13 @@
-//! Programs that we start: they end when we are told to end, and when they say nothing for too
-//! long.
+//! Programs that we start: they end when we are told to end, when they take too long, and when what
+//! they were started for is given up.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,13 +16,24 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How long a program may take to end after it was asked to.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// The programs that run.
-static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+/// The programs that run, and the thread that has started each.
+static RUNNING: Mutex<BTreeMap<u32, ThreadId>> = Mutex::new(BTreeMap::new());
 /// The signal that has told us to end; 0 for none.
 static TOLD: AtomicI32 = AtomicI32::new(0);
+/// Threads that start no program any more.
+static GIVEN_UP: Mutex<Vec<ThreadId>> = Mutex::new(Vec::new());
+/// The longest answer that is read, in bytes. What is longer is cut off.
+const MOST_SAID: u64 = 16 << 20;
+/// How often a program is looked at that may take no longer than a time.
+const LOOK: Duration = Duration::from_millis(10);
 
-fn running() -> MutexGuard<'static, BTreeSet<u32>> {
+fn running() -> MutexGuard<'static, BTreeMap<u32, ThreadId>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The programs that were started by this thread.
+fn of_thread(thread: ThreadId) -> Vec<u32> {
+    running().iter().filter(|(_, by)| **by == thread).map(|(program, _)| *program).collect()
 }
 
 /// From now on, what ends us ends the programs that we started first. Without any, we end at once:
@@ -46,12 +58,12 @@ pub fn pass_signals_on() {
             };
             TOLD.store(told, Ordering::SeqCst);
             let programs = running().clone();
-            for &program in &programs {
+            for &program in programs.keys() {
                 tell(program, told);
             }
             if !programs.is_empty() {
                 thread::sleep(GRACE);
-                running().iter().for_each(|&program| tell(program, Signal::KILL.as_raw()));
+                running().keys().for_each(|&program| tell(program, Signal::KILL.as_raw()));
                 thread::sleep(GRACE);
             }
             #[expect(clippy::exit, reason = "we were told to end")]
@@ -63,6 +75,57 @@ pub fn pass_signals_on() {
 /// Whether we were told to end.
 pub fn is_told_to_end() -> bool {
     TOLD.load(Ordering::SeqCst) != 0
+}
+
+/// Ends the programs of a thread, which starts no more: what it works on is given up.
+pub(crate) fn give_up(thread: ThreadId) {
+    GIVEN_UP.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+    for program in of_thread(thread) {
+        tell(program, Signal::TERM.as_raw());
+    }
+    let asked = Instant::now();
+    // The thread waits for them, unless it hangs itself.
+    while asked.elapsed() < GRACE && !of_thread(thread).is_empty() {
+        thread::sleep(LOOK);
+    }
+    for program in of_thread(thread) {
+        tell(program, Signal::KILL.as_raw());
+    }
+}
+
+/// Runs a program that answers a question, and ends it if it takes longer than `limit`. What it has
+/// started itself may hold its pipes open: nobody waits for that.
+pub(crate) fn answer(command: &mut Command, limit: Duration) -> io::Result<Output> {
+    let deadline = Instant::now() + limit;
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut program = Running::start(command)?;
+    let stdout = read_aside(program.stdout());
+    let stderr = read_aside(program.stderr());
+    let rest = || deadline.saturating_duration_since(Instant::now());
+    let said = stdout.recv_timeout(rest()).and_then(|out| Ok((out, stderr.recv_timeout(rest())?)));
+    let Ok((stdout, stderr)) = said else {
+        program.end()?;
+        return Err(io::ErrorKind::TimedOut.into());
+    };
+    while Instant::now() < deadline {
+        if let Some(status) = program.child.try_wait()? {
+            return Ok(Output { status, stdout: stdout?, stderr: stderr? });
+        }
+        thread::sleep(LOOK);
+    }
+    program.end()?;
+    Err(io::ErrorKind::TimedOut.into())
+}
+
+/// Reads all of a pipe in a thread, so that waiting for it can end.
+fn read_aside(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<io::Result<Vec<u8>>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let read = pipe.map_or(Ok(0), |pipe| pipe.take(MOST_SAID).read_to_end(&mut bytes));
+        let _ = sender.send(read.map(|_| bytes));
+    });
+    receiver
 }
 
 fn tell(program: u32, signal: i32) {
@@ -82,8 +145,12 @@ pub struct Running {
 impl Running {
     /// Starts it.
     pub fn start(command: &mut Command) -> io::Result<Self> {
+        let own = thread::current().id();
+        if GIVEN_UP.lock().unwrap_or_else(PoisonError::into_inner).contains(&own) {
+            return Err(io::Error::new(io::ErrorKind::Interrupted, "it is given up"));
+        }
         let child = command.spawn()?;
-        running().insert(child.id());
+        running().insert(child.id(), own);
         let started = Self { child };
         if is_told_to_end() {
             tell(started.child.id(), Signal::TERM.as_raw());
@@ -125,6 +192,12 @@ impl Running {
         self.child.wait()
     }
 
+    /// Ends it at once.
+    pub(crate) fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+    }
+
     /// Waits until it ends.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child.wait()
@@ -137,5 +210,36 @@ impl Drop for Running {
             let _ = self.end();
         }
         running().remove(&self.child.id());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdin(Stdio::null());
+        command
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_ended_and_its_children_are_not_waited_for() {
+        for script in ["sleep 60", "trap '' TERM; while :; do sleep 1; done", "sleep 60 & exit 0"] {
+            let start = Instant::now();
+            let error = answer(&mut shell(script), Duration::from_millis(200)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{script}");
+            assert!(start.elapsed() < GRACE * 2, "{script}: {:?}", start.elapsed());
+        }
+    }
+
+    #[test]
+    fn a_program_that_answers_is_heard_out() {
+        let long = "head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2; exit 3";
+        let output = answer(&mut shell(long), Duration::from_secs(20)).unwrap();
+        assert_eq!(
+            (output.status.code(), output.stdout.len(), output.stderr.len()),
+            (Some(3), 300_000, 300_000)
+        );
     }
 }

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Client;
 use super::process::Running;
@@ -167,14 +167,63 @@ pub fn own_command(
     Ok(Finished { status, steps: log.into_steps(), images: Vec::new(), tail })
 }
 
+/// Runs a build of our own with BuildKit, whose log nobody sees.
+pub(crate) fn helper(
+    client: &Client,
+    words: &[OsString],
+    builder: Option<&str>,
+    patience: &Patience<'_>,
+) -> Result<Finished, EngineError> {
+    let command = buildkit_command(client, words, builder);
+    let mut log = BuildkitLog::default();
+    let (log_in, patience) = (Stream::Stderr, Some(patience));
+    let ended = run(client, command, log_in, Echo::Hidden, Input::None, patience, &mut |line| {
+        log.line(line);
+        ControlFlow::Continue(())
+    })?;
+    let (status, tail) = ended.status();
+    Ok(Finished { status, steps: log.into_steps(), images: Vec::new(), tail })
+}
+
 /// Runs the user's build as it is, when there is no cache to be had. All output is its own.
-pub fn plain(
+pub(crate) fn plain(
     client: &Client,
     mut command: Command,
     input: Input,
 ) -> Result<ExitStatus, EngineError> {
     let mut running = start(client, &mut command, input)?;
     running.wait().map_err(EngineError::io("wait for the build"))
+}
+
+/// When a client that says nothing is given up.
+pub(crate) struct Patience<'a> {
+    /// How long it may say nothing.
+    pub(crate) silence: Duration,
+    /// Whether the engine answers at all; asked now and then while the client says nothing.
+    pub(crate) is_alive: &'a dyn Fn() -> bool,
+}
+
+/// How often that is.
+const LOOK: Duration = Duration::from_secs(5);
+
+impl Patience<'_> {
+    /// Waits for the next line, or until the client is given up. Without patience, forever.
+    pub(crate) fn next<T>(
+        patience: Option<&Self>,
+        lines: &mpsc::Receiver<T>,
+    ) -> Result<T, RecvTimeoutError> {
+        let Some(patience) = patience else {
+            return lines.recv().map_err(|_| RecvTimeoutError::Disconnected);
+        };
+        let since = Instant::now();
+        loop {
+            match lines.recv_timeout(LOOK.min(patience.silence)) {
+                Err(RecvTimeoutError::Timeout)
+                    if since.elapsed() < patience.silence && (patience.is_alive)() => {}
+                said => return said,
+            }
+        }
+    }
 }
 
 /// Where a builder writes its log.
@@ -204,15 +253,14 @@ impl Ended {
     }
 }
 
-/// Runs a client and hands its log on, line by line, until `line` breaks off, or nothing comes for
-/// as long as `patience`.
+/// Runs a client and hands its log on, line by line, until `line` breaks off, or `patience` ends.
 pub(crate) fn run(
     client: &Client,
     mut command: Command,
     log: Stream,
     echo: Echo,
     input: Input,
-    patience: Option<Duration>,
+    patience: Option<&Patience<'_>>,
     line: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Ended, EngineError> {
     let other = || if echo == Echo::Hidden { Stdio::null() } else { Stdio::inherit() };
@@ -235,11 +283,7 @@ pub(crate) fn run(
     let mut tail = VecDeque::new();
     let lines = lines_of(pipe);
     loop {
-        let bytes = match patience {
-            None => lines.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(patience) => lines.recv_timeout(patience),
-        };
-        let bytes = match bytes {
+        let bytes = match Patience::next(patience, &lines) {
             Ok(bytes) => bytes.map_err(EngineError::io("read the build's log"))?,
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
@@ -282,7 +326,7 @@ fn start(client: &Client, command: &mut Command, input: Input) -> Result<Running
 }
 
 /// Reads lines in a thread, so that waiting for them can end.
-fn lines_of(pipe: impl Read + Send + 'static) -> mpsc::Receiver<io::Result<Vec<u8>>> {
+pub(crate) fn lines_of(pipe: impl Read + Send + 'static) -> mpsc::Receiver<io::Result<Vec<u8>>> {
     let (sender, receiver) = mpsc::sync_channel(256);
     thread::spawn(move || {
         let mut pipe = BufReader::new(pipe);

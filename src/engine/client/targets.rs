@@ -20,13 +20,10 @@ pub(crate) fn targets(
         Planner::Bake => (&["buildx", "bake"][..], bake::directory_of_yaml(words)),
         Planner::Compose => (&["compose"][..], None),
     };
-    let output = client
-        .command(command)
-        .args(words)
-        .arg("--print")
-        .stdin(input.map_or_else(Stdio::null, Stdio::from))
-        .output()
-        .map_err(|e| client.no_client(e))?;
+    let mut question = client.command(command);
+    question.args(words).arg("--print");
+    question.stdin(input.map_or_else(Stdio::null, Stdio::from));
+    let output = client.ask(question, &format!("{} … --print", command.join(" ")))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let reason = said.lines().rev().find(|line| !line.trim().is_empty());

@@ -13,12 +13,13 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::build::build_log::{is_from, stage_of};
-use crate::engine::client::Client;
-use crate::engine::client::run::{self, Echo, Ended, Input, Stream};
+use crate::engine::Engine;
+use crate::engine::client::run::{self, Echo, Ended, Input, Patience, Stream};
 use crate::engine::error::EngineError;
 
-/// How long a builder may say nothing before it is given up.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// How long a builder may say nothing before it is given up, although its engine answers: it says
+/// nothing while it compresses a layer.
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// How a repetition ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +37,8 @@ pub enum Repeated {
 
 /// How a build is repeated.
 pub struct Repetition<'a> {
-    /// The client.
-    pub client: &'a Client,
+    /// The engine, and its client.
+    pub engine: &'a Engine,
     /// What `BUILDX_BUILDER` is set to, if to anything.
     pub builder: Option<&'a str>,
     /// What the build reads from standard input.
@@ -50,23 +51,26 @@ pub struct Repetition<'a> {
 impl Repetition<'_> {
     /// Builds with these arguments, among which none is about progress.
     pub fn run(&self, words: &[OsString]) -> Result<Repeated, EngineError> {
-        let form = if self.client.has_buildx() { "rawjson" } else { "plain" };
+        let client = &self.engine.client;
+        let form = if client.has_buildx() { "rawjson" } else { "plain" };
         let mut all: Vec<OsString> = vec![format!("--progress={form}").into()];
         all.extend_from_slice(words);
-        let command = run::buildkit_command(self.client, &all, self.builder);
+        let command = run::buildkit_command(client, &all, self.builder);
         let input = match self.input {
             Some(file) => Input::File(from_start(file)?),
             None => Input::None,
         };
         let mut watch = Watch::default();
         let mut verdict = None;
+        let is_alive = || self.engine.connection.answers();
+        let patience = Patience { silence: PATIENCE, is_alive: &is_alive };
         let ended = run::run(
-            self.client,
+            client,
             command,
             Stream::Stderr,
             Echo::Hidden,
             input,
-            Some(PATIENCE),
+            Some(&patience),
             &mut |line| {
                 verdict = match watch.line(line) {
                     Some(Sign::Runs(step)) => Some(Repeated::WouldRun(step)),
@@ -82,9 +86,7 @@ impl Repetition<'_> {
             (Some(verdict), _) => verdict,
             (None, Ended::Itself(status, _)) if status.success() => Repeated::Cached,
             (None, Ended::Itself(_, tail)) => Repeated::Failed(run::reason(&tail)),
-            (None, _) => {
-                Repeated::Failed(format!("the builder said nothing for {} s", PATIENCE.as_secs()))
-            }
+            (None, _) => Repeated::Failed("the builder, or its engine, answers no more".to_owned()),
         })
     }
 }

@@ -3,15 +3,20 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::Read as _;
 use std::process::Stdio;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 use crate::build::arguments::BuildArguments;
 use crate::build::build_log::{ClassicLog, ClassicStep};
 use crate::engine::Engine;
-
+use crate::engine::client::process::Running;
+use crate::engine::client::run::{Patience, lines_of};
 use crate::engine::error::EngineError;
 
+/// How long the builder may say nothing: it looks up images, and sends its context.
+const PATIENCE: Duration = Duration::from_mins(3);
 /// A network that no container can start in, and that the builder's cache doesn't look at: until the
 /// client is gone, a step might run.
 const NOWHERE: &str = "container:dockercache-starts-nothing";
@@ -46,30 +51,40 @@ fn repeat_with<'a>(
     words.extend(arguments.for_repetition(&["pull", "network"]));
     let mut command = engine.client.command(["build"]);
     command.args(words).env("DOCKER_BUILDKIT", "0");
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|e| engine.client.no_client(e))?;
-    let complaint = child.stderr.take();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = Running::start(&mut command).map_err(|e| engine.client.no_client(e))?;
+    let complaint = child.stderr();
     let complaint = std::thread::spawn(move || {
         let mut said = String::new();
         let _ = complaint.map(|c| c.take(64 << 10).read_to_string(&mut said));
         said
     });
     let mut watch = Watch::default();
-    let mut lines = child.stdout.take().into_iter().flat_map(|o| BufReader::new(o).split(b'\n'));
-    while let Some(line) = lines.next() {
-        let line = line.map_err(EngineError::io("read the build's log"))?;
+    let is_alive = || engine.connection.answers();
+    let patience = Patience { silence: PATIENCE, is_alive: &is_alive };
+    let lines = child.stdout().map(lines_of);
+    while let Some(lines) = &lines {
+        let line = match Patience::next(Some(&patience), lines) {
+            Ok(line) => line.map_err(EngineError::io("read the build's log"))?,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                child.kill();
+                return Err(EngineError::NotBuilt(
+                    "the build can't be repeated from the engine's cache: the engine answers no more"
+                        .to_owned(),
+                ));
+            }
+        };
         let line = String::from_utf8_lossy(&line);
-        if let Some(instruction) = watch.line(line.trim_end_matches('\r')) {
+        if let Some(instruction) = watch.line(line.trim_end_matches(['\n', '\r'])) {
             // A `RUN` can't start, and its container goes as the build ends. All else must be ended:
             // the engine does so when the client goes.
             let is_run = instruction.get(..4).is_some_and(|w| w.eq_ignore_ascii_case("RUN "));
             if !is_run {
-                let _ = child.kill();
+                child.kill();
             }
-            lines.by_ref().map_while(Result::ok).for_each(drop);
+            while Patience::next(Some(&patience), lines).is_ok() {}
+            child.kill();
             let _ = child.wait();
             return Err(EngineError::NotBuilt(format!(
                 "`{instruction}` is not in the engine's cache: either this build has not been \

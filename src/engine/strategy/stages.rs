@@ -93,7 +93,7 @@ fn one(
     words.extend(request.arguments.for_cached_stage());
     let old = request.archive.stage_image(&stage.about);
     let mut repetition = Repetition {
-        client: &request.engine.client,
+        engine: request.engine,
         builder: request.builder,
         input: request.input,
         stops_at_fetch: old.is_some(),

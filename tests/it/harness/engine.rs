@@ -199,10 +199,51 @@ impl Engine {
         entries.filter(|entry| entry.file_name() == name).map(DirEntry::into_path).collect()
     }
 
+    /// Stops the engine's processes, as a machine does that is out of breath; they go on when what is
+    /// given is dropped.
+    pub(crate) fn freeze(&self) -> Frozen {
+        let socket = self.docker_host.strip_prefix("unix://").expect("a socket");
+        let holder = fs::read_to_string(Path::new(socket).with_file_name("holder.pid"));
+        let mut found = vec![holder.expect("a running engine").trim().to_owned()];
+        let mut at = 0;
+        while let Some(process) = found.get(at) {
+            let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
+            let children = children.unwrap_or_default();
+            found.extend(children.split_whitespace().map(str::to_owned));
+            at += 1;
+        }
+        // Not its first process, which reaps the others.
+        let is_engine = |process: &String| {
+            let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+            ["dockerd", "containerd"].contains(&name.trim())
+        };
+        found.retain(is_engine);
+        assert!(!found.is_empty(), "the engine has no process");
+        let frozen = Frozen(found);
+        frozen.signal("-STOP");
+        frozen
+    }
+
     /// The ID of the image with this name.
     pub(crate) fn image_id(&self, name: &str) -> String {
         let run = self.docker(["image", "inspect", "--format", "{{.Id}}", name]).run();
         run.success().stdout.trim().to_owned()
+    }
+}
+
+/// Processes that are stopped.
+pub(crate) struct Frozen(Vec<String>);
+
+impl Frozen {
+    fn signal(&self, signal: &str) {
+        let kill = Command::new("kill").arg(signal).args(&self.0).status();
+        assert!(kill.expect("kill runs").success(), "{signal} {:?}", self.0);
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.signal("-CONT");
     }
 }
 

@@ -12,6 +12,7 @@ mod machine;
 mod oci_reader;
 mod project;
 mod servers;
+mod watch;
 
 pub(crate) use build_report::{BuildReport, Outcome};
 pub(crate) use builder::{Builder, on_buildkit, on_every_builder};
@@ -27,3 +28,4 @@ pub(crate) use servers::{
     Access, AzureServer, GoogleServer, PASSWORD, RegistryServer, RegistrySettings, S3Server,
     S3Settings, Server, USER, buckets, fill, servers, with_each,
 };
+pub(crate) use watch::{Until, Watched, watched};

@@ -91,6 +91,38 @@ fn a_killed_collector_holds_no_saver_up() {
     });
 }
 
+/// A collector is begun and killed again and again, every eighth second and in between, always at
+/// the worst moment: it has just condemned what is saved.
+#[test]
+fn collectors_that_are_killed_again_and_again_starve_no_saver() {
+    with_each(&buckets(), |server| {
+        let terms = Terms { removal: Duration::from_secs(4), ..Terms::default() };
+        let start = Instant::now();
+        let mut waited = Vec::new();
+        let mut died = 0;
+        while start.elapsed() < Duration::from_secs(40) {
+            let number = waited.len() as u64;
+            let archive = Archive::new([number, number + 1], 1000);
+            if start.elapsed().as_secs() >= died * 8 {
+                let (at_work, condemned) =
+                    (format!("collector-{died}"), format!("condemned-{died}-1"));
+                let blobs = note(&[&archive.layer().digest]);
+                plant(server, &[(&at_work, b""), (&condemned, &blobs)]);
+                died += 1;
+            }
+            let remote = remote_at(server, server.address()).with_terms(terms);
+            let began = Instant::now();
+            archive.push(&remote, &["main"]).expect("a save, whatever collectors do");
+            waited.push(began.elapsed());
+            assert_whole(&remote, "main");
+        }
+        let longest = waited.iter().max().expect("a save");
+        assert!(died >= 5 && *longest < Duration::from_secs(12), "{died} {longest:?}");
+        let quick = waited.iter().filter(|time| **time < Duration::from_secs(2)).count();
+        assert!(quick >= waited.len() - usize::try_from(died).expect("a number"), "{waited:?}");
+    });
+}
+
 /// It can't be told whether it is removed in the next moment.
 #[test]
 fn a_saver_waits_for_what_it_needs_itself_and_not_for_long() {

@@ -5,7 +5,7 @@ mod backends;
 mod builds;
 mod collection;
 mod expiry;
-mod faults;
+pub(crate) mod faults;
 mod full;
 mod hostile;
 mod questions;
