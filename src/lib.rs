@@ -17,6 +17,7 @@ pub mod exit;
 mod job;
 pub mod mounts;
 pub mod oci;
+pub mod packs;
 pub mod predict;
 pub mod report;
 pub mod store;

@@ -3,7 +3,8 @@
 //! [`offer`] verifies the archive and decides what a builder is offered of it, [`prime`] brings that into the builder where many builds run
 //! at once, [`capture`] makes sure
 //! right after a build that everything for the cache exists, [`take`] makes an archive of that, and
-//! [`commit`] puts it in the place of the old one. [`store`] moves it to and from where jobs share it.
+//! [`commit`] puts it in the place of the old one. [`store`] moves it to and from where jobs share it,
+//! and [`packs`] cuts it up for a CI's cache; [`reads`] says what builds will read.
 //! [`journal`] holds what the commands of a job tell each other.
 
 pub(crate) mod capture;
@@ -11,8 +12,10 @@ pub(crate) mod commit;
 pub(crate) mod gate;
 pub(crate) mod journal;
 pub(crate) mod offer;
+pub(crate) mod packs;
 pub(crate) mod prime;
 pub(crate) mod project_name;
+pub(crate) mod reads;
 pub(crate) mod store;
 pub(crate) mod take;
 

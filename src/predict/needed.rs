@@ -6,9 +6,10 @@
 
 use std::collections::BTreeSet;
 
+use super::StageDigest;
 use super::explain::shares_step;
 use super::project::Project;
-use crate::archive::{About, Archive};
+use crate::archive::{About, Archive, StageAbout, StepAbout};
 use crate::oci::digest::Digest;
 
 /// The layers that a build of `project` will read; `None` if all must be taken to be needed, since
@@ -32,12 +33,28 @@ pub fn needed_layers(archive: &Archive, project: &Project) -> Option<BTreeSet<Di
         }
         let of_use =
             about.stages.iter().filter(|old| old.digest == stage.digest || shares_step(old, stage));
-        for image in of_use.filter_map(|old| old.image.as_ref()) {
-            let stored = archive.images.iter().filter(|i| i.descriptor.digest == *image);
-            layers.extend(stored.flat_map(|i| &i.manifest.layers).map(|l| l.digest.clone()));
+        for old in of_use {
+            let stored =
+                archive.images.iter().find(|i| Some(&i.descriptor.digest) == old.image.as_ref());
+            let all = stored.map_or(&[][..], |image| &image.manifest.layers);
+            let read = all.len() - replaced(old, stage, all.len());
+            layers.extend(all[..read].iter().map(|layer| layer.digest.clone()));
         }
     }
     Some(layers)
+}
+
+/// How many of a stage's layers, from the last on, a changed stage will not read: those of steps from the
+/// first change on.
+fn replaced(old: &StageAbout, stage: &StageDigest, layers: usize) -> usize {
+    if old.digest == stage.digest {
+        return 0;
+    }
+    let made = || old.steps.iter().filter(|step| step.makes_layer());
+    let is_there = |step: &&StepAbout| stage.steps.iter().any(|s| s.digest == step.digest);
+    let changed = made().count() - made().take_while(is_there).count();
+    // Otherwise the layers are not those of the steps, one for one.
+    if made().count() <= layers { changed } else { 0 }
 }
 
 /// Whether a base was known when the archive was written and isn't now, or the other way round: digests

@@ -1,0 +1,128 @@
+//! `packs`: what a CI's cache moves of the archive, in packs.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::restore::projects;
+use super::{builds, connect_to_choose, environment, forced};
+use crate::cli::{Format, PacksArgs};
+use crate::engine::client::Client;
+use crate::engine::strategy::{self, Choice};
+use crate::exit::{Exit, Failure};
+use crate::job::journal::Journal;
+use crate::job::locked;
+use crate::job::packs::{self, Calendar, Chosen, Planned};
+use crate::oci::directory::Layout;
+use crate::packs::SLOTS;
+use crate::predict::builder::Builder;
+use crate::report::{Reporter, bytes, count, output};
+
+/// What a key file says of a step that has nothing to move: no entry of a CI's cache has such a key.
+const NOTHING: &str = "nothing";
+
+/// The JSON form of the result.
+#[derive(Serialize)]
+struct Packs<'a> {
+    schema: &'static str,
+    packs: Vec<PackRow<'a>>,
+    /// Whether the index must be saved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changed: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct PackRow<'a> {
+    slot: usize,
+    key: &'a str,
+    path: String,
+}
+
+pub(super) fn run(args: &PacksArgs) -> Result<Exit, Failure> {
+    let reporter = Reporter::new(args.speech.quiet);
+    let layout = Layout::at(&args.directory.dir);
+    let calendar = Calendar::new(args.lifetime);
+    if let Some(dir) = &args.write {
+        // Whatever goes wrong from here on, no step of the CI moves a pack that is not whole.
+        write_keys(dir, &[])?;
+    }
+    let journal = Journal::open(&args.directory.dir)?;
+    let mut state = journal.state();
+    let writer = locked(&layout, reporter)?;
+    let (packs, changed) = if args.save {
+        let Planned { new, changed, size } = packs::save(&writer, calendar, &state)?;
+        reporter.info(format!(
+            "packs: {}, {} to save of {}",
+            count(new.len(), "pack"),
+            bytes(size.0),
+            bytes(size.1)
+        ));
+        (new.into_iter().collect(), Some(changed))
+    } else {
+        let forced = forced(&args.engine)?;
+        let engine = connect_to_choose(Client::from_path())?;
+        let named = builds::named(&args.builds, &engine.client, reporter)?;
+        let first = named.builds.first().cloned().unwrap_or_default();
+        let Choice { strategy, .. } = strategy::choose(&engine, &first, &environment, forced)?;
+        let projects = projects(&named.builds, &Builder::of(&engine, strategy), reporter);
+        let chosen = packs::choose(&writer, strategy, &projects, calendar, &mut state, reporter)?;
+        let written = state.write();
+        written.map_err(|e| Failure {
+            exit: Exit::Io,
+            message: format!("the packs are not used: failed to note them: {e}"),
+            hint: None,
+        })?;
+        ((1..).zip(chosen).collect::<Vec<_>>(), None)
+    };
+    if let Some(dir) = &args.write {
+        write_keys(dir, &packs)?;
+    }
+    print(args.speech.format, &packs, changed);
+    Ok(Exit::Ok)
+}
+
+/// Writes `pack-1` and so on, each with its key, always all of them.
+fn write_keys(dir: &Path, packs: &[(usize, Chosen)]) -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Failure {
+        exit: Exit::Io,
+        message: format!("failed to write key files into `{}`: {e}", dir.display()),
+        hint: None,
+    };
+    fs::create_dir_all(dir).map_err(failed)?;
+    for slot in 1..=SLOTS {
+        let chosen = packs.iter().find(|(at, _)| *at == slot);
+        let key = chosen.map_or(NOTHING, |(_, chosen)| &chosen.key);
+        fs::write(dir.join(format!("pack-{slot}")), format!("{key}\n")).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn print(format: Format, packs: &[(usize, Chosen)], changed: Option<bool>) {
+    let path = |chosen: &Chosen| chosen.place.display().to_string();
+    match format {
+        Format::Text => {
+            for (_, chosen) in packs {
+                output::line(&format!("{} {}", chosen.key, path(chosen)));
+            }
+        }
+        Format::Json => output::json(&Packs {
+            schema: "dockercache.packs.v1",
+            packs: packs
+                .iter()
+                .map(|(slot, chosen)| PackRow { slot: *slot, key: &chosen.key, path: path(chosen) })
+                .collect(),
+            changed,
+        }),
+        Format::Env | Format::Github => {
+            let env = format == Format::Env;
+            for (slot, chosen) in packs {
+                output::pair(env, &format!("pack-{slot}"), &chosen.key);
+                output::pair(env, &format!("pack-{slot}-path"), &path(chosen));
+            }
+            if let Some(changed) = changed {
+                output::pair(env, "changed", if changed { "true" } else { "false" });
+            }
+        }
+    }
+}
