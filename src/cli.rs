@@ -157,6 +157,8 @@ pub enum CircleciStep {
     Install,
     /// Write the key files
     Keys,
+    /// Choose the packs that CircleCI restores
+    Packs,
     /// Check what CircleCI has restored
     Restore,
     /// Build with the cache

@@ -1,6 +1,7 @@
 //! `packs`: what a CI's cache moves of the archive, in packs.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use serde::Serialize;
@@ -19,8 +20,9 @@ use crate::packs::SLOTS;
 use crate::predict::builder::Builder;
 use crate::report::{Reporter, bytes, count, output};
 
-/// What a key file says of a step that has nothing to move: no entry of a CI's cache has such a key.
-const NOTHING: &str = "nothing";
+/// What a key file says of a step that has nothing to move. They differ, so that what such a step saves is
+/// never restored.
+const NOTHING: [&str; 2] = ["nothing to restore", "nothing to save"];
 
 /// The JSON form of the result.
 #[derive(Serialize)]
@@ -43,10 +45,16 @@ pub(super) fn run(args: &PacksArgs) -> Result<Exit, Failure> {
     let reporter = Reporter::new(args.speech.quiet);
     let layout = Layout::at(&args.directory.dir);
     let calendar = Calendar::new(args.lifetime);
-    if let Some(dir) = &args.write {
-        // Whatever goes wrong from here on, no step of the CI moves a pack that is not whole.
-        write_keys(dir, &[])?;
-    }
+    let write = |packs: &[(usize, Chosen)]| {
+        let Some(dir) = &args.write else { return Ok(()) };
+        write_keys(dir, packs, args.save).map_err(|e| Failure {
+            exit: Exit::Io,
+            message: format!("failed to write key files into `{}`: {e}", dir.display()),
+            hint: None,
+        })
+    };
+    // Whatever goes wrong from here on, no step of the CI moves a pack that is not whole.
+    write(&[])?;
     let journal = Journal::open(&args.directory.dir)?;
     let mut state = journal.state();
     let writer = locked(&layout, reporter)?;
@@ -75,27 +83,24 @@ pub(super) fn run(args: &PacksArgs) -> Result<Exit, Failure> {
         })?;
         ((1..).zip(chosen).collect::<Vec<_>>(), None)
     };
-    if let Some(dir) = &args.write {
-        write_keys(dir, &packs)?;
-    }
+    write(&packs)?;
     print(args.speech.format, &packs, changed);
     Ok(Exit::Ok)
 }
 
+/// Writes key files with which no step moves a pack.
+pub(super) fn write_neutral_keys(dir: &Path, save: bool) -> io::Result<()> {
+    write_keys(dir, &[], save)
+}
+
 /// Writes `pack-1` and so on, each with its key, always all of them.
-fn write_keys(dir: &Path, packs: &[(usize, Chosen)]) -> Result<(), Failure> {
-    let failed = |e: std::io::Error| Failure {
-        exit: Exit::Io,
-        message: format!("failed to write key files into `{}`: {e}", dir.display()),
-        hint: None,
-    };
-    fs::create_dir_all(dir).map_err(failed)?;
-    for slot in 1..=SLOTS {
+fn write_keys(dir: &Path, packs: &[(usize, Chosen)], save: bool) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    (1..=SLOTS).try_for_each(|slot| {
         let chosen = packs.iter().find(|(at, _)| *at == slot);
-        let key = chosen.map_or(NOTHING, |(_, chosen)| &chosen.key);
-        fs::write(dir.join(format!("pack-{slot}")), format!("{key}\n")).map_err(failed)?;
-    }
-    Ok(())
+        let key = chosen.map_or(NOTHING[usize::from(save)], |(_, chosen)| &chosen.key);
+        fs::write(dir.join(format!("pack-{slot}")), format!("{key}\n"))
+    })
 }
 
 fn print(format: Format, packs: &[(usize, Chosen)], changed: Option<bool>) {

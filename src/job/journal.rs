@@ -109,6 +109,9 @@ pub(crate) struct Packs {
     pub(crate) elsewhere: BTreeSet<Digest>,
     /// The packs that were asked for, by their keys, with the layers that are needed of each.
     pub(crate) asked: BTreeMap<String, BTreeSet<Digest>>,
+    /// The packs that the CI did not bring whole, by their keys.
+    #[serde(default)]
+    pub(crate) broken: BTreeSet<String>,
     /// Whether they are of the job that begins.
     pub(crate) is_new: bool,
 }

@@ -104,7 +104,7 @@ pub(crate) fn choose(
         place: disk::slot_directory(writer.root(), pack.slot),
     });
     let places = places.collect();
-    state.packs = Some(Packs { table, elsewhere, asked, is_new: true });
+    state.packs = Some(Packs { table, elsewhere, asked, is_new: true, ..Packs::default() });
     Ok(places)
 }
 
@@ -129,7 +129,9 @@ pub(crate) fn settle(layout: &Layout, state: &mut State) {
     packs.is_new = false;
     let asked = std::mem::take(&mut packs.asked);
     let is_whole = |layers: &BTreeSet<Digest>| layers.iter().all(|l| layout.blob_size(l).is_some());
-    packs.table.packs.retain(|pack| asked.get(&pack.key()).is_none_or(is_whole));
+    let broken = asked.iter().filter(|(_, layers)| !is_whole(layers));
+    packs.broken = broken.map(|(key, _)| key.clone()).collect();
+    packs.table.packs.retain(|pack| !packs.broken.contains(&pack.key()));
 }
 
 /// What the CI is to save.
@@ -162,8 +164,13 @@ pub(crate) fn save(
             size,
         })
         .collect();
-    let terms =
-        Terms { shares: &uses.shares, today: calendar.today, renew_after: calendar.renew_after() };
+    let nothing = BTreeSet::new();
+    let terms = Terms {
+        shares: &uses.shares,
+        today: calendar.today,
+        renew_after: calendar.renew_after(),
+        broken: state.packs.as_ref().map_or(&nothing, |packs| &packs.broken),
+    };
     let mut plan = plan::plan(&before, &layers, &terms);
     let is_old = before.made.age(calendar.today) >= calendar.renew_after();
     if is_old {

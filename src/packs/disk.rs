@@ -24,7 +24,8 @@ use crate::oci::live;
 use crate::oci::regular::{self, OpenError};
 use crate::oci::writer::Writer;
 
-const TABLE: &str = "packs.json";
+/// The file with the table, beside `index.json`.
+pub(crate) const TABLE: &str = "packs.json";
 
 /// The directory of all packs of the archive in `dir`.
 fn beside(dir: &Path) -> PathBuf {
@@ -205,6 +206,7 @@ mod tests {
         let pack = |(slot, digest): &(usize, &Digest)| Pack {
             slot: *slot,
             made: Day(1),
+            attempt: 0,
             layers: [((*digest).clone(), 7)].into(),
         };
         let packs: Vec<Pack> = layers.iter().map(pack).collect();

@@ -52,6 +52,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) today: Day,
     /// The age at which a pack is saved again.
     pub(crate) renew_after: Duration,
+    /// Keys under which the CI has something else than it should.
+    pub(crate) broken: &'a BTreeSet<String>,
 }
 
 /// A table, and what of it the CI does not have.
@@ -120,7 +122,7 @@ pub(crate) fn plan(before: &Table, layers: &[Layer], terms: &Terms<'_>) -> Plan 
     drafts.extend(groups.into_values().map(|layers| Draft { layers, dead: 0, kept: None }));
     merge(&mut drafts, terms.shares);
     renew(&mut drafts, terms);
-    finish(drafts, before, terms.today)
+    finish(drafts, before, terms)
 }
 
 /// Makes packs new that the CI would delete before long, the oldest first, while there are steps left.
@@ -205,7 +207,7 @@ fn cost(one: &Draft<'_>, other: &Draft<'_>, shares: &[u64]) -> u64 {
 
 /// Gives each new pack a slot of its own: of those that fewest packs were saved from, since two packs in
 /// one directory need a CI's cache that leaves there what it finds.
-fn finish(drafts: Vec<Draft<'_>>, before: &Table, today: Day) -> Plan {
+fn finish(drafts: Vec<Draft<'_>>, before: &Table, terms: &Terms<'_>) -> Plan {
     let (kept, new): (Vec<_>, Vec<_>) = drafts.into_iter().partition(|d| d.kept.is_some());
     let mut packs: Vec<Pack> = kept.into_iter().filter_map(|d| d.kept.cloned()).collect();
     let mut slots: Vec<usize> = (1..=SLOTS).collect();
@@ -213,13 +215,16 @@ fn finish(drafts: Vec<Draft<'_>>, before: &Table, today: Day) -> Plan {
     let mut plan = Plan::default();
     for (draft, slot) in new.into_iter().zip(slots) {
         let layers = draft.layers.iter().map(|layer| (layer.digest.clone(), layer.size)).collect();
-        let pack = Pack { slot, made: today, layers };
+        let mut pack = Pack { slot, made: terms.today, attempt: 0, layers };
+        while terms.broken.contains(&pack.key()) {
+            pack.attempt += 1;
+        }
         plan.new.insert(slot, pack.key());
         packs.push(pack);
     }
     packs.sort_by(|a, b| a.layers.cmp(&b.layers));
     let is_same = packs.len() == before.packs.len() && plan.new.is_empty();
-    plan.table = Table::new(if is_same { before.made } else { today }, packs);
+    plan.table = Table::new(if is_same { before.made } else { terms.today }, packs);
     plan
 }
 

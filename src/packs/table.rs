@@ -42,6 +42,9 @@ pub struct Pack {
     pub slot: usize,
     /// When it was saved.
     pub made: Day,
+    /// Tells it from packs of the same layers and day of which the CI has something else.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempt: u32,
     /// The layers with their sizes, dead ones too: the key is made from all of them.
     pub layers: BTreeMap<Digest, u64>,
 }
@@ -49,7 +52,7 @@ pub struct Pack {
 impl Pack {
     /// What names it in the CI's cache: equal for equal layers of one day.
     pub fn key(&self) -> String {
-        let mut text = format!("{}\n", self.made.0);
+        let mut text = format!("{} {}\n", self.made.0, self.attempt);
         for layer in self.layers.keys() {
             let _ = writeln!(text, "{layer}");
         }
@@ -60,6 +63,11 @@ impl Pack {
     pub fn size(&self) -> u64 {
         self.layers.values().fold(0, |sum, size| sum.saturating_add(*size))
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// The packs of an archive.
@@ -112,7 +120,7 @@ mod tests {
 
     fn pack(slot: usize, made: u64, layers: &[&[u8]]) -> Pack {
         let layers = layers.iter().map(|l| (Digest::of(l), l.len() as u64)).collect();
-        Pack { slot, made: Day(made), layers }
+        Pack { slot, made: Day(made), attempt: 0, layers }
     }
 
     #[test]

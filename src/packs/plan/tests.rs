@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 const RENEW: Duration = Duration::from_hours(24 * 10);
+static NOTHING: BTreeSet<String> = BTreeSet::new();
 /// Nothing changes, the newest layers change, more changes.
 const SHARES: [u64; 3] = [300, 600, 100];
 
@@ -61,7 +62,7 @@ proptest! {
                 name += 1;
                 layers.push(layer(name, size, usage(kind)));
             }
-            let terms = Terms { shares: &SHARES, today, renew_after: RENEW };
+            let terms = Terms { shares: &SHARES, today, renew_after: RENEW, broken: &NOTHING };
             let plan = plan(&before, &layers, &terms);
             let live: BTreeMap<&Digest, &Layer> = layers.iter().map(|l| (&l.digest, l)).collect();
             let is_new = |pack: &Pack| plan.new.get(&pack.slot) == Some(&pack.key());
@@ -112,7 +113,7 @@ proptest! {
 const MIB: u64 = 1 << 20;
 
 fn terms(today: u64) -> Terms<'static> {
-    Terms { shares: &SHARES, today: Day(today), renew_after: RENEW }
+    Terms { shares: &SHARES, today: Day(today), renew_after: RENEW, broken: &NOTHING }
 }
 
 #[test]
@@ -164,6 +165,7 @@ fn a_build_restores_what_it_reads_then_what_is_due() {
     let pack = |slot, made, name: u64, size| Pack {
         slot,
         made: Day(made),
+        attempt: 0,
         layers: [(layer(name, size, usage(0)).digest, size)].into(),
     };
     let table = Table::new(Day(9), vec![pack(1, 9, 1, 5), pack(2, 9, 2, 50), pack(3, 1, 3, 9)]);
@@ -179,4 +181,14 @@ fn a_build_restores_what_it_reads_then_what_is_due() {
     assert_eq!(chosen(&needed(&[1]), false, 11), [1, 3]);
     assert!(chosen(&needed(&[1, 2, 3]), true, 11).is_empty());
     assert!(chosen(&needed(&[]), false, 9).is_empty());
+}
+
+#[test]
+fn a_key_with_something_else_behind_it_is_not_used_again() {
+    let layers = [layer(1, 9 * MIB, usage(0))];
+    let first = plan(&Table::default(), &layers, &terms(1));
+    let broken: BTreeSet<String> = first.new.values().cloned().collect();
+    let again = plan(&Table::default(), &layers, &Terms { broken: &broken, ..terms(1) });
+    assert_eq!(again.new.len(), 1);
+    assert!(again.new.values().all(|key| !broken.contains(key)));
 }
