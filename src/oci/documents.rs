@@ -86,7 +86,7 @@ impl Descriptor {
     }
 
     /// Whether the blob is a layer, not a document.
-    pub(crate) fn is_layer(&self) -> bool {
+    pub fn is_layer(&self) -> bool {
         self.media_type.contains(".layer.") || self.media_type.contains(".diff.")
     }
 

@@ -1,8 +1,9 @@
 //! How builds to come are likely to use each layer of an archive: what they read, and what they replace.
 //!
 //! The kinds of builds are: nothing has changed; the files of one stage have changed; its packages
-//! have; all files have. Sources come last in a Dockerfile, so the layers from the last group of
-//! `COPY` and `ADD` on are taken for those that change most. It is a guess, from which only costs follow.
+//! have; all its steps have; all files have. Sources come last in a Dockerfile, so the layers from the last
+//! group of `COPY` and `ADD` on are taken for those that change most, and those from the group before
+//! for packages. It is a guess, from which only costs follow.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +11,14 @@ use super::plan::Usage;
 use crate::archive::{Archive, Role, StageAbout, StepAbout, StoredImage};
 use crate::oci::digest::Digest;
 
-/// Of a thousand builds: so many change nothing, all files, one stage's files, one stage's packages.
+/// Of a thousand builds: so many change nothing, all files, one stage's files, its packages, all its steps.
 const UNCHANGED: u64 = 250;
 const ALL_FILES: u64 = 100;
 const FILES: u64 = 550;
-const PACKAGES: u64 = 100;
-/// The most stages that are told apart, two kinds of builds each.
-const MOST_STAGES: usize = 30;
+const PACKAGES: u64 = 70;
+const DOCKERFILE: u64 = 30;
+/// The most stages that are told apart, three kinds of builds each.
+const MOST_STAGES: usize = 20;
 
 /// How the layers of an archive are used, and how often each kind of build comes, of a thousand.
 #[derive(Debug, Default)]
@@ -30,6 +32,8 @@ struct Stage<'a> {
     layers: Vec<&'a Digest>,
     /// Where its own begin.
     own: usize,
+    /// Where those begin that change with the packages.
+    packages: usize,
     /// Where those begin that change most.
     files: usize,
     /// Whether it is what its build is for.
@@ -92,12 +96,14 @@ impl Uses {
                 stage.before().into_iter().chain(rest()),
                 stage.from().into_iter().chain(replaced()),
             );
-            let (base, own) = stage.layers.split_at(stage.own);
-            uses.add(
-                share(PACKAGES),
-                base.iter().copied().chain(rest()),
-                own.iter().copied().chain(replaced()),
-            );
+            for (all, from) in [(PACKAGES, stage.packages), (DOCKERFILE, stage.own)] {
+                let (before, own) = stage.layers.split_at(from);
+                uses.add(
+                    share(all),
+                    before.iter().copied().chain(rest()),
+                    own.iter().copied().chain(replaced()),
+                );
+            }
         }
         uses
     }
@@ -140,15 +146,17 @@ fn stages(archive: &Archive) -> Vec<Stage<'_>> {
                 let word = step.text.split_whitespace().next().unwrap_or_default();
                 ["COPY", "ADD"].iter().any(|copy| word.eq_ignore_ascii_case(copy))
             };
-            let after_copies = made.iter().rposition(copies).map_or(made.len(), |last| last + 1);
-            let other = made[..after_copies].iter().rposition(|step| !copies(step));
-            let first_copy = if after_copies > 0 && made.get(after_copies - 1).is_some_and(copies) {
-                other.map_or(0, |other| other + 1)
-            } else {
-                made.len()
+            // Where the last group of copies before a step begins.
+            let group = |end: usize| {
+                let last = made[..end].iter().rposition(copies)?;
+                let other = made[..last].iter().rposition(|step| !copies(step));
+                Some(other.map_or(0, |other| other + 1))
             };
-            let files = layers.len().saturating_sub(made.len() - first_copy);
-            Stage { layers, own, files, is_last: is_last(at), build: &abouts[at].build }
+            let files = group(made.len());
+            let packages = files.and_then(group).unwrap_or_default();
+            let place = |step: usize| layers.len().saturating_sub(made.len() - step);
+            let (files, packages) = (place(files.unwrap_or(made.len())), place(packages));
+            Stage { layers, own, packages, files, is_last: is_last(at), build: &abouts[at].build }
         })
         .collect()
 }

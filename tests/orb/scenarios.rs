@@ -580,7 +580,8 @@ const CHOOSE: &str = "Choose packs of Docker layers";
 fn with_packs(world: &World, engine: &Engine) -> (Finished, Vec<u64>) {
     let before = world.cache.entries().len();
     let job = world.run(engine, "packs");
-    let new = world.cache.entries()[before..].iter().map(|e| e.size).filter(|size| *size > 10_240);
+    let entries = world.cache.entries();
+    let new = entries[before..].iter().map(|e| e.size).filter(|size| *size > 10_240);
     (job, new.collect())
 }
 
