@@ -26,7 +26,7 @@ const NOTHING: [&str; 2] = ["nothing to restore", "nothing to save"];
 
 /// The JSON form of the result.
 #[derive(Serialize)]
-struct Packs<'a> {
+struct Listed<'a> {
     schema: &'static str,
     packs: Vec<PackRow<'a>>,
     /// Whether the index must be saved.
@@ -111,7 +111,7 @@ fn print(format: Format, packs: &[(usize, Chosen)], changed: Option<bool>) {
                 output::line(&format!("{} {}", chosen.key, path(chosen)));
             }
         }
-        Format::Json => output::json(&Packs {
+        Format::Json => output::json(&Listed {
             schema: "dockercache.packs.v1",
             packs: packs
                 .iter()

@@ -19,7 +19,7 @@ use crate::oci::live;
 use crate::oci::writer::Writer;
 use crate::packs::disk;
 use crate::packs::plan::{self, Layer, Terms};
-use crate::packs::table::{Day, Table};
+use crate::packs::table::{Day, Pack, Table};
 use crate::packs::uses::Uses;
 use crate::predict::project::Project;
 use crate::report::{Reporter, bytes, count};
@@ -82,7 +82,7 @@ pub(crate) fn choose(
     let chosen =
         plan::to_restore(&table, &needed, &is_here, calendar.today, calendar.renew_after());
     let size: u64 = chosen.iter().map(|pack| pack.size()).sum();
-    let all: u64 = table.packs.iter().map(|pack| pack.size()).sum();
+    let all: u64 = table.packs.iter().map(Pack::size).sum();
     reporter.info(format!(
         "packs: {} of {}, {} of {}",
         chosen.len(),
@@ -117,7 +117,7 @@ pub(crate) fn take(layout: &Layout, state: &mut State, reporter: Reporter) {
     }
     match super::locked(layout, reporter).and_then(|writer| disk::take_packs(&writer)) {
         Ok((number, size)) => {
-            reporter.info(format!("packs: {}, {} restored", count(number, "layer"), bytes(size)))
+            reporter.info(format!("packs: {}, {} restored", count(number, "layer"), bytes(size)));
         }
         Err(error) => reporter.warn(format!("the packs are not used: {error}")),
     }
@@ -181,7 +181,7 @@ pub(crate) fn save(
     let packs = || plan.table.packs.iter();
     let new = packs().filter(|pack| is_new(pack.slot, &pack.key()));
     Ok(Planned {
-        size: (new.map(crate::packs::table::Pack::size).sum(), packs().map(|p| p.size()).sum()),
+        size: (new.map(Pack::size).sum(), packs().map(Pack::size).sum()),
         changed: state.packs.as_ref().is_none_or(|packs| packs.table != plan.table),
         new: plan
             .new

@@ -146,14 +146,12 @@ fn merge(drafts: &mut Vec<Draft<'_>>, shares: &[u64]) {
         let crowded = (0..shares.len())
             .map(|build| 1_u64 << build)
             .find(|bit| drafts.iter().filter(|draft| draft.read() & bit != 0).count() > SLOTS);
-        let all = |_: &Draft<'_>| true;
-        let fits: [(bool, &dyn Fn(&Draft<'_>) -> bool); 3] = [
-            (crowded.is_some(), &|draft| crowded.is_some_and(|bit| draft.read() & bit != 0)),
-            (drafts.len() > MOST_PACKS, &all),
-            (new > SLOTS, &|draft| draft.kept.is_none()),
-        ];
-        let forced = fits.iter().filter(|(needed, _)| *needed);
-        let pair = forced.filter_map(|(_, fits)| cheapest(drafts, fits, shares)).next();
+        let fits_crowd = |d: &Draft<'_>| crowded.is_some_and(|bit| d.read() & bit != 0);
+        let is_many = drafts.len() > MOST_PACKS;
+        let is_surplus = |d: &Draft<'_>| new > SLOTS && d.kept.is_none();
+        let pair = cheapest(drafts, &fits_crowd, shares)
+            .or_else(|| cheapest(drafts, &|_| is_many, shares))
+            .or_else(|| cheapest(drafts, &is_surplus, shares));
         let pair = pair
             .or_else(|| cheapest(drafts, &|_| true, shares).filter(|(_, _, cost)| *cost < STEP));
         let Some((first, second, _)) = pair else { return };
