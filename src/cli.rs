@@ -112,6 +112,13 @@ pub enum Verb {
     /// files that it uses, and the kind of engine. Only the builder decides what is a hit: a wrong
     /// key costs time, never correctness.
     Key(KeyArgs),
+    /// Choose and lay out packs, so that a CI's cache moves less
+    ///
+    /// A CI's cache moves a whole directory on every change. In packs it moves what the job needs:
+    /// before the builds, restore `DIR.packs/index`, run `packs` with their arguments, and restore the
+    /// packs that it names, then run `restore`. After `save`, run `packs --save`, save the packs that it
+    /// names, then `DIR.packs/index`. There are at most five each way.
+    Packs(PacksArgs),
     /// Explain which steps of a build will miss, and why
     ///
     /// Compares the project with the saved one, and names the first changed file, argument,
@@ -156,6 +163,8 @@ pub enum CircleciStep {
     Install,
     /// Write the key files
     Keys,
+    /// Choose the packs that CircleCI restores
+    Packs,
     /// Check what CircleCI has restored
     Restore,
     /// Build with the cache
@@ -365,6 +374,34 @@ pub struct KeyArgs {
     #[command(flatten)]
     pub speech: Speech,
     /// Builds to come
+    #[command(flatten)]
+    pub builds: Builds,
+}
+
+/// `packs`
+#[derive(Debug, Args)]
+#[command(override_usage = "dockercache packs [OPTIONS] [arguments of the docker build [--and …]]")]
+pub struct PacksArgs {
+    /// The directory
+    #[command(flatten)]
+    pub directory: Directory,
+    /// Lay out what is to be saved, after `save`
+    #[arg(long)]
+    pub save: bool,
+    /// How long the CI keeps what it has saved: packs in use are saved again before that
+    #[arg(long, value_name = "TIME", default_value = "15d", value_parser = age)]
+    pub lifetime: Duration,
+    /// Also write the keys into this directory, for CI keys made of file checksums: always five files,
+    /// from `pack-1` to `pack-5`
+    #[arg(long, value_name = "DIR")]
+    pub write: Option<PathBuf>,
+    /// The engine
+    #[command(flatten)]
+    pub engine: Engine,
+    /// The output
+    #[command(flatten)]
+    pub speech: Speech,
+    /// Builds to come: only packs that they read are restored
     #[command(flatten)]
     pub builds: Builds,
 }

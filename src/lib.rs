@@ -3,7 +3,7 @@
 //! Data flows one way: [`dockerfile`] reads a Dockerfile, [`context`] digests what it sees,
 //! [`predict`] brings both together for one build and foretells what the builder will do,
 //! [`engine`] asks a Docker engine, [`archive`] keeps its cache in a layout of [`oci`], and [`store`]
-//! carries that elsewhere; [`mounts`] carries what steps keep in cache mounts.
+//! carries that elsewhere; [`packs`] groups it for a CI's cache; [`mounts`] carries what steps keep in cache mounts.
 //! [`commands`] wire it all to the command line in [`cli`].
 
 pub mod archive;
@@ -17,6 +17,7 @@ pub mod engine;
 mod job;
 pub mod mounts;
 pub mod oci;
+pub mod packs;
 pub mod predict;
 pub mod report;
 pub mod settings;

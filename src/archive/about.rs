@@ -92,6 +92,13 @@ pub struct StepAbout {
     pub files: FileList,
 }
 
+impl StepAbout {
+    /// Whether the builder makes a layer for it.
+    pub(crate) fn makes_layer(&self) -> bool {
+        !self.parts.is_empty()
+    }
+}
+
 /// The files of a step, each in one short text: mode, kind, first digits of a digest, path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileList {

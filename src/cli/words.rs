@@ -20,7 +20,7 @@ fn own_options_first(words: Vec<OsString>) -> Result<Vec<OsString>, clap::Error>
     let mut command = Cli::command();
     // Only then it has --help.
     command.build();
-    let with_build_arguments = ["save", "restore", "key", "explain"];
+    let with_build_arguments = ["save", "restore", "key", "packs", "explain"];
     let verb = words.get(1).and_then(|w| w.to_str()).filter(|v| with_build_arguments.contains(v));
     let Some(verb) = verb.and_then(|v| command.find_subcommand(v)) else { return Ok(words) };
     // Whether one of our options takes a value; `None` if it is not ours.

@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 use super::exit::{Exit, Failure};
+use super::packs;
 use crate::cli::CircleciStep;
+use crate::packs::{SLOTS, disk};
 use crate::report::{Reporter, output};
 use parameters::Parameters;
 
@@ -30,6 +32,7 @@ pub(super) fn run(step: CircleciStep) -> Result<Exit, Failure> {
     match step {
         CircleciStep::Install => install::run(&step_of_job.parameters),
         CircleciStep::Keys => step_of_job.keys(),
+        CircleciStep::Packs => step_of_job.choose_packs(),
         CircleciStep::Restore => step_of_job.restore(),
         CircleciStep::Build => step_of_job.build(),
         CircleciStep::Save => step_of_job.save(),
@@ -80,7 +83,16 @@ impl Step {
     fn write_neutral_keys(&self) -> io::Result<()> {
         fs::create_dir_all(&self.keys)?;
         LEVELS.into_iter().try_for_each(|level| fs::write(self.level(level), "none\n"))?;
+        packs::write_neutral_keys(&self.keys, false)?;
         fs::write(self.variant(), "first\n")
+    }
+
+    /// Chooses the packs that CircleCI is to restore, by the index that it has restored.
+    fn choose_packs(&self) -> Result<Exit, Failure> {
+        let mut packs = self.verb("packs")?;
+        packs.arg("--write").arg(&self.keys).arg("--").args(self.parameters.all_builds()?);
+        self.finish("packs", packs.stdout(Stdio::null()).status());
+        Ok(Exit::Ok)
     }
 
     /// Verifies what CircleCI has restored. The flags for a plain build are left in a file.
@@ -106,38 +118,81 @@ impl Step {
         if !compression.is_empty() {
             save.env("DOCKERCACHE_COMPRESSION", compression);
         }
-        let finished = save.output();
-        let said = finished.as_ref().map(|f| String::from_utf8_lossy(&f.stdout).into_owned());
-        let said = said.unwrap_or_default();
-        said.lines().for_each(output::line);
-        self.finish("save", finished.map(|finished| finished.status));
-        if let Err(error) = self.choose_key(said.contains("DOCKERCACHE_SAVED='true'")) {
+        let place = self.saved_directory();
+        let restored = fs::read_to_string(place.join(KEY_FILE)).unwrap_or_default();
+        let mut changed = self.said("save", &mut save).contains("DOCKERCACHE_SAVED='true'");
+        if self.has_packs() {
+            match self.save_packs() {
+                Ok(packs_changed) => changed |= packs_changed,
+                Err(error) => self.reporter.warn(format!("the cache may not be saved: {error}")),
+            }
+        }
+        if let Err(error) = self.choose_key(&place, restored.trim(), changed) {
             self.reporter.warn(format!("the cache may not be saved: {error}"));
         }
         Ok(Exit::Ok)
     }
 
-    /// Decides which key CircleCI saves under.
+    /// Lays out packs and index. Without them, no step of CircleCI has anything to save.
+    fn save_packs(&self) -> io::Result<bool> {
+        packs::write_neutral_keys(&self.keys, true)?;
+        let mut save = self.verb("packs").map_err(|failure| io::Error::other(failure.message))?;
+        save.args(["--save", "--format", "env", "--write"]).arg(&self.keys);
+        let said = self.said("packs", save.stderr(Stdio::inherit()));
+        if !said.contains("DOCKERCACHE_CHANGED=") {
+            // It is not whole.
+            let index = disk::index_directory(&self.dir);
+            match fs::remove_dir_all(index) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        let slots = (1..=SLOTS).map(|slot| disk::slot_directory(&self.dir, slot));
+        slots.into_iter().try_for_each(fs::create_dir_all)?;
+        Ok(said.contains("DOCKERCACHE_CHANGED='true'"))
+    }
+
+    /// Runs a verb and prints what it prints, which is also given.
+    fn said(&self, verb: &str, command: &mut Command) -> String {
+        let finished = command.output();
+        let said = finished.as_ref().map(|f| String::from_utf8_lossy(&f.stdout).into_owned());
+        let said = said.unwrap_or_default();
+        said.lines().for_each(output::line);
+        self.finish(verb, finished.map(|finished| finished.status));
+        said
+    }
+
+    fn has_packs(&self) -> bool {
+        matches!(self.parameters.raw("PACKS"), "1" | "true")
+    }
+
+    /// The directory that CircleCI restores by the levels of the key.
+    fn saved_directory(&self) -> PathBuf {
+        if self.has_packs() { disk::index_directory(&self.dir) } else { self.dir.clone() }
+    }
+
+    /// Decides which key CircleCI saves the directory under.
     ///
     /// It is the exact key, and a second upload of the same build is skipped. Where an archive came
-    /// from that very key and was not good enough (damaged, or made from another base image), the
-    /// key gets another end: CircleCI restores the newest match. Without an archive it is a key
-    /// that no job restores.
-    fn choose_key(&self, saved: bool) -> io::Result<()> {
+    /// from that very key and was not good enough (damaged, made from another base image, or about to
+    /// expire), the key gets another end: CircleCI restores the newest match. Without an archive it is a
+    /// key that no job restores.
+    fn choose_key(&self, place: &Path, restored: &str, changed: bool) -> io::Result<()> {
         let Ok(exact) = fs::read_to_string(self.level(1)) else { return Ok(()) };
-        let index = self.dir.join("index.json");
+        let index = place.join("index.json");
         if !index.is_file() {
-            fs::create_dir_all(&self.dir)?;
+            fs::create_dir_all(place)?;
             return LEVELS
                 .into_iter()
                 .try_for_each(|level| fs::write(self.level(level), "empty\n"));
         }
-        let file = self.dir.join(KEY_FILE);
-        let restored = fs::read_to_string(&file).unwrap_or_default();
-        if restored.trim() != exact.trim() {
-            return fs::write(file, format!("{}\n", exact.trim()));
+        fs::write(place.join(KEY_FILE), format!("{}\n", exact.trim()))?;
+        if restored == exact.trim() && changed {
+            let mut variant = fs::read(index)?;
+            variant.extend(fs::read(place.join(disk::TABLE)).unwrap_or_default());
+            return fs::write(self.variant(), variant);
         }
-        if saved { fs::copy(index, self.variant()).map(drop) } else { Ok(()) }
+        Ok(())
     }
 
     /// This program with a verb, and with the directory and the strategy of the parameters.

@@ -10,6 +10,7 @@ mod gc;
 mod group;
 mod inspect;
 mod key;
+mod packs;
 mod prune;
 mod restore;
 mod save;
@@ -33,6 +34,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Verb::Explain(args) => strictly(args.speech.strict, explain::run(&args)),
         Verb::Key(args) => strictly(args.speech.strict, key::run(&args)),
         Verb::Config(args) => Ok(config::run(&args)),
+        Verb::Packs(args) => strictly(args.speech.strict, packs::run(&args)),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Prune(args) => prune::run(&args),
         Verb::Gc(args) => gc::run(&args),

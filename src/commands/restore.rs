@@ -18,7 +18,7 @@ use crate::job::capture;
 use crate::job::journal::{Draft, Journal};
 use crate::job::offer::{self, Offer};
 use crate::job::prime::{Coming, prime};
-use crate::job::{locked, store};
+use crate::job::{locked, packs, store};
 use crate::oci::directory::Layout;
 use crate::predict::explain::explain;
 use crate::predict::project::{Detail, Project};
@@ -60,6 +60,7 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     let mut state = journal.as_ref().map(Journal::state).unwrap_or_default();
     state.away = None;
     state.unverified = false;
+    packs::take(&layout, &mut state, reporter);
     let store = store::open(args.store.store.as_deref(), args.store.read_only, &mut state)?;
     let engine = strategy::connect_to_choose(&Client::from_path(), &environment)?;
     if let Ok(journal) = &journal {
@@ -78,6 +79,7 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
         well = store.fetch(&task, &projects, &mut state);
     }
     let mut offer = offer::make(&layout, &engine, strategy, &mut state, reporter)?;
+    packs::settle(&layout, &mut state);
     let from: Vec<_> = projects.iter().flat_map(|p| p.from.clone()).collect();
     let from = Some(&*from).filter(|_| !projects.is_empty());
     let pull = builds.iter().any(|build| build.switch("pull"));
@@ -134,7 +136,11 @@ fn chosen(
 
 /// The projects of the builds to come; none if one can't be read. What is wrong with it is for its
 /// build to say.
-fn projects(builds: &[BuildArguments], builder: &Builder, reporter: Reporter) -> Vec<Project> {
+pub(super) fn projects(
+    builds: &[BuildArguments],
+    builder: &Builder,
+    reporter: Reporter,
+) -> Vec<Project> {
     let read = |arguments| Project::read(arguments, builder, Detail::Files);
     builds.iter().map(read).collect::<Result<_, _>>().unwrap_or_else(|error| {
         reporter.warn(format!("what of the archive is needed can't be told: {error}"));

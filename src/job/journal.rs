@@ -22,6 +22,7 @@ use crate::engine::strategy::capture::Captured;
 use crate::mounts::carry::NotedMount;
 use crate::oci::digest::Digest;
 use crate::oci::verify::Seen;
+use crate::packs::table::Table;
 
 /// How long a store that did not answer is skipped.
 const AWAY: Duration = Duration::from_mins(5);
@@ -89,6 +90,9 @@ pub(crate) struct State {
     /// A store, and the blobs of which it gave something else than their digests promise.
     #[serde(default)]
     pub(crate) damaged: Option<(String, BTreeSet<Digest>)>,
+    /// The packs of the archive, where a CI's cache carries it in such.
+    #[serde(default)]
+    pub(crate) packs: Option<Packs>,
     /// The index in the directory that was found good with the keys of this job, or made from it.
     #[serde(default)]
     pub(crate) admitted: Option<Digest>,
@@ -97,6 +101,22 @@ pub(crate) struct State {
     pub(crate) unverified: bool,
     #[serde(skip)]
     path: Option<PathBuf>,
+}
+
+/// What a CI's cache holds of the archive.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Packs {
+    /// Which layers are in which pack.
+    pub(crate) table: Table,
+    /// The layers that are in the CI's cache alone: this job does without them.
+    pub(crate) elsewhere: BTreeSet<Digest>,
+    /// The packs that were asked for, by their keys, with the layers that are needed of each.
+    pub(crate) asked: BTreeMap<String, BTreeSet<Digest>>,
+    /// The packs that the CI did not bring whole, by their keys.
+    #[serde(default)]
+    pub(crate) broken: BTreeSet<String>,
+    /// Whether they are of the job that begins.
+    pub(crate) is_new: bool,
 }
 
 /// What a store holds of the archive.
@@ -279,6 +299,12 @@ impl Journal {
 }
 
 impl State {
+    /// Whether a layer that is not in the directory is in a store or in the CI's cache.
+    pub(crate) fn is_elsewhere(&self, digest: &Digest) -> bool {
+        self.remote.as_ref().is_some_and(|copy| copy.blobs.contains(digest))
+            || self.packs.as_ref().is_some_and(|packs| packs.elsewhere.contains(digest))
+    }
+
     /// Whether a store did not answer, a short while ago.
     pub(crate) fn is_away(&self, url: &str) -> bool {
         self.away.as_ref().is_some_and(|(store, since)| {

@@ -5,7 +5,8 @@
 //! builds run at once. [`attempts`] runs the [`users_build`] with it, whose [`input`] is kept for that.
 //! [`capture`] makes sure right after a build that everything for the cache exists, [`take`] makes an
 //! archive of that, and [`commit`] puts it in the place of the old one. [`store`] moves it to and from
-//! where jobs share it. [`deadline`] keeps all of that from holding a build up. [`journal`] holds what
+//! where jobs share it, and [`packs`] cuts it up for a CI's cache; [`reads`] says what builds will
+//! read of it. [`deadline`] keeps all of that from holding a build up. [`journal`] holds what
 //! the commands of a job tell each other, and [`caller`] whose it is.
 
 pub(crate) mod attempts;
@@ -17,9 +18,11 @@ pub(crate) mod gate;
 pub(crate) mod input;
 pub(crate) mod journal;
 pub(crate) mod offer;
+pub(crate) mod packs;
 pub(crate) mod prepared;
 pub(crate) mod prime;
 pub(crate) mod project_name;
+pub(crate) mod reads;
 mod refs;
 pub(crate) mod store;
 pub(crate) mod take;

@@ -95,21 +95,21 @@ fn verified(
     if archive.is_from_the_future() {
         return Ok((archive, 0, Reach::default()));
     }
-    let in_store = |digest: &_| state.remote.as_ref().is_some_and(|r| r.blobs.contains(digest));
+    let elsewhere = |digest: &_| state.is_elsewhere(digest);
     let known = |digest: &_| {
         let look = verify::look(layout, digest);
-        (look.is_none() && in_store(digest))
+        (look.is_none() && elsewhere(digest))
             || look.is_some() && look.as_ref() == state.verified.get(digest)
     };
     let total = reach.blobs.values().filter(|d| !known(&d.digest)).map(|d| d.size).sum();
     let progress = reporter.progress("verifying blobs", total);
     let bad = verify::verify(layout, &reach, known, &|n| progress.advance(n));
     drop(progress);
-    let (again, bad): (Vec<_>, Vec<_>) = bad.into_iter().partition(|b| in_store(&b.digest));
+    let (again, bad): (Vec<_>, Vec<_>) = bad.into_iter().partition(|b| elsewhere(&b.digest));
     if !again.is_empty() {
         let writer = super::locked(layout, reporter)?;
         for blob in again {
-            // The store has a good one; this build does without.
+            // There is a good one elsewhere; this build does without.
             writer.remove_blob(&blob.digest)?;
         }
     }
@@ -171,10 +171,11 @@ pub(crate) fn make(
     }
     let (archive, bad, reach) = verified(layout, index, &gate, state, reporter)?;
     let miss = reason_for_miss(&archive, engine, strategy, &reach);
+    let is_whole = state.remote.is_none() && state.packs.is_none();
     let cache_from = match (&miss, &state.remote) {
         (Some(_), _) => Vec::new(),
         (None, Some(RemoteCopy { direct: Some(value), .. })) => vec![value.clone()],
-        (None, Some(_)) if strategy.is_buildkit() => {
+        (None, _) if !is_whole && strategy.is_buildkit() => {
             // A builder that finds a promised layer missing fails the build.
             let present = |digest: &_| layout.blob_size(digest).is_some();
             let cache = archive.cache.as_ref();

@@ -8,24 +8,22 @@ use std::time::{Duration, SystemTime};
 use super::gate::Gate;
 use super::journal::{RemoteCopy, State};
 use super::project_name::project_name;
+use super::reads;
 use super::refs;
 use super::variable;
 use crate::archive::trust::Trust;
 use crate::archive::{self, About, Archive, FORMAT, StageAbout};
 use crate::builder::Strategy;
 use crate::engine::Engine;
-use crate::mounts::collect::layers_of_mounts;
 use crate::oci::directory::{Layout, LayoutError};
 use crate::oci::documents::Descriptor;
 use crate::oci::live;
 use crate::oci::verify::BadBlob;
 use crate::oci::writer::Writer;
-use crate::predict::needed_layers;
 use crate::predict::project::Project;
 use crate::predict::{KeyScope, Keys};
 use crate::report::{Reporter, bytes, count};
 use crate::store::error::{PushError, StoreError};
-use crate::store::fetch::is_layer;
 use crate::store::push::There;
 use crate::store::refs::RefName;
 use crate::store::remote::Remote;
@@ -192,7 +190,8 @@ impl Store {
         writer.commit(&found.signed)?;
         let archive = Archive::of(layout, found.index.clone())?;
         let blobs = live::reach(layout, &found.index).blobs;
-        let (mut layers, documents): (Vec<_>, Vec<_>) = blobs.into_values().partition(is_layer);
+        let (mut layers, documents): (Vec<_>, Vec<_>) =
+            blobs.into_values().partition(Descriptor::is_layer);
         let mut direct = self.direct(task, &archive);
         if direct.is_some() {
             // The engine would try for minutes to pull a layer that is not there.
@@ -410,14 +409,8 @@ fn wanted(
     archive: &Archive,
     layers: Vec<Descriptor>,
 ) -> Vec<Descriptor> {
-    let needed = (task.strategy == Strategy::BuildkitReplay && !projects.is_empty())
-        .then(|| projects.iter().map(|project| needed_layers(archive, project)).collect())
-        .and_then(|each: Option<Vec<_>>| Some(each?.into_iter().flatten().collect()));
-    let of_mounts = layers_of_mounts(archive);
-    let is_needed = |l: &Descriptor| {
-        let is_read = needed.as_ref().is_none_or(|n: &BTreeSet<_>| n.contains(&l.digest));
-        is_read || of_mounts.contains(&l.digest)
-    };
+    let needed = reads::layers(task.strategy, projects, archive);
+    let is_needed = |l: &Descriptor| needed.as_ref().is_none_or(|n| n.contains(&l.digest));
     let is_here = |l: &Descriptor| task.layout.blob_size(&l.digest) == Some(l.size);
     layers.into_iter().filter(|l| is_needed(l) && !is_here(l)).collect()
 }

@@ -82,9 +82,12 @@ impl Descriptor {
     /// Whether nothing can hang on the blob where an index lists it: a cache manifest in the form of
     /// an index lists layers and the records.
     pub(crate) fn is_leaf(&self) -> bool {
-        self.media_type == CACHE_CONFIG
-            || self.media_type.contains(".layer.")
-            || self.media_type.contains(".diff.")
+        self.media_type == CACHE_CONFIG || self.is_layer()
+    }
+
+    /// Whether the blob is a layer, not a document.
+    pub fn is_layer(&self) -> bool {
+        self.media_type.contains(".layer.") || self.media_type.contains(".diff.")
     }
 
     /// Whether the blob is an index or a manifest, that is, points at more blobs.

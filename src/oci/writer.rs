@@ -280,6 +280,25 @@ impl Writer {
         Ok(digest)
     }
 
+    /// Moves a file here as this blob, which whoever reads it must verify.
+    pub(crate) fn adopt(&self, from: &Path, digest: &Digest) -> Result<(), LayoutError> {
+        let path = self.blob_path(digest);
+        if regular::other_than(&path, fs::FileType::is_file).is_some() {
+            regular::move_aside(&path).map_err(LayoutError::io("move aside", &path))?;
+        }
+        match fs::rename(from, &path) {
+            Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
+                let mut file = self.temporary()?;
+                let copied = regular::open(from)
+                    .map_err(io::Error::from)
+                    .and_then(|mut source| io::copy(&mut source, &mut file));
+                copied.map_err(LayoutError::io("copy", from))?;
+                put_in_place(file, &path)
+            }
+            moved => moved.map_err(LayoutError::io("move", from)),
+        }
+    }
+
     /// Replaces `index.json` in one step. Everything it points at has been written.
     pub fn commit(&self, index: &Index) -> Result<(), LayoutError> {
         let bytes = serde_json::to_vec_pretty(index)

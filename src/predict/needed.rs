@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 
 use super::explain::shares_step;
 use super::project::Project;
-use crate::archive::{About, Archive};
+use super::{StageDigest, StepDigest};
+use crate::archive::{About, Archive, StageAbout, StepAbout};
 use crate::oci::digest::Digest;
 
 /// The layers that a build of `project` will read; `None` if all must be taken to be needed, since
@@ -28,16 +29,70 @@ pub fn needed_layers(archive: &Archive, project: &Project) -> Option<BTreeSet<Di
             continue;
         }
         if about.stages.iter().all(|old| old.digest != stage.digest) {
-            read.extend(dependencies);
+            read.extend(read_by(stage, dependencies, about, project));
         }
         let of_use =
             about.stages.iter().filter(|old| old.digest == stage.digest || shares_step(old, stage));
-        for image in of_use.filter_map(|old| old.image.as_ref()) {
-            let stored = archive.images.iter().filter(|i| i.descriptor.digest == *image);
-            layers.extend(stored.flat_map(|i| &i.manifest.layers).map(|l| l.digest.clone()));
+        for old in of_use {
+            let stored =
+                archive.images.iter().find(|i| Some(&i.descriptor.digest) == old.image.as_ref());
+            let all = stored.map_or(&[][..], |image| &image.manifest.layers);
+            let read = all.len() - replaced(old, stage, all.len());
+            layers.extend(all[..read].iter().map(|layer| layer.digest.clone()));
         }
     }
     Some(layers)
+}
+
+/// The stages that a changed stage reads: those that its steps from the first change on name, or all that it
+/// needs if nothing of it is left.
+fn read_by(
+    stage: &StageDigest,
+    dependencies: &[usize],
+    about: &About,
+    project: &Project,
+) -> Vec<usize> {
+    let old = || about.stages.iter().flat_map(|old| &old.steps);
+    let is_there = |step: &&StepDigest| old().any(|old| old.digest == step.digest);
+    let mut layers = stage.steps.iter().filter(|step| step.is_layer);
+    if layers.next().is_none_or(|first| !is_there(&first)) {
+        return dependencies.to_vec();
+    }
+    let mut changed = stage.steps.iter().skip_while(is_there).map(|step| &step.instruction);
+    let named: Vec<String> = changed.by_ref().flat_map(|text| sources(text)).collect();
+    let is_named = |index: &usize| {
+        let name = project.stages.iter().find(|s| s.index == *index).and_then(|s| s.name.as_ref());
+        let is_it = |source: &String| {
+            name.is_some_and(|name| name.eq_ignore_ascii_case(source))
+                || *source == index.to_string()
+        };
+        named.iter().any(is_it)
+    };
+    dependencies.iter().copied().filter(is_named).collect()
+}
+
+/// What an instruction copies or mounts from.
+fn sources(instruction: &str) -> Vec<String> {
+    let text = instruction.to_ascii_lowercase();
+    let ends = |c: char| c.is_whitespace() || c == ',';
+    let values = text.split("from=").skip(1);
+    let source = |value: &str| {
+        value.split(ends).next().unwrap_or_default().trim_matches(['"', '\'']).to_owned()
+    };
+    values.map(source).collect()
+}
+
+/// How many of a stage's layers, from the last on, a changed stage will not read: those of steps from the
+/// first change on.
+fn replaced(old: &StageAbout, stage: &StageDigest, layers: usize) -> usize {
+    if old.digest == stage.digest {
+        return 0;
+    }
+    let made = || old.steps.iter().filter(|step| step.makes_layer());
+    let is_there = |step: &&StepAbout| stage.steps.iter().any(|s| s.digest == step.digest);
+    let changed = made().count() - made().take_while(is_there).count();
+    // Otherwise the layers are not those of the steps, one for one.
+    if made().count() <= layers { changed } else { 0 }
 }
 
 /// Whether a base was known when the archive was written and isn't now, or the other way round: digests

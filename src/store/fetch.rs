@@ -108,7 +108,7 @@ impl Remote {
         let mut level = index.manifests.clone();
         let mut seen = BTreeSet::new();
         while !level.is_empty() {
-            level.retain(|d| !is_layer(d) && seen.insert(d.digest.clone()));
+            level.retain(|d| !d.is_layer() && seen.insert(d.digest.clone()));
             let missing: Vec<&Descriptor> =
                 level.iter().filter(|d| layout.document(d).is_err()).collect();
             in_parallel(AT_ONCE, &missing, |descriptor| -> Result<(), PushError> {
@@ -248,9 +248,4 @@ impl Remote {
             reason: reason.to_owned(),
         }
     }
-}
-
-/// Whether a blob is a layer, not a document.
-pub fn is_layer(descriptor: &Descriptor) -> bool {
-    descriptor.media_type.contains(".layer.") || descriptor.media_type.contains(".diff.")
 }

@@ -48,6 +48,8 @@ mod mounts;
 #[cfg(test)]
 mod output;
 #[cfg(test)]
+mod packs;
+#[cfg(test)]
 mod prediction;
 #[cfg(test)]
 mod prune;

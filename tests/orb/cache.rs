@@ -33,6 +33,12 @@ impl Cache {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Deletes entries, as CircleCI does with old ones.
+    pub(crate) fn forget(&self, prefix: &str) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|entry| !entry.key.starts_with(prefix));
+    }
+
     /// Stores what `tar` writes to its standard output, unless the key is taken.
     pub(crate) fn save(&self, key: &str, mut tar: Command) -> String {
         if self.entries().iter().any(|entry| entry.key == key) {

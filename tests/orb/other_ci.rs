@@ -15,7 +15,7 @@ use crate::pack::read;
 use crate::review::lint;
 use crate::sandbox::{PROJECT, Sandbox, Shell};
 use crate::server::serve;
-use crate::world::{World, sum_of_helper};
+use crate::world::{LARGE_LAYER, World, sum_of_helper};
 
 fn recipe(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("ci").join(path)
@@ -55,7 +55,7 @@ fn actions_are_pinned_to_commits() {
         assert!(commit.len() == 40 && commit.chars().all(|c| c.is_ascii_hexdigit()), "{action}");
         count += 1;
     }
-    assert_eq!(count, 3);
+    assert_eq!(count, 13);
 }
 
 /// A cache is code that will be in the image: only builds of the default branch write what others
@@ -118,7 +118,7 @@ fn output(mut command: Command) -> String {
 
 /// The steps of the composite action, on one machine.
 fn github(engine: &Engine, world: &World, run: u32) -> BTreeMap<String, String> {
-    github_with(engine, world, run, "--tag\nacme/app\n.\n")
+    github_with(engine, world, run, "--tag\nacme/app\n.\n", "false")
 }
 
 fn github_with(
@@ -126,12 +126,14 @@ fn github_with(
     world: &World,
     run: u32,
     arguments: &str,
+    packs: &str,
 ) -> BTreeMap<String, String> {
     let mut sandbox = machine(engine, world);
     let action = read(&recipe("../action.yml")).expect("an action");
     let mut known: BTreeMap<String, String> = [
         ("inputs.cache-dir", "/tmp/dockercache"),
         ("inputs.project", ""),
+        ("inputs.packs", packs),
         ("github.run_attempt", "1"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -160,14 +162,16 @@ fn github_with(
         let done = match step["uses"].as_str() {
             Some(uses) if uses.starts_with("actions/cache/restore@") => {
                 let mut keys = vec![filled(&step["with"]["key"])];
-                let more = filled(&step["with"]["restore-keys"]);
+                let more = step["with"].get("restore-keys").map(filled).unwrap_or_default();
                 keys.extend(more.lines().filter(|l| !l.is_empty()).map(|l| l.trim().to_owned()));
                 assert!(keys.iter().all(|key| key.len() <= 512 && !key.contains(',')));
                 let said = world.cache.restore(&keys, sandbox.command(&["tar", "-xPf", "-"]));
                 let matched = said.strip_prefix("Found a cache from ");
                 let matched = matched.and_then(|rest| rest.split(',').next()).unwrap_or_default();
-                known
-                    .insert("steps.cache.outputs.cache-matched-key".to_owned(), matched.to_owned());
+                if let Some(id) = step["id"].as_str() {
+                    let output = format!("steps.{id}.outputs.cache-matched-key");
+                    known.insert(output, matched.to_owned());
+                }
                 said
             }
             Some(uses) if uses.starts_with("actions/cache/save@") => {
@@ -251,6 +255,32 @@ fn github_action() {
     assert_eq!(world.cache.entries().len(), 2);
 }
 
+#[test]
+fn github_action_with_packs() {
+    let engine = Engine::shared(Generation::V28_5);
+    let world = World::with_a_large_layer();
+    let run = |number| {
+        let before = world.cache.entries().len();
+        let known = github_with(&engine, &world, number, "--tag\nacme/app\n.\n", "true");
+        let new: Vec<u64> = world.cache.entries()[before..].iter().map(|e| e.size).collect();
+        (BuildReport::parse(&known["Build"]), known, new)
+    };
+    let (first, _, saved) = run(1);
+    assert_eq!(first.cached(), [""; 0]);
+    assert!(saved.iter().any(|size| *size > LARGE_LAYER), "{saved:?}");
+
+    let (same, known, saved) = run(2);
+    same.assert_all_cached();
+    assert_eq!(known["steps.restore.outputs.hit"], "full");
+    assert_eq!(saved, [0; 0]);
+
+    world.project.write("source", "feature\n");
+    let (feature, known, saved) = run(3);
+    assert!(feature.cached().iter().any(|step| step.contains("urandom")), "{feature:?}");
+    assert_eq!(known["steps.restore.outputs.hit"], "partial");
+    assert!(!saved.is_empty() && saved.iter().all(|size| *size < LARGE_LAYER / 10), "{saved:?}");
+}
+
 /// Such a build has no key, and no cache: it runs all the same.
 #[test]
 fn github_action_builds_for_several_platforms() {
@@ -259,7 +289,7 @@ fn github_action_builds_for_several_platforms() {
     world.project.write("Dockerfile", "FROM scratch\nCOPY source /source\n");
     let arguments = "--platform\nlinux/amd64,linux/arm64\n--tag\nacme/app\n.\n";
     for run in 1..=2 {
-        let done = github_with(&engine, &world, run, arguments);
+        let done = github_with(&engine, &world, run, arguments, "false");
         assert_eq!(done["steps.restore.outputs.hit"], "none");
         assert!(done["Build"].contains("COPY source /source"), "{}", done["Build"]);
     }

@@ -8,7 +8,7 @@ use crate::harness::{
 };
 use crate::runner::{Finished, environment};
 use crate::sandbox::{Sandbox, Shell, outside};
-use crate::world::{World, example, jobs};
+use crate::world::{LARGE_LAYER, World, example, jobs};
 
 const INSTALL: &str = "Install dockercache";
 const KEYS: &str = "Compute cache keys";
@@ -570,4 +570,69 @@ fn a_missing_dockerfile_is_for_the_build_to_say() {
     assert!(!job.succeeded);
     assert_eq!(job.steps.last().expect("a step").name, BUILD);
     assert!(job.output(KEYS).contains("`dockercache key` ended with 2; the job goes on"));
+}
+
+const INDEX: &str = "Restore the index of Docker layers";
+const CHOOSE: &str = "Choose packs of Docker layers";
+
+/// Runs a job with packs; gives it with the sizes of what it has added to CircleCI's cache, without the
+/// empty entry of steps that save nothing.
+fn with_packs(world: &World, engine: &Engine) -> (Finished, Vec<u64>) {
+    let before = world.cache.entries().len();
+    let job = world.run(engine, "packs");
+    let entries = world.cache.entries();
+    let new = entries[before..].iter().map(|e| e.size).filter(|size| *size > 10_240);
+    (job, new.collect())
+}
+
+/// Bytes that the steps have downloaded.
+fn downloaded(job: &Finished) -> u64 {
+    let found = job.steps.iter().filter_map(|step| step.output.strip_prefix("Found a cache from "));
+    let sizes = found
+        .filter_map(|rest| rest.rsplit_once(", ")?.1.strip_suffix(" bytes\n")?.parse::<u64>().ok());
+    sizes.sum()
+}
+
+#[test]
+fn packs_move_what_is_new_and_what_is_read() {
+    let engine = Engine::shared(Generation::V28_5);
+    let world = World::with_a_large_layer();
+    let (first, saved) = with_packs(&world, &engine);
+    assert!(first.output(INDEX).starts_with("No cache"));
+    assert_cold(&first, BUILD);
+    assert!(saved.iter().any(|size| *size > LARGE_LAYER), "{saved:?}");
+
+    let (same, saved) = with_packs(&world, &engine);
+    same.success().build(BUILD).assert_all_cached();
+    assert!(same.output(INDEX).starts_with("Found a cache"));
+    assert!(same.output(CHECK).contains("restore: hit"), "{}", same.output(CHECK));
+    assert_eq!(saved, [0; 0], "an unchanged job uploads nothing");
+    // The last stage reads its base.
+    assert!(downloaded(&same) < LARGE_LAYER, "{}", same.output(CHOOSE));
+
+    world.project.edit("source", "main", "other");
+    let (source, saved) = with_packs(&world, &engine);
+    let report = source.success().build(BUILD);
+    assert!(report.cached().iter().any(|step| step.contains("urandom")), "{report:?}");
+    assert!(report.ran().contains(&"RUN cat sorted source > app"), "{report:?}");
+    assert!(!saved.is_empty() && saved.iter().all(|size| *size < LARGE_LAYER / 10), "{saved:?}");
+    assert!(downloaded(&source) > LARGE_LAYER);
+    let (same, saved) = with_packs(&world, &engine);
+    same.success().build(BUILD).assert_all_cached();
+    assert_eq!(saved, [0; 0]);
+}
+
+#[test]
+fn packs_that_have_expired_are_a_miss() {
+    let engine = Engine::shared(Generation::V28_5);
+    let world = World::with_a_large_layer();
+    with_packs(&world, &engine);
+    world.cache.forget("dockercache-pack-");
+    world.project.edit("source", "main", "other");
+    let (lost, saved) = with_packs(&world, &engine);
+    let report = lost.success().build(BUILD);
+    assert!(report.ran().iter().any(|step| step.contains("urandom")), "{report:?}");
+    assert!(saved.iter().any(|size| *size > LARGE_LAYER), "{saved:?}");
+    let (same, _) = with_packs(&world, &engine);
+    same.success().build(BUILD).assert_all_cached();
 }

@@ -82,6 +82,9 @@ pub(crate) fn jobs(config: &Value) -> Result<Vec<Job>, String> {
     expand(config, &[(ALIAS.to_owned(), RELEASE.clone())].into())
 }
 
+/// What cannot be compressed of [`World::with_a_large_layer`], in bytes.
+pub(crate) const LARGE_LAYER: u64 = 3_000_000;
+
 /// A project on CircleCI.
 pub(crate) struct World {
     pub(crate) cache: Cache,
@@ -125,6 +128,15 @@ impl World {
             programs: Vec::new(),
             environment: BTreeMap::new(),
         }
+    }
+
+    /// The same, with a layer of dependencies that is worth a pack.
+    pub(crate) fn with_a_large_layer() -> Self {
+        let world = Self::new();
+        let sort = "RUN sort dependencies > sorted";
+        let large = format!("{sort}; head -c {LARGE_LAYER} /dev/urandom > large");
+        world.project.edit("Dockerfile", sort, &large);
+        world
     }
 
     /// Runs an example's only job on a fresh machine.

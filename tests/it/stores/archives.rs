@@ -11,7 +11,6 @@ use dockercache::oci::documents::{Descriptor, Index};
 use dockercache::oci::live;
 use dockercache::oci::writer::Writer;
 use dockercache::store::error::PushError;
-use dockercache::store::fetch::is_layer;
 use dockercache::store::push::{Pushed, There};
 use dockercache::store::refs::RefName;
 use dockercache::store::remote::Remote;
@@ -52,7 +51,7 @@ impl Archive {
     /// One of its layers.
     pub(super) fn layer(&self) -> Descriptor {
         let blobs = live::reach(&Layout::at(self.dir.path()), &self.index).blobs.into_values();
-        blobs.into_iter().find(is_layer).expect("a layer")
+        blobs.into_iter().find(Descriptor::is_layer).expect("a layer")
     }
 
     /// Saves it again, and pushes what the store is known to have corrupt.
@@ -88,7 +87,7 @@ pub(super) fn fetch(remote: &Remote, index: &Index) -> Result<(), String> {
     let layout = Layout::at(dir.path()).lock().expect("a lock");
     remote.fetch_documents(index, &layout).map_err(|error| error.to_string())?;
     let blobs = live::reach(&layout, index).blobs.into_values();
-    let layers: Vec<_> = blobs.filter(is_layer).collect();
+    let layers: Vec<_> = blobs.filter(Descriptor::is_layer).collect();
     let failed = remote.fetch(&layers, &layout, &|_| {}).map_err(|error| error.to_string())?;
     failed.first().map_or(Ok(()), |(_, error)| Err(error.to_string()))
 }
