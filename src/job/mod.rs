@@ -1,13 +1,14 @@
 //! What a CI job does with a cache, from command to command.
 //!
-//! [`prepared`] is a build before it runs, with all that is had for it: [`offer`] verifies the archive
-//! and decides what a builder is offered of it, and [`prime`] brings that into the builder where many
-//! builds run at once. [`attempts`] runs the [`users_build`] with it, whose [`input`] is kept for that.
-//! [`capture`] makes sure right after a build that everything for the cache exists, [`take`] makes an
-//! archive of that, and [`commit`] puts it in the place of the old one. [`store`] moves it to and from
-//! where jobs share it, and [`packs`] cuts it up for a CI's cache; [`reads`] says what builds will
-//! read of it. [`deadline`] keeps all of that from holding a build up. [`journal`] holds what
-//! the commands of a job tell each other, and [`caller`] whose it is.
+//! [`prepared`] is a build before it runs, with all that is had for it, and [`group`] several builds
+//! of one command, which are [`named`]: [`offer`] verifies the archive and decides what a builder is
+//! offered of it, and [`prime`] brings that into the builder where many builds run at once.
+//! [`attempts`] runs the [`users_build`] with it, whose [`input`] is kept for that. [`capture`] makes
+//! sure right after a build that everything for the cache exists, [`take`] makes an archive of that,
+//! and [`commit`] puts it in the place of the old one. [`store`] moves it to and from where jobs
+//! share it, and [`packs`] cuts it up for a CI's cache; [`reads`] says what builds will read of it.
+//! [`deadline`] keeps all of that from holding a build up. [`journal`] holds what the commands of a
+//! job tell each other, and [`caller`] whose it is.
 
 pub(crate) mod attempts;
 pub(crate) mod caller;
@@ -15,8 +16,10 @@ pub(crate) mod capture;
 pub(crate) mod commit;
 pub(crate) mod deadline;
 pub(crate) mod gate;
+pub(crate) mod group;
 pub(crate) mod input;
 pub(crate) mod journal;
+pub(crate) mod named;
 pub(crate) mod offer;
 pub(crate) mod packs;
 pub(crate) mod prepared;
