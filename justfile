@@ -2,7 +2,7 @@
 
 # No root, no engine
 unit:
-    cargo test --locked --lib --test dockerfile --test reference
+    cargo test --locked --lib --test architecture --test dockerfile --test parsers --test reference --test settings
 
 # Servers of stores on loopback, no engine: needs root for Debian's packages
 servers:
@@ -15,6 +15,10 @@ engines NAME:
 # Generated faults, from a fresh seed. Needs root
 faults COUNT="10000":
     DOCKERCACHE_FAULTS={{COUNT}} cargo test --locked --test it faults::campaign -- --nocapture
+
+# A million changed inputs for each parser, from a fresh seed
+fuzz COUNT="1000000":
+    DOCKERCACHE_FUZZ={{COUNT}} cargo test --locked --release --test parsers -- --nocapture
 
 # Every check and every test, with all set-up. Needs root
 all:

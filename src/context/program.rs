@@ -6,6 +6,7 @@
 //! path that starts with a given prefix could still match. That is what keeps a walk out of an ignored
 //! directory. Not supported, and refused: `\p`, `\Q`, and octal or hexadecimal escapes.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
@@ -61,8 +62,8 @@ impl Program {
 
     /// Whether the whole path matches.
     pub(super) fn matches(&self, path: &[u8]) -> bool {
-        let text: String = chars(path).collect();
-        let input = Input::new(&text).anchored(Anchored::Yes);
+        let text = text(path);
+        let input = Input::new(text.as_ref()).anchored(Anchored::Yes);
         // The automaton never gives up: nothing of its configuration makes it.
         self.dfa.try_search_fwd(&mut self.caches.get(), &input).is_ok_and(|found| found.is_some())
     }
@@ -73,10 +74,9 @@ impl Program {
     }
 
     fn lives_after(&self, prefix: &[u8], cache: &mut Cache) -> Result<bool, Box<dyn Error>> {
-        let text: String = chars(prefix).collect();
         let start = Input::new("").anchored(Anchored::Yes);
         let mut state = self.dfa.start_state_forward(cache, &start)?;
-        for byte in text.bytes() {
+        for byte in text(prefix).bytes() {
             state = self.dfa.next_state(cache, state, byte)?;
             if state.is_dead() {
                 return Ok(false);
@@ -90,6 +90,11 @@ impl Program {
         }
         Ok(false)
     }
+}
+
+/// A path as Go reads it.
+fn text(path: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(path).map_or_else(|_| chars(path).collect(), Cow::Borrowed)
 }
 
 /// Reads an expression, and puts the `^` and the `$` where they belong.
