@@ -11,6 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use words::parse;
 
+use crate::settings::DIRECTORY;
+
 const EXAMPLES: &str = "\
 Examples:
   The whole job of a CI machine that starts empty; the CI's own cache carries the directory:
@@ -183,7 +185,7 @@ pub struct Directory {
         long = "cache-dir",
         value_name = "DIR",
         env = "DOCKERCACHE_DIR",
-        default_value = "/tmp/dockercache"
+        default_value = DIRECTORY
     )]
     pub dir: PathBuf,
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_yaml::{Mapping, Value};
 
@@ -18,6 +18,8 @@ use crate::oci::regular::{self, OpenError};
 pub const FILE: &str = "dockercache.yml";
 /// Names the variables whose values are the file's.
 pub(crate) const FROM_FILE: &str = "DOCKERCACHE_FROM_FILE";
+/// Where the archive is by default.
+pub(crate) const DIRECTORY: &str = "/tmp/dockercache";
 /// The most bytes of a file.
 const MAXIMUM_SIZE: u64 = 64 << 10;
 
@@ -38,7 +40,7 @@ const fn setting(key: &'static str, variable: &'static str, default: &'static st
 
 /// All settings that a file may have.
 pub const SETTINGS: [Setting; 13] = [
-    setting("cache_dir", "DOCKERCACHE_DIR", "/tmp/dockercache"),
+    setting("cache_dir", "DOCKERCACHE_DIR", DIRECTORY),
     setting("compression", "DOCKERCACHE_COMPRESSION", "zstd if the engine reads it"),
     setting("max_age", "DOCKERCACHE_MAX_AGE", "none"),
     setting("mounts", "DOCKERCACHE_MOUNTS", "on"),
@@ -52,6 +54,12 @@ pub const SETTINGS: [Setting; 13] = [
     setting("store_timeout", "DOCKERCACHE_STORE_TIMEOUT", "60s"),
     setting("strategy", "DOCKERCACHE_STRATEGY", "what the builder can do"),
 ];
+
+/// Where the archive is, for commands that have no options of their own.
+pub(crate) fn directory() -> PathBuf {
+    let set = std::env::var_os("DOCKERCACHE_DIR").filter(|dir| !dir.is_empty());
+    set.map_or_else(|| DIRECTORY.into(), PathBuf::from)
+}
 
 /// Why a file can't be used.
 #[derive(Debug)]

@@ -1,8 +1,6 @@
 //! `build`: the user's own build, with the cache. Whatever is wrong with the cache, it runs.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
-use std::process::ExitStatus;
 
 use super::environment;
 use super::exit::{Exit, Failure};
@@ -19,6 +17,7 @@ use crate::job::prepared::{Preparation, Trouble};
 use crate::job::users_build::UsersBuild;
 use crate::predict::explain::Explanation;
 use crate::report::Reporter;
+use crate::settings;
 
 /// The words of a build, and whether they are those of `docker buildx build`.
 pub(super) struct Words<'a> {
@@ -38,7 +37,7 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
     if words.of_buildx {
         arguments = arguments.of_buildx();
     }
-    let dir = directory();
+    let dir = settings::directory();
     let noted = Journal::open(&dir).and_then(|journal| Ok((journal.begin()?, journal)));
     let (draft, journal) = match noted {
         Ok((draft, journal)) => (Some(draft), Some(journal)),
@@ -93,14 +92,7 @@ pub(super) fn build(words: &Words<'_>) -> Result<Exit, Failure> {
     if let Err(late) = kept {
         reporter.warn(format!("the build is not saved: {late}"));
     }
-    Ok(exit_of(status))
-}
-
-/// `build` has no options of its own, so the directory comes from the environment alone.
-pub(super) fn directory() -> PathBuf {
-    std::env::var_os("DOCKERCACHE_DIR")
-        .filter(|dir| !dir.is_empty())
-        .map_or_else(|| PathBuf::from("/tmp/dockercache"), PathBuf::from)
+    Ok(Exit::of(status))
 }
 
 /// Runs the build as it is, after saying why it has no cache.
@@ -115,7 +107,7 @@ fn uncached(
     let verb: &[&str] = if words.of_buildx { &["buildx", "build"] } else { &["build"] };
     let mut command = client.command(verb);
     command.args(words.words);
-    Ok(exit_of(run::plain(client, command, input.next())?))
+    Ok(Exit::of(run::plain(client, command, input.next())?))
 }
 
 fn summarise(finished: &Finished, explanation: Option<&Explanation>, reporter: Reporter) {
@@ -134,10 +126,4 @@ fn summarise(finished: &Finished, explanation: Option<&Explanation>, reporter: R
     if executed > 0 && explanation.is_some_and(|explanation| explanation.first_miss().is_none()) {
         reporter.info("explain: the builder ran steps all the same: a base image may have moved");
     }
-}
-
-pub(super) fn exit_of(status: ExitStatus) -> Exit {
-    use std::os::unix::process::ExitStatusExt as _;
-    let code = status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(1);
-    Exit::Build(u8::try_from(code).unwrap_or(1))
 }

@@ -20,6 +20,7 @@ use super::packs;
 use crate::cli::CircleciStep;
 use crate::packs::{SLOTS, disk};
 use crate::report::{Reporter, output};
+use crate::settings::DIRECTORY;
 use parameters::Parameters;
 
 /// CircleCI's keys are checksums of these, and a missing file would lose the cache.
@@ -53,7 +54,7 @@ struct Step {
 impl Step {
     fn new(parameters: Parameters) -> Self {
         let dir = match parameters.raw("CACHE_DIR") {
-            "" => "/tmp/dockercache",
+            "" => DIRECTORY,
             dir => dir,
         };
         let keys = PathBuf::from(format!("{dir}.keys"));

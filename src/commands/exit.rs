@@ -1,6 +1,7 @@
 //! Exit codes. Scripts rely on them.
 
-use std::process::ExitCode;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{ExitCode, ExitStatus};
 
 use crate::engine::error::EngineError;
 use crate::job::journal::JournalError;
@@ -29,6 +30,12 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// What a client that ran the user's build ended with; as in a shell if it was a signal.
+    pub(crate) fn of(status: ExitStatus) -> Self {
+        let code = status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(1);
+        Self::Build(u8::try_from(code).unwrap_or(1))
+    }
+
     /// The number.
     pub fn code(self) -> u8 {
         match self {

@@ -17,6 +17,7 @@ use crate::job::input::StandardInput;
 use crate::job::journal::Journal;
 use crate::job::variable;
 use crate::report::Reporter;
+use crate::settings;
 
 /// Flags of `docker compose` before its command that take a value in the next word.
 const COMPOSE_VALUES: &[&str] = &[
@@ -82,7 +83,7 @@ fn run(planner: Planner, words: &[OsString], own: &[OsString]) -> Result<Exit, F
         reporter.warn(format!("the build runs without cache: {why}"));
         as_it_is(&client, own, input)
     };
-    let begun = Journal::open(&build::directory());
+    let begun = Journal::open(&settings::directory());
     let begun = begun.and_then(|journal| Ok((journal.begin_scratch()?, journal)));
     let (scratch, journal) = match begun {
         Ok(begun) => begun,
@@ -96,7 +97,7 @@ fn run(planner: Planner, words: &[OsString], own: &[OsString]) -> Result<Exit, F
         let (client, words, scratch) =
             (client.clone(), words.to_vec(), scratch.scratch().to_path_buf());
         let input = input.path().cloned();
-        let directory = build::directory();
+        let directory = settings::directory();
         move |reporter| {
             let place = (directory.as_path(), journal);
             Group::prepare(&client, planner, &words, place, &scratch, input, reporter)
@@ -136,11 +137,11 @@ fn run(planner: Planner, words: &[OsString], own: &[OsString]) -> Result<Exit, F
             reporter.warn(format!("not all builds are saved: {late}"));
         }
     }
-    Ok(build::exit_of(status))
+    Ok(Exit::of(status))
 }
 
 fn as_it_is(client: &Client, own: &[OsString], input: Input) -> Result<Exit, Failure> {
-    Ok(build::exit_of(run::plain(client, client.command(own), input)?))
+    Ok(Exit::of(run::plain(client, client.command(own), input)?))
 }
 
 /// Whether bake or compose reads one of its files from standard input.

@@ -7,7 +7,6 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
-use super::restore::projects;
 use super::{builds, environment, forced};
 use crate::cli::{Format, PacksArgs};
 use crate::engine::client::Client;
@@ -72,7 +71,7 @@ pub(super) fn run(args: &PacksArgs) -> Result<Exit, Failure> {
         let named = builds::named(&args.builds, &engine.client, None, reporter)?;
         let first = named.builds.first().cloned().unwrap_or_default();
         let Choice { strategy, .. } = strategy::choose(&engine, &first, &environment, forced)?;
-        let projects = projects(&named.builds, &engine.builder(strategy), reporter);
+        let projects = named.projects(&engine.builder(strategy), reporter);
         let chosen = packs::choose(&writer, strategy, &projects, calendar, &mut state, reporter)?;
         let written = state.write();
         written.map_err(|e| Failure {

@@ -7,7 +7,6 @@ use super::{builds, environment, forced};
 use crate::archive::Archive;
 use crate::archive::file;
 use crate::build::arguments::BuildArguments;
-use crate::builder::Builder;
 use crate::builder::Strategy;
 use crate::cli::{Format, RestoreArgs};
 use crate::engine::Engine;
@@ -21,7 +20,6 @@ use crate::job::prime::{Coming, prime};
 use crate::job::{locked, packs, store};
 use crate::oci::directory::Layout;
 use crate::predict::explain::explain;
-use crate::predict::project::{Detail, Project};
 use crate::report::Reporter;
 use crate::report::output;
 
@@ -72,7 +70,7 @@ pub(super) fn run(args: &RestoreArgs) -> Result<Exit, Failure> {
     let builds = &named.builds;
     let first = builds.first().cloned().unwrap_or_default();
     let Choice { strategy, builder } = chosen(&engine, &first, forced, &layout)?;
-    let projects = projects(builds, &engine.builder(strategy), reporter);
+    let projects = named.projects(&engine.builder(strategy), reporter);
     let mut well = true;
     if let Some(store) = store {
         let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };
@@ -132,20 +130,6 @@ fn chosen(
     };
     let possible = strategy::possible(engine, build, &environment, forced)?;
     Ok(possible.into_iter().find(is_archives).unwrap_or(own))
-}
-
-/// The projects of the builds to come; none if one can't be read. What is wrong with it is for its
-/// build to say.
-pub(super) fn projects(
-    builds: &[BuildArguments],
-    builder: &Builder,
-    reporter: Reporter,
-) -> Vec<Project> {
-    let read = |arguments| Project::read(arguments, builder, Detail::Files);
-    builds.iter().map(read).collect::<Result<_, _>>().unwrap_or_else(|error| {
-        reporter.warn(format!("what of the archive is needed can't be told: {error}"));
-        Vec::new()
-    })
 }
 
 fn print(args: &RestoreArgs, offer: &Offer, strategy: Strategy) {

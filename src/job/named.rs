@@ -7,7 +7,9 @@ use tempfile::TempDir;
 
 use crate::build::arguments::BuildArguments;
 use crate::build::bake::PlannedTarget;
+use crate::builder::Builder;
 use crate::engine::error::EngineError;
+use crate::predict::project::{Detail, Project};
 use crate::report::Reporter;
 
 /// The builds that are named.
@@ -63,5 +65,14 @@ impl Named {
     /// Builds that are named by their arguments alone.
     pub(crate) fn plain(builds: Vec<BuildArguments>) -> Self {
         Self { builds, _files: None }
+    }
+
+    /// Their projects; none if one can't be read. What is wrong with it is for its build to say.
+    pub(crate) fn projects(&self, builder: &Builder, reporter: Reporter) -> Vec<Project> {
+        let read = |arguments| Project::read(arguments, builder, Detail::Files);
+        self.builds.iter().map(read).collect::<Result<_, _>>().unwrap_or_else(|error| {
+            reporter.warn(format!("what of the archive is needed can't be told: {error}"));
+            Vec::new()
+        })
     }
 }
