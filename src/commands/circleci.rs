@@ -164,7 +164,7 @@ impl Step {
     }
 
     fn has_packs(&self) -> bool {
-        matches!(self.parameters.raw("PACKS"), "1" | "true")
+        self.parameters.raw("PACKS") == "packs=true"
     }
 
     /// The directory that CircleCI restores by the levels of the key.
