@@ -164,7 +164,8 @@ impl Step {
     }
 
     fn has_packs(&self) -> bool {
-        self.parameters.raw("PACKS") == "packs=true"
+        // In a text, CircleCI writes a boolean as a number.
+        matches!(self.parameters.raw("PACKS"), "packs=1" | "packs=true")
     }
 
     /// The directory that CircleCI restores by the levels of the key.
