@@ -1,7 +1,7 @@
 //! What documents say of the program is so: `docs/cli.md` is its help, every verb, every option, and
 //! the tests that the threat model names are there.
 //!
-//! To write the help anew, run with `UPDATE_DOCS=1`, and read the difference.
+//! To update the help, run with `UPDATE_DOCS=1`, and read the difference.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 

@@ -95,7 +95,8 @@ pub struct StepAbout {
 impl StepAbout {
     /// Whether the builder makes a layer for it.
     pub(crate) fn makes_layer(&self) -> bool {
-        !self.parts.is_empty()
+        let word = self.text.split_whitespace().next().unwrap_or_default();
+        ["RUN", "COPY", "ADD", "WORKDIR"].iter().any(|known| word.eq_ignore_ascii_case(known))
     }
 }
 

@@ -93,7 +93,12 @@ impl Archive {
     pub fn stage_image(&self, stage: &StageAbout) -> Option<&StoredImage> {
         let equal = self.about.as_ref()?.stages.iter().filter(|s| s.digest == stage.digest);
         let found = equal.min_by_key(|s| (s.name != stage.name, s.build != stage.build))?;
-        let image = found.image.as_ref()?;
+        self.image_of(found)
+    }
+
+    /// The image that a stage of the archive itself names, if it is there.
+    pub(crate) fn image_of(&self, stage: &StageAbout) -> Option<&StoredImage> {
+        let image = stage.image.as_ref()?;
         self.images.iter().find(|i| i.descriptor.digest == *image)
     }
 

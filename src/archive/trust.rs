@@ -7,6 +7,7 @@
 //! platform. A job that only reads needs the public key alone.
 
 use std::ffi::OsString;
+use std::slice;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -152,7 +153,7 @@ impl Trust {
         }
         let signed = |name| index.annotations.get(name).cloned().unwrap_or_default();
         let scope = Scope { project: signed(PROJECT), platform: signed(PLATFORM) };
-        let is_signer = |key: &&Vec<u8>| verify(index, &scope, &[(*key).clone()]).is_ok();
+        let is_signer = |key: &&Vec<u8>| verify(index, &scope, slice::from_ref(*key)).is_ok();
         match self.trusted.iter().find(is_signer) {
             Some(key) => Signature::Good { key: BASE64_STANDARD.encode(key), scope },
             None => Signature::Foreign,

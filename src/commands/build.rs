@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 
-use super::environment;
 use super::exit::{Exit, Failure};
 use crate::build::arguments::BuildArguments;
 use crate::build::build_log::Outcome;
@@ -11,6 +10,7 @@ use crate::engine::client::Client;
 use crate::engine::client::run::{self, Finished};
 use crate::job::attempts::{self, With};
 use crate::job::deadline::Deadline;
+use crate::job::environment;
 use crate::job::input::StandardInput;
 use crate::job::journal::Journal;
 use crate::job::prepared::{Preparation, Trouble};

@@ -3,13 +3,13 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::environment;
 use super::exit::Failure;
 use crate::build::arguments::BuildArguments;
 use crate::build::bake::Planner;
 use crate::cli::Builds;
 use crate::engine::client::Client;
 use crate::engine::client::targets::targets;
+use crate::job::environment;
 use crate::job::named::Named;
 use crate::report::Reporter;
 

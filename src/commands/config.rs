@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::environment;
 use super::exit::Exit;
 use crate::cli::{ConfigArgs, Format};
+use crate::job::environment;
 use crate::report::output;
 use crate::settings::{FILE, FROM_FILE, SETTINGS, Setting};
 use crate::store::url::StoreUrl;

@@ -3,12 +3,13 @@
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
-use super::{builds, environment, forced};
+use super::{builds, forced};
 use crate::archive::Archive;
 use crate::builder::Strategy;
 use crate::cli::{ExplainArgs, Format};
 use crate::engine::client::Client;
 use crate::engine::strategy;
+use crate::job::environment;
 use crate::oci::directory::Layout;
 use crate::predict::explain::{Cause, Explanation, explain};
 use crate::predict::project::{Detail, Project};

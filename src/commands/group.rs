@@ -124,18 +124,14 @@ fn run(planner: Planner, words: &[OsString], own: &[OsString]) -> Result<Exit, F
     };
     let finished = attempts::run(is_offered, &mut input, &mut group.state, reporter, &mut attempt)?;
     let status = finished.status;
-    if !process::is_told_to_end() {
-        let kept = deadline.after(reporter, move |reporter| {
-            if let Err(error) = group.state.write() {
-                reporter.warn(format!(
-                    "the next command verifies the archive again: failed to write: {error}"
-                ));
-            }
+    let kept = deadline.after(reporter, move |reporter| {
+        group.state.keep(reporter);
+        if !process::is_told_to_end() {
             group.capture(&finished.steps, finished.status.success(), reporter);
-        });
-        if let Err(late) = kept {
-            reporter.warn(format!("not all builds are saved: {late}"));
         }
+    });
+    if let Err(late) = kept {
+        reporter.warn(format!("not all builds are saved: {late}"));
     }
     Ok(Exit::of(status))
 }

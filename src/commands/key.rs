@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
-use super::{builds, environment, forced};
+use super::{builds, forced};
 use crate::build::arguments::{BuildArguments, ContextSource};
 use crate::builder::Builder;
 use crate::builder::Strategy;
@@ -18,6 +18,7 @@ use crate::engine::api::facts::Facts;
 use crate::engine::client::Client;
 use crate::engine::error::EngineError;
 use crate::engine::strategy;
+use crate::job::environment;
 use crate::job::project_name::project_name;
 use crate::predict::project::{Detail, Project};
 use crate::predict::{KeyScope, Keys, StageDigest, period};

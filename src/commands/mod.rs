@@ -54,11 +54,6 @@ fn strictly(strict: bool, result: Result<Exit, Failure>) -> Result<Exit, Failure
     })
 }
 
-/// A variable of the environment, as it is.
-fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
 /// The strategy that the options ask for.
 fn forced(engine: &cli::Engine) -> Result<Option<Strategy>, Failure> {
     let parsed = engine.strategy.as_deref().map(str::parse).transpose();

@@ -7,10 +7,11 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
-use super::{builds, environment, forced};
+use super::{builds, forced};
 use crate::cli::{Format, PacksArgs};
 use crate::engine::client::Client;
 use crate::engine::strategy::{self, Choice};
+use crate::job::environment;
 use crate::job::journal::Journal;
 use crate::job::locked;
 use crate::job::packs::{self, Calendar, Chosen, Planned};

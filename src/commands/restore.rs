@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
-use super::{builds, environment, forced};
+use super::{builds, forced};
 use crate::archive::Archive;
 use crate::archive::file;
 use crate::build::arguments::BuildArguments;
@@ -14,6 +14,7 @@ use crate::engine::client::Client;
 use crate::engine::error::EngineError;
 use crate::engine::strategy::{self, Choice};
 use crate::job::capture;
+use crate::job::environment;
 use crate::job::journal::{Draft, Journal};
 use crate::job::offer::{self, Offer};
 use crate::job::prime::{Coming, prime};

@@ -169,10 +169,7 @@ pub(super) fn run(args: &SaveArgs) -> Result<Exit, Failure> {
         let task = store::Task { engine: &engine, strategy, layout: &layout, reporter };
         well &= store.push(&task, &gate, &mut state);
     }
-    if let Err(error) = state.write() {
-        reporter
-            .warn(format!("the next command verifies the archive again: failed to write: {error}"));
-    }
+    state.keep(reporter);
     report_gone(&taken, &offer, reporter);
     let dropped = before.iter().filter(|(digest, _)| !reach.blobs.contains_key(digest));
     let saved = Saved::of(changed, strategy, &taken, pruned.live, dropped);

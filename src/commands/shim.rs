@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::environment;
 use super::exit::{Exit, Failure};
+use crate::job::environment;
 use crate::job::journal;
 use crate::report::output;
 

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use super::caller;
 use super::journal::{Draft, Journal, NotedBuild};
+use super::variable;
 use crate::archive::{About, Archive, FORMAT, StageAbout};
 use crate::build::arguments::BuildArguments;
 use crate::build::build_log::{ClassicStep, LoggedStep, Outcome};
@@ -294,6 +295,11 @@ impl<'a> Evidence<'a> {
             })
             .cloned()
     }
+}
+
+/// How the user wants new layers to be compressed, for commands that have no options of their own.
+pub(crate) fn compression() -> Option<Compression> {
+    variable("DOCKERCACHE_COMPRESSION")?.parse().ok()
 }
 
 /// Removes what builds and saves that were killed have left: names in the engine, exports beside the archive.

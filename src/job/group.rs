@@ -10,7 +10,7 @@ use super::journal::{Journal, State};
 use super::named::Named;
 use super::offer::{self, Offer};
 use super::prime::{Coming, prime};
-use super::{environment, store, variable};
+use super::{environment, store};
 use crate::build::arguments::BuildArguments;
 use crate::build::bake::Planner;
 use crate::build::build_log::{LoggedStep, Outcome};
@@ -51,10 +51,7 @@ impl Group {
     ) -> Result<Self, EngineError> {
         let layout = Layout::at(directory);
         let mut state = journal.state();
-        let store = store::of_environment(&mut state).unwrap_or_else(|error| {
-            reporter.warn(format!("the store is skipped: {error}"));
-            None
-        });
+        let store = store::of_environment(&mut state, reporter);
         let engine = strategy::connect_to_choose(client, &environment)?;
         capture::clean(&journal, Some(&engine), &layout);
         let arguments = match planner {
@@ -116,7 +113,7 @@ impl Group {
                 archive: &self.offer.archive,
                 offer: &self.offer.cache_from,
                 builder_cache: self.builder_cache.as_ref(),
-                compression: variable("DOCKERCACHE_COMPRESSION").and_then(|text| text.parse().ok()),
+                compression: capture::compression(),
                 mounts: None,
             };
             let noted = self

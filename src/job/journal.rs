@@ -23,6 +23,7 @@ use crate::mounts::carry::NotedMount;
 use crate::oci::digest::Digest;
 use crate::oci::verify::Seen;
 use crate::packs::table::Table;
+use crate::report::Reporter;
 
 /// How long a store that did not answer is skipped.
 const AWAY: Duration = Duration::from_mins(5);
@@ -317,6 +318,15 @@ impl State {
         match &self.path {
             Some(path) => write_json(path, self),
             None => Ok(()),
+        }
+    }
+
+    /// Writes it. Where that fails, the next command has to do again what this one has found out.
+    pub(crate) fn keep(&self, reporter: Reporter) {
+        if let Err(error) = self.write() {
+            reporter.warn(format!(
+                "the next command verifies the archive again: failed to write: {error}"
+            ));
         }
     }
 }

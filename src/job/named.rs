@@ -23,7 +23,7 @@ pub(crate) struct Named {
 
 impl Named {
     /// The builds of targets. One that no plain build can stand for costs only itself. What the next
-    /// command shall find and remove, if this one is killed, goes to `scratch`.
+    /// command finds and removes, if this one is killed, goes to `scratch`.
     pub(crate) fn of(
         targets: Vec<PlannedTarget>,
         scratch: Option<&Path>,

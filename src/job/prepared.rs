@@ -66,10 +66,7 @@ impl Preparation {
     pub(crate) fn run(self, client: &Client, reporter: Reporter) -> Result<Prepared, Trouble> {
         let Self { arguments, dir, journal, captures } = self;
         let mut state = journal.as_ref().map(Journal::state).unwrap_or_default();
-        let store = store::of_environment(&mut state).unwrap_or_else(|error| {
-            reporter.warn(format!("the store is skipped: {error}"));
-            None
-        });
+        let store = store::of_environment(&mut state, reporter);
         let engine =
             strategy::connect_to_choose(client, &environment).map_err(|error| match error {
                 EngineError::NoClient { .. } | EngineError::Unreachable(_)
@@ -169,11 +166,7 @@ impl Prepared {
         {
             carrier.pack(mounts, &finished.steps);
         }
-        if let Err(error) = self.state.write() {
-            reporter.warn(format!(
-                "the next command verifies the archive again: failed to write: {error}"
-            ));
-        }
+        self.state.keep(reporter);
         let (Some(journal), Some(draft)) = (journal, draft) else { return };
         if process::is_told_to_end() {
             return;
@@ -191,7 +184,7 @@ impl Prepared {
             archive: &self.offer.archive,
             offer: &self.offer.cache_from,
             builder_cache: self.builder_cache.as_ref(),
-            compression: variable("DOCKERCACHE_COMPRESSION").and_then(|text| text.parse().ok()),
+            compression: capture::compression(),
             // A build without mounts, or with none to be carried, is known to have none.
             mounts: mounts.or_else(|| self.project.as_ref().map(|_| Vec::new())),
         };

@@ -78,9 +78,13 @@ pub(crate) struct Task<'a> {
     pub(crate) reporter: Reporter,
 }
 
-/// The store of `build`, which has no options of its own. It only reads.
-pub(crate) fn of_environment(state: &mut State) -> Result<Option<Store>, SyncError> {
-    open(variable("DOCKERCACHE_STORE").as_deref(), true, state)
+/// The store of `build`, which has no options of its own. It only reads, and does without one that
+/// can't be used.
+pub(crate) fn of_environment(state: &mut State, reporter: Reporter) -> Option<Store> {
+    open(variable("DOCKERCACHE_STORE").as_deref(), true, state).unwrap_or_else(|error| {
+        reporter.warn(format!("the store is skipped: {error}"));
+        None
+    })
 }
 
 /// Opens the store that is named, if one is, and begins to connect. What the journal says of

@@ -361,6 +361,20 @@ fn put_in_place(file: NamedTempFile, path: &Path) -> Result<(), LayoutError> {
     Ok(())
 }
 
+/// Gives a file one more name. Where that is not possible, as with another user's file or between file
+/// systems, makes a copy, by way of `aside`.
+pub(crate) fn link(file: &Path, name: &Path, aside: &Path) -> io::Result<()> {
+    match fs::hard_link(file, name) {
+        Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {
+            let mut copy = NamedTempFile::new_in(aside)?;
+            io::copy(&mut File::open(file)?, &mut copy)?;
+            world_readable(copy.as_file())?;
+            copy.persist(name).map(drop).map_err(|e| e.error)
+        }
+        linked => linked,
+    }
+}
+
 /// Temporary files are private; what a CI cache carries must be readable to the next job's user.
 pub(crate) fn world_readable(file: &File) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;

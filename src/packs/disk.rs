@@ -22,7 +22,7 @@ use crate::oci::directory::{DOCUMENT_LIMIT, Layout, LayoutError};
 use crate::oci::documents::{Descriptor, Index};
 use crate::oci::live;
 use crate::oci::regular::{self, OpenError};
-use crate::oci::writer::Writer;
+use crate::oci::writer::{Writer, link};
 
 /// The file with the table, beside `index.json`.
 pub(crate) const TABLE: &str = "packs.json";
@@ -133,6 +133,7 @@ pub(crate) fn lay_out(
     new: &BTreeMap<usize, String>,
 ) -> Result<(), LayoutError> {
     let dir = writer.root();
+    let aside = beside(dir);
     let slots = (1..=SLOTS).map(|slot| slot_directory(dir, slot));
     for place in slots.chain([index_directory(dir)]) {
         match fs::remove_dir_all(&place) {
@@ -145,7 +146,9 @@ pub(crate) fn lay_out(
     for pack in table.packs.iter().filter(|pack| new.get(&pack.slot) == Some(&pack.key())) {
         let place = slot_directory(dir, pack.slot);
         for layer in pack.layers.keys() {
-            link(&writer.blob_path(layer), &place.join(layer.hex()))?;
+            let name = place.join(layer.hex());
+            link(&writer.blob_path(layer), &name, &aside)
+                .map_err(LayoutError::io("link", &name))?;
         }
     }
     let to = Layout::at(&index_directory(dir));
@@ -154,7 +157,9 @@ pub(crate) fn lay_out(
     let in_packs = table.layers();
     for digest in live::reach(writer, &index).blobs.into_keys() {
         if !in_packs.contains(&digest) && writer.blob_size(&digest).is_some() {
-            link(&writer.blob_path(&digest), &to.blob_path(&digest))?;
+            let name = to.blob_path(&digest);
+            link(&writer.blob_path(&digest), &name, &aside)
+                .map_err(LayoutError::io("link", &name))?;
         }
     }
     let write = |name: &str, bytes: Vec<u8>| {
@@ -163,15 +168,6 @@ pub(crate) fn lay_out(
     };
     write(TABLE, serde_json::to_vec(table).unwrap_or_default())?;
     write("index.json", serde_json::to_vec_pretty(&index).unwrap_or_default())
-}
-
-/// Gives a blob a second name; a copy, where the archive is on another file system.
-fn link(from: &Path, to: &Path) -> Result<(), LayoutError> {
-    match fs::hard_link(from, to) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(LayoutError::io("link", from)(e)),
-        Err(_) => fs::copy(from, to).map(drop).map_err(LayoutError::io("copy", from)),
-        Ok(()) => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -130,12 +130,8 @@ fn layers_of(image: &StoredImage) -> impl Iterator<Item = &Digest> {
 fn stages(archive: &Archive) -> Vec<Stage<'_>> {
     let abouts: Vec<&StageAbout> = archive.about.iter().flat_map(|about| &about.stages).collect();
     let is_last = |at: usize| abouts[at + 1..].iter().all(|later| later.build != abouts[at].build);
-    let stage = |(at, about): (usize, &&'_ StageAbout)| {
-        let image =
-            archive.images.iter().find(|i| Some(&i.descriptor.digest) == about.image.as_ref())?;
-        Some((at, image))
-    };
-    let known = abouts.iter().enumerate().filter_map(stage);
+    let image = |(at, about): (usize, &&StageAbout)| Some((at, archive.image_of(about)?));
+    let known = abouts.iter().enumerate().filter_map(image);
     known
         .map(|(at, image)| {
             let layers: Vec<&Digest> = layers_of(image).collect();

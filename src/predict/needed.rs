@@ -34,9 +34,7 @@ pub fn needed_layers(archive: &Archive, project: &Project) -> Option<BTreeSet<Di
         let of_use =
             about.stages.iter().filter(|old| old.digest == stage.digest || shares_step(old, stage));
         for old in of_use {
-            let stored =
-                archive.images.iter().find(|i| Some(&i.descriptor.digest) == old.image.as_ref());
-            let all = stored.map_or(&[][..], |image| &image.manifest.layers);
+            let all = archive.image_of(old).map_or(&[][..], |image| &image.manifest.layers);
             let read = all.len() - replaced(old, stage, all.len());
             layers.extend(all[..read].iter().map(|layer| layer.digest.clone()));
         }

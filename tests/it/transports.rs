@@ -122,7 +122,7 @@ fn a_script_that_stands_before_the_client() {
     whole_job(&machine, &[("DOCKER_HOST", "unix:///run/no-engine.sock"), ("PATH", &programs)]);
 }
 
-/// A builder that is no part of the job's engine, as far as the client knows: the BuildKit of an
+/// A builder outside of the job's engine, as far as the client knows: the BuildKit of an
 /// engine behind a port.
 struct Far {
     server: Server,

@@ -14,11 +14,7 @@ pub(super) enum Origin {
 /// Where the layers of a stage are from, the base's first. The stage's own are the last ones, one
 /// for each instruction that makes a layer; images that were saved without a build have a history.
 pub(super) fn origins(stage: &StageAbout, config: &ImageConfig, layers: usize) -> Vec<Origin> {
-    let makes_layer = |step: &&StepAbout| {
-        let word = step.text.split_whitespace().next().unwrap_or_default();
-        ["RUN", "COPY", "ADD", "WORKDIR"].iter().any(|known| word.eq_ignore_ascii_case(known))
-    };
-    let own: Vec<&StepAbout> = stage.steps.iter().filter(makes_layer).collect();
+    let own: Vec<&StepAbout> = stage.steps.iter().filter(|step| step.makes_layer()).collect();
     let history: Vec<&History> = config.layer_history().collect();
     let is_told = stage.base.is_some() || !stage.steps.is_empty();
     if let Some(base) = layers.checked_sub(own.len()).filter(|_| is_told) {

@@ -145,8 +145,7 @@ pub(super) fn look(
         }
     }
     let stages = archive.about.iter().flat_map(|a| &a.stages).map(|stage| {
-        let image =
-            archive.images.iter().find(|i| stage.image.as_ref() == Some(&i.descriptor.digest));
+        let image = archive.image_of(stage);
         let layers: Vec<LayerBlob> = image
             .iter()
             .flat_map(|i| &i.manifest.layers)

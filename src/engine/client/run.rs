@@ -18,7 +18,7 @@ use crate::engine::error::EngineError;
 /// Enough of a log's end to find the cause of a failure in.
 const TAIL_LINES: usize = 200;
 
-/// What BuildKit says with the containerd store if a layer is written anew before the lock of an
+/// What BuildKit says with the containerd store if a layer is written again before the lock of an
 /// earlier attempt is released (moby/buildkit#7166). What was written is there the next time.
 pub(crate) const IN_EACH_OTHERS_WAY: &str = "failed to open writer";
 

@@ -424,9 +424,10 @@ pub fn offer(engine: &Engine, archive: &Archive) -> Vec<String> {
         stage.of_failed && stages().any(|other| !other.of_failed && is_whole(other))
     };
     let beside = stages().filter(is_beside);
-    let in_order = stages().filter(|stage| !is_beside(stage)).chain(beside).filter_map(|s| {
-        archive.images.iter().find(|i| s.image.as_ref() == Some(&i.descriptor.digest))
-    });
+    let in_order = stages()
+        .filter(|stage| !is_beside(stage))
+        .chain(beside)
+        .filter_map(|stage| archive.image_of(stage));
     let mut ids: Vec<String> = Vec::new();
     for image in in_order.chain(&archive.images).filter(|i| i.note.role == Role::Stage) {
         let id = image.manifest.config.digest.to_string();

@@ -7,11 +7,9 @@
 //! blobs by hard links, so that the builder writes only what is new; `save` takes them in.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-
-use tempfile::NamedTempFile;
 
 use super::capture::{Captured, Request, Source, Taken, local_cache};
 use super::stages::{self, Destination};
@@ -20,7 +18,7 @@ use crate::engine::error::EngineError;
 use crate::oci::codec::Compression;
 use crate::oci::directory::{Layout, LayoutError};
 use crate::oci::documents::Descriptor;
-use crate::oci::writer::{Writer, world_readable};
+use crate::oci::writer::{Writer, link};
 use crate::report::Reporter;
 
 /// Lets the builder export each stage that the archive in `layout` does not have.
@@ -138,21 +136,6 @@ fn directories(captured: &Captured) -> Vec<&PathBuf> {
         .collect();
     directories.dedup();
     directories
-}
-
-/// Gives a file one more name. Where the system does not let us do so with another user's file, makes a
-/// copy, by way of `aside`.
-fn link(file: &Path, name: &Path, aside: &Path) -> io::Result<()> {
-    match fs::hard_link(file, name) {
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            let mut copy = NamedTempFile::new_in(aside)?;
-            io::copy(&mut File::open(file)?, &mut copy)?;
-            world_readable(copy.as_file())?;
-            copy.persist(name)?;
-            Ok(())
-        }
-        linked => linked,
-    }
 }
 
 /// Makes a layout with the same blobs, without copying them.

@@ -23,7 +23,7 @@ const ANY: &[i32] = &[0, 2, 3, 4, 5];
 const NO_ENGINE: i32 = 4;
 
 /// Runs a command on whatever is there; then the archive that is restored over it is whole, or it
-/// is said why not.
+/// says why not.
 fn commands(sandbox: &Sandbox, good: &Good, random: &mut Random) -> Verdict {
     for _ in 0..=random.below(2) {
         match random.below(4) {

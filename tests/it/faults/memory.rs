@@ -152,7 +152,7 @@ fn crafted_archives_take_little_memory_and_time() {
         for lost in [false, true] {
             write(&archive, &crafted);
             if lost {
-                // What is left is put together anew.
+                // What is left is put together again.
                 let blobs = machine.carried.blobs();
                 fs::remove_file(&blobs.iter().find(|(_, path)| is_layer(path)).expect("a layer").1)
                     .expect("no layer");
